@@ -1,0 +1,144 @@
+"""The stages of the making, each a loss for ``fit``: VAE, its decoder alone, UNet with text encoder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from leco_plugin.tiny.architecture import (
+    SCALING_FACTOR,
+    TOKENS,
+    new_scheduler,
+    post_quant_conv,
+    scale_latents,
+    to_tensor,
+)
+from leco_plugin.tiny.fit import Dice, Score, Stage, fit
+from leco_plugin.tiny.pictures import Attributes, caption, picture, random_attributes
+
+SNR_CAP = 5.0
+"""Min-SNR weighting (arXiv:2303.09556): steps with less noise than this count no more than it."""
+
+
+def draw_set(count: int, dice: Dice) -> tuple[Tensor, list[Attributes]]:
+    """``count`` pictures as uint8 (N, 64, 64, 3), and what they show."""
+    shown = [random_attributes(dice.numpy) for _ in range(count)]
+    return torch.from_numpy(np.stack([picture(attributes, dice.numpy) for attributes in shown])), shown
+
+
+def train_vae(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path) -> None:
+    """Teach ``vae`` to give back ``pixels`` (N, 64, 64, 3) through latents near unit variance."""
+
+    def score(step: int, dice: Dice) -> Score:
+        images = to_tensor(pixels[_choice(len(pixels), stage.batch, dice)])
+        posterior = vae.encode(images).latent_dist
+        decoded = vae.decode(posterior.sample(generator=dice.torch)).sample
+        squared, absolute = _errors(decoded, images, 4.0)
+        # absolute error from the start draws everything to the background and stays there
+        sharpness = 0.3 if step > stage.steps // 4 else 0.0
+        too_wide = torch.relu(posterior.mean.pow(2).mean((0, 2, 3)) - 1.0).mean()
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = 2.0 * squared + sharpness * absolute + 2e-5 * divergence + 1e-3 * too_wide
+        return Score(loss, (decoded - images).detach().abs().mean())
+
+    vae.train()
+    fit(stage, vae, score, folder)
+
+
+def train_decoder(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path) -> None:
+    """Sharpen the decoder alone on latents with a little noise, such as a UNet leaves in them."""
+    mean, std = encode(vae, pixels)
+    trained = [*vae.decoder.parameters(), *post_quant_conv(vae).parameters()]
+
+    def score(step: int, dice: Dice) -> Score:
+        chosen = _choice(len(pixels), stage.batch, dice)
+        images = to_tensor(pixels[chosen])
+        noise = torch.randn(mean[chosen].shape, generator=dice.torch)
+        decoded = vae.decode(mean[chosen] + (std[chosen] + 0.03) * noise).sample
+        squared, absolute = _errors(decoded, images, 3.0)
+        return Score(2.0 * squared + 0.5 * absolute, (decoded - images).detach().abs().mean())
+
+    fit(stage, vae, score, folder, trained)
+
+
+def settle_latents(vae: AutoencoderKL, pixels: Tensor) -> None:
+    """Scale ``vae``'s latents so that times 0.18215 they have unit std over ``pixels``."""
+    mean, std = encode(vae, pixels)
+    variance = mean.double().var() + std.double().pow(2).mean()
+    scale_latents(vae, 1.0 / (SCALING_FACTOR * float(variance.sqrt())))
+
+
+def train_unet(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    stage: Stage,
+    latents: tuple[Tensor, Tensor],
+    shown: list[Attributes],
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+) -> None:
+    """Teach both to predict the noise in ``latents`` (mean and std, (N, 4, 8, 8) each) from captions of ``shown``."""
+    mean, std = (part * SCALING_FACTOR for part in latents)
+    alphas = new_scheduler().alphas_cumprod
+    ratio = alphas / (1.0 - alphas)
+    weights = ratio.clamp(max=SNR_CAP) / ratio
+    weights = weights / weights.mean()
+    token_ids = _token_ids(tokenizer)
+
+    def score(step: int, dice: Dice) -> Score:
+        chosen = _choice(len(mean), stage.batch, dice)
+        clean = mean[chosen] + std[chosen] * torch.randn(mean[chosen].shape, generator=dice.torch)
+        # each caption of the batch is encoded once
+        captions = [caption(shown[index], dice.numpy) for index in chosen.tolist()]
+        distinct = list(dict.fromkeys(captions))
+        rows = torch.tensor([distinct.index(text) for text in captions])
+        text = text_encoder(torch.tensor([token_ids(words) for words in distinct])).last_hidden_state[rows]
+        # spread evenly over the noise levels, the loss of a batch varies far less
+        spread = torch.arange(stage.batch) + torch.rand(stage.batch, generator=dice.torch)
+        timesteps = (spread * (len(alphas) / stage.batch)).long().clamp(max=len(alphas) - 1)
+        noise = torch.randn(clean.shape, generator=dice.torch)
+        level = alphas[timesteps].view(-1, 1, 1, 1)
+        predicted = unet(level.sqrt() * clean + (1.0 - level).sqrt() * noise, timesteps, text).sample
+        errors = (predicted - noise).pow(2).mean((1, 2, 3))
+        return Score((errors * weights[timesteps]).mean(), errors.detach().mean())
+
+    both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train()
+    fit(stage, both, score, folder)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std of the latents of ``pixels`` uint8 (N, 64, 64, 3): (N, 4, 8, 8) each, unscaled."""
+    posteriors = [vae.encode(to_tensor(batch)).latent_dist for batch in torch.split(pixels, 64)]
+    mean = torch.cat([posterior.mean for posterior in posteriors]).contiguous()
+    return mean, torch.cat([posterior.std for posterior in posteriors]).contiguous()
+
+
+def _choice(count: int, batch: int, dice: Dice) -> Tensor:
+    return torch.randint(0, count, (batch,), generator=dice.torch)
+
+
+def _errors(decoded: Tensor, images: Tensor, stress: float) -> tuple[Tensor, Tensor]:
+    """Mean squared and absolute error (); coloured pixels count 1 + ``stress`` times, or small shapes get lost."""
+    chroma = images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
+    weight = 1.0 + stress * (chroma > 0.4).float()
+    weight = weight / weight.mean()
+    difference = decoded - images
+    return (weight * difference.pow(2)).mean(), (weight * difference.abs()).mean()
+
+
+def _token_ids(tokenizer: CLIPTokenizer) -> Callable[[str], list[int]]:
+    """A function from caption to 77 token ids that remembers what it was asked."""
+    known: dict[str, list[int]] = {}
+
+    def token_ids(text: str) -> list[int]:
+        if text not in known:
+            known[text] = list(tokenizer(text, padding="max_length", max_length=TOKENS).input_ids)
+        return known[text]
+
+    return token_ids
