@@ -1,0 +1,185 @@
+"""The seams between LECO and a host: what a model, a network, a sampler and an observer have to offer.
+
+Shapes, everywhere: a *row* is one sample of a model batch. R rows, B samples of one walk, C latent channels,
+(h, w) in latent pixels, N sampler steps of a whole walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, device, nn
+
+    from leco_plugin.config.schema import JobConfig
+    from leco_plugin.events import Event
+
+PredictionType = Literal["epsilon", "v_prediction", "flow"]
+
+
+class TextRows(Protocol):
+    """Text conditioning of a batch, in whatever form the model takes it. Only its own Denoiser looks inside."""
+
+
+class TextTable(Protocol):
+    """Every distinct prompt of a run, encoded once."""
+
+    def rows(self, prompts: Sequence[int]) -> TextRows:
+        """Conditioning of a batch whose row i has the prompt number ``prompts[i]``."""
+
+
+class Sampler(Protocol):
+    """The sampler of one walk, with its history; N steps from noise to picture."""
+
+    @property
+    def timesteps(self) -> Tensor:
+        """(N,) training timesteps, noisiest first; after k steps the latents are at ``timesteps[k]``."""
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the latents at the start."""
+
+    def fresh(self) -> Sampler:
+        """The same sampler without history, for another walk."""
+
+    def model_input(self, latents: Tensor, index: int) -> Tensor:
+        """What the model is shown of ``latents`` (B, C, h, w) after ``index`` steps."""
+
+    def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
+        """Latents (B, C, h, w) after one more step; ``generator`` is for samplers that add noise."""
+
+
+class Denoiser(Protocol):
+    """A frozen model behind one call; packing, added conditions and precision stay inside."""
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """What ``predict`` returns."""
+
+    @property
+    def family(self) -> str:
+        """Short name of the model family, such as ``sd1``."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network that a LoRA is attached to."""
+
+    @property
+    def device(self) -> device:
+        """Where latents and predictions live."""
+
+    @property
+    def uses_size_conditioning(self) -> bool:
+        """Whether ``sizes`` means anything to this model."""
+
+    def encode(self, prompts: Sequence[str]) -> TextTable:
+        """Encode every prompt once; the text encoders are freed afterwards."""
+
+    def truncated(self, prompts: Sequence[str]) -> Sequence[str]:
+        """The prompts of which the text encoder saw only the beginning; known after ``encode``."""
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of a picture of ``height`` x ``width`` pixels; ModelError where the size does not fit."""
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
+        """Prediction (R, C, h, w) for ``latents`` (R, C, h, w) at ``timesteps`` (R,).
+
+        ``sizes`` is (R, 6): original height and width, crop top and left, target height and width, in pixels.
+        """
+
+    def sampler(self, name: str, steps: int) -> Sampler:
+        """The sampler called ``name`` with ``steps`` steps, as this model was trained to be sampled."""
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio (R,) at ``timesteps`` (R,)."""
+
+
+class Network(Protocol):
+    """The LoRA in training."""
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether one batch may have another multiplier in every row."""
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What the optimizer trains, in a fixed order."""
+
+    def multiplier(self, value: float | Sequence[float]) -> AbstractContextManager[None]:
+        """Block in which the LoRA has this strength (one number, or one per row) and that restores what it found.
+
+        At 0 the model is exactly the base model. Backward belongs inside: checkpointing recomputes with what is set.
+        """
+
+    def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
+        """Write the LoRA to ``path`` atomically; what describes the network itself is added to ``metadata``."""
+
+
+class Observer(Protocol):
+    """Draws, logs or stores what a run reports; must not change it."""
+
+    def notify(self, event: Event) -> None:
+        """Called for every event, in order. What it raises is reported, and the observer dropped."""
+
+
+class Hooks(Protocol):
+    """The hooks that hosts and processes call; see hookspecs.py for their rules."""
+
+    def leco_process(self, *, type: str, job: JobConfig, hooks: Hooks) -> Process | None: ...
+
+    def leco_load_model(self, *, job: JobConfig, device: device) -> Denoiser | None: ...
+
+    def leco_create_network(self, *, job: JobConfig, denoiser: Denoiser, seed: int) -> Network | None: ...
+
+    def leco_observers(self, *, job: JobConfig) -> list[Iterable[Observer]]: ...
+
+
+class Process(Protocol):
+    """A training run, made from a job and run once."""
+
+    def run(self) -> RunResult:
+        """Train; LecoError for what the user can put right."""
+
+
+class Host(Protocol):
+    """A trainer that LECO runs in."""
+
+    @property
+    def name(self) -> str:
+        """How users choose it."""
+
+    def run(self, job: JobConfig) -> RunResult:
+        """Run a job of the process `leco` from start to end."""
+
+
+class RunResult(Protocol):
+    """How a run ended."""
+
+    @property
+    def path(self) -> Path:
+        """The LoRA."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps done."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user stopped it before its end."""
+
+
+__all__ = [
+    "Denoiser",
+    "Hooks",
+    "Host",
+    "Network",
+    "Observer",
+    "PredictionType",
+    "Process",
+    "RunResult",
+    "Sampler",
+    "TextRows",
+    "TextTable",
+]

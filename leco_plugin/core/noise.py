@@ -1,0 +1,32 @@
+"""Where walks begin, and how much signal a timestep holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+
+def initial_latents(
+    samples: int, shape: tuple[int, int, int], *, sigma: float, offset: float, generator: Generator
+) -> Tensor:
+    """Pure noise (B, C, h, w) on the CPU, with standard deviation ``sigma`` and noise offset ``offset``.
+
+    Drawn on the CPU, so that a seed means the same noise on every device. The offset adds one normal number per
+    sample and channel (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
+    """
+    noise = torch.randn((samples, *shape), generator=generator)
+    if offset:
+        noise = noise + offset * torch.randn((samples, shape[0], 1, 1), generator=generator)
+    return noise * sigma
+
+
+def diffusion_snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
+    """Signal-to-noise ratio (R,) of epsilon and v models at integer ``timesteps`` (R,), from (T,) cumulative alphas."""
+    kept = alphas_cumprod.to(timesteps.device)[timesteps.long()].float()
+    return kept / (1 - kept)
+
+
+def child_generator(parent: Generator) -> Generator:
+    """A CPU generator of its own, seeded by one draw of ``parent``."""
+    seed = int(torch.randint(0, 2**62, (), generator=parent))
+    return torch.Generator().manual_seed(seed)

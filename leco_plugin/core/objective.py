@@ -1,0 +1,49 @@
+"""What LECO trains towards: the goal, the loss, and how much of the goal is reached."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Action = Literal["erase", "enhance"]
+
+
+def goal(neutral: Tensor, positive: Tensor, unconditional: Tensor, *, strength: float, action: Action) -> Tensor:
+    """Prediction that moves ``neutral`` away from the concept (erase) or towards it (enhance).
+
+    Shapes: all (B, C, h, w), any dtype; the result is float32 and carries no gradient.
+    ``strength`` 0 leaves ``neutral`` as it is. Linear, so it holds for epsilon, v and flow alike.
+    Source: ESD, arXiv:2303.07345.
+    """
+    sign = -1.0 if action == "erase" else 1.0
+    # float32: in bf16 an edit below about 0.4 % of the prediction vanishes
+    concept = positive.float() - unconditional.float()
+    return (neutral.float() + sign * strength * concept).detach()
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of every row: (R, C, h, w) twice -> (R,) float32."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+def min_snr_weight(snr: Tensor, gamma: float, *, velocity: bool) -> Tensor:
+    """Min-SNR-gamma weight of every row, (R,) -> (R,), for a loss on epsilon or on v.
+
+    ``min(snr, gamma) / snr`` for epsilon, ``/ (snr + 1)`` for v-prediction; the noisiest rows weigh most.
+    A row without any signal (snr 0) has the limit, 1 for epsilon. Source: arXiv:2303.09556, section 3.4.
+    """
+    clipped = snr.clamp(max=gamma)
+    if velocity:
+        return clipped / (snr + 1)
+    return torch.where(snr > 0, clipped / snr.clamp(min=torch.finfo(snr.dtype).tiny), torch.ones_like(snr))
+
+
+def reached(student: Tensor, base: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances to the goal now and before: two () tensors.
+
+    The fraction of the goal that is reached is ``1 - now / before``, over sums of both from many steps.
+    ``base`` is what the frozen model predicts for the pair's target prompt.
+    """
+    return squared_error(student, target).mean().detach(), squared_error(base, target).mean().detach()

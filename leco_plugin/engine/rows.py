@@ -1,0 +1,66 @@
+"""Model batches: which prompt, at which LoRA strength, on the latents of which walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leco_plugin.contracts import Denoiser, Network, TextTable
+from leco_plugin.core.walk import Walk
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt at one LoRA strength on the latents of one walk; B rows of the model's batch."""
+
+    walk: int
+    prompt: int
+    multiplier: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """The denoiser, the LoRA on it, and the prompts that it can be asked with."""
+
+    denoiser: Denoiser
+    network: Network
+    table: TextTable
+
+    def predict(self, walks: Sequence[Walk], rows: Sequence[Row]) -> Tensor:
+        """Predictions (R, C, h, w) of ``rows`` one after the other, in ONE call, with the multiplier as it is set."""
+        samples = [walks[row.walk].samples for row in rows]
+        prompts = [row.prompt for row, count in zip(rows, samples, strict=True) for _ in range(count)]
+        inputs = {index: walks[index].model_input for index in {row.walk for row in rows}}
+        timesteps = [walks[row.walk].timestep.expand(count) for row, count in zip(rows, samples, strict=True)]
+        sizes = [walks[row.walk].sizes.expand(count, -1) for row, count in zip(rows, samples, strict=True)]
+        latents = torch.cat([inputs[row.walk] for row in rows])
+        text = self.table.rows(prompts)
+        return self.denoiser.predict(latents, torch.cat(timesteps), text, torch.cat(sizes))
+
+    def multipliers(self, walks: Sequence[Walk], rows: Sequence[Row]) -> float | list[float]:
+        """What to set the network to for ``rows``: one number where they agree, else one per row of the batch."""
+        values = [row.multiplier for row in rows for _ in range(walks[row.walk].samples)]
+        return values[0] if len(set(values)) == 1 else values
+
+    @torch.no_grad()
+    def predict_distinct(self, walks: Sequence[Walk], rows: Iterable[Row]) -> dict[Row, Tensor]:
+        """Prediction (B, C, h, w) of every distinct row, without gradient; equal rows are computed once."""
+        answers: dict[Row, Tensor] = {}
+        for batch in self.batches(rows):
+            with self.network.multiplier(self.multipliers(walks, batch)):
+                predictions = self.predict(walks, batch)
+            parts = predictions.split([walks[row.walk].samples for row in batch])
+            answers.update(zip(batch, parts, strict=True))
+        return answers
+
+    def batches(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
+        """Distinct rows that fit one call: all of them, or one multiplier at a time where the network needs it."""
+        distinct = list(dict.fromkeys(rows))
+        if self.network.takes_rows:
+            yield distinct
+            return
+        for value in dict.fromkeys(row.multiplier for row in distinct):
+            yield [row for row in distinct if row.multiplier == value]

@@ -1,0 +1,63 @@
+"""Errors that end at the command line as one clear sentence each, with exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Where:
+    """The place in a user's file that an error is about."""
+
+    file: Path
+    line: int | None = None
+    key: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else str(self.file)
+        return f"{place}: {self.key}" if self.key else place
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where it is, and the likely fix."""
+
+    where: Where | None
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+
+class LecoError(Exception):
+    """What a user can put right; carries one problem or several."""
+
+    def __init__(self, problems: str | Problem | Sequence[Problem], *, fix: str = "") -> None:
+        if isinstance(problems, str):
+            problems = Problem(None, problems, fix)
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class ConfigError(LecoError):
+    """A job or prompt file, or a flag, says something that cannot be meant."""
+
+
+class ModelError(LecoError):
+    """A model cannot be loaded, or is of a kind that cannot be trained here."""
+
+
+class NetworkError(LecoError):
+    """A LoRA network or file cannot be made, read or written."""
+
+
+class PluginError(LecoError):
+    """A plugin is misspelt, missing or contradicts another."""
+
+
+class TrainingError(LecoError):
+    """A run cannot go on: the loss is not finite, or a file cannot be written."""

@@ -1,0 +1,64 @@
+"""What a run reports to its observers: plain frozen values, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """Everything is loaded and training begins."""
+
+    name: str
+    steps: int
+    facts: tuple[tuple[str, str], ...]
+    """What a user wants to see before waiting: (label, value) in order of interest."""
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One or more optimizer steps are done; figures are of the steps since the last such event."""
+
+    step: int
+    steps: int
+    loss: float
+    """Mean over the steps since the last event."""
+    learning_rate: float
+    goal_reached: float | None
+    """Smoothed fraction of the goal: 0 as before, 1 as asked; None while nothing was measured."""
+    samples: int
+    """Latent samples trained since the last event."""
+    seconds: float
+    """Time since the last event."""
+    memory_bytes: int
+    """Peak memory of the device, or of the process where the device is the CPU."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file was written."""
+
+    path: Path
+    step: int
+    final: bool
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something the user has to know; the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The run is over; its last file is written."""
+
+    path: Path
+    steps: int
+    seconds: float
+    interrupted: bool
+
+
+Event = RunStarted | StepDone | Saved | Warned | RunEnded

@@ -1,0 +1,83 @@
+"""diffusers' schedulers as the samplers of walks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Protocol, cast
+
+import diffusers
+import torch
+from torch import Generator, Tensor
+
+from leco_plugin.errors import ModelError
+
+_CLASSES: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+}
+
+
+class _Scheduler(Protocol):
+    timesteps: Tensor
+    init_noise_sigma: float
+    alphas_cumprod: Tensor
+
+    def set_timesteps(self, num_inference_steps: int) -> None: ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool, **extra: object
+    ) -> tuple[Tensor, ...]: ...
+
+
+class DiffusersSampler:
+    """One walk's scheduler; its tables stay on the CPU, where indexing them waits for no device."""
+
+    def __init__(self, scheduler: _Scheduler, device: torch.device, timesteps: Tensor | None = None) -> None:
+        self._scheduler = scheduler
+        self._device = device
+        self.timesteps = scheduler.timesteps.to(device) if timesteps is None else timesteps
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the latents at the start."""
+        return float(self._scheduler.init_noise_sigma)
+
+    def fresh(self) -> DiffusersSampler:
+        """The same sampler without history."""
+        return DiffusersSampler(copy.deepcopy(self._scheduler), self._device, self.timesteps)
+
+    def model_input(self, latents: Tensor, index: int) -> Tensor:
+        """Latents as the scheduler scales them for the model, (B, C, h, w)."""
+        return self._scheduler.scale_model_input(latents, self._scheduler.timesteps[index])
+
+    def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
+        """Latents (B, C, h, w) after one more step."""
+        timestep = self._scheduler.timesteps[index]
+        return self._scheduler.step(prediction, timestep, latents, return_dict=False, generator=generator)[0]
+
+
+def make_sampler(name: str, config: Mapping[str, object], steps: int, device: torch.device) -> DiffusersSampler:
+    """The sampler ``name`` with the noise schedule of the model's scheduler ``config``.
+
+    Raises ModelError for a name that is not in the table, or a number of steps the schedule cannot be cut into.
+    """
+    if name not in _CLASSES:
+        raise ModelError(f"no sampler is called {name!r}", fix=f"choose one of {', '.join(_CLASSES)}")
+    class_name, overrides = _CLASSES[name]
+    scheduler = cast(_Scheduler, getattr(diffusers, class_name).from_config(dict(config), **overrides))
+    scheduler.set_timesteps(steps)
+    if len(scheduler.timesteps) != steps or len(set(scheduler.timesteps.tolist())) != steps:
+        raise ModelError(f"sampler {name!r} cannot take {steps} different steps", fix="use fewer max_denoising_steps")
+    return DiffusersSampler(scheduler, device)
+
+
+def cumulative_alphas(config: Mapping[str, object]) -> Tensor:
+    """(T,) float32: how much of the signal's variance is left at each training timestep."""
+    scheduler = diffusers.DDPMScheduler.from_config(dict(config))
+    return cast(Tensor, scheduler.alphas_cumprod).float()

@@ -1,0 +1,66 @@
+"""The hooks that a plugin may implement; all are called while a run is set up, none in a training step.
+
+A plugin is a module or object whose functions carry ``@leco_plugin.hookimpl``. Installed packages are found by
+the entry-point group ``leco_plugin``. A function marked so whose name is no hook stops the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+
+    from leco_plugin.config.schema import JobConfig
+    from leco_plugin.contracts import Denoiser, Hooks, Host, Network, Observer, Process
+
+hookspec = pluggy.HookspecMarker("leco_plugin")
+hookimpl = pluggy.HookimplMarker("leco_plugin")
+
+
+@hookspec(firstresult=True)
+def leco_host(name: str, hooks: Hooks) -> Host | None:
+    """Return the host called ``name`` if it is yours, else None.
+
+    Called once per run, first of all. The plugin registered last is asked first, so it can replace a built-in one.
+    Raise ``PluginError`` where the host is yours and cannot run.
+    """
+
+
+@hookspec(firstresult=True)
+def leco_process(type: str, job: JobConfig, hooks: Hooks) -> Process | None:
+    """Return a training process for the job's ``type:`` if it is yours, else None.
+
+    Called once per run by the built-in host. The plugin registered last is asked first.
+    Raise ``ConfigError`` where the type is yours and the job cannot be run.
+    """
+
+
+@hookspec(firstresult=True)
+def leco_load_model(job: JobConfig, device: torch.device) -> Denoiser | None:
+    """Load the model that ``job.model`` names if this plugin knows it, else return None.
+
+    Called once per run, before a network is attached. The plugin registered last is asked first.
+    Raise ``ModelError`` only where the model is yours and cannot be loaded.
+    """
+
+
+@hookspec(firstresult=True)
+def leco_create_network(job: JobConfig, denoiser: Denoiser, seed: int) -> Network | None:
+    """Attach the network that ``job.network`` asks for to the model if its type is yours, else return None.
+
+    Called once per run, after the model is loaded; ``seed`` fixes the initial weights. The plugin registered last
+    is asked first. Raise ``NetworkError`` where the network is yours and cannot be made.
+    """
+
+
+@hookspec
+def leco_observers(job: JobConfig) -> Iterable[Observer]:
+    """Return observers of this run: views, loggers, whatever wants to know of its events.
+
+    Called once per run, before anything heavy is loaded. All plugins' observers are used; there is no order among
+    them. Return nothing to stay out.
+    """

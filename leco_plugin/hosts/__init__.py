@@ -1,0 +1,1 @@
+"""Trainers that LECO runs in; translation only."""

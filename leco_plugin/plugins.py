@@ -1,0 +1,58 @@
+"""Which plugins there are: the built-in ones by name, then installed packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import cast
+
+import pluggy
+
+from leco_plugin import hookspecs
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.contracts import Hooks, Host, RunResult
+from leco_plugin.errors import PluginError
+
+ENTRY_POINTS = "leco_plugin"
+BUILT_IN = {
+    "builtin-host": "leco_plugin.hosts.builtin",
+    "builtin-model": "leco_plugin.families.plugin",
+    "builtin-network": "leco_plugin.network.plugin",
+    "leco-process": "leco_plugin.engine.plugin",
+    "console": "leco_plugin.console.plugin",
+}
+
+
+def plugin_manager(extra: Sequence[object] = (), *, installed: bool = True) -> pluggy.PluginManager:
+    """A manager with the built-in plugins, then those of installed packages, then ``extra``.
+
+    The last registered wins where a hook takes one answer. Raises PluginError for a function that is marked as a
+    hook and is none, or has arguments that the hook does not offer.
+    """
+    manager = pluggy.PluginManager("leco_plugin")
+    manager.add_hookspecs(hookspecs)
+    for name, module in BUILT_IN.items():
+        manager.register(import_module(module), name)
+    try:
+        if installed:
+            manager.load_setuptools_entrypoints(ENTRY_POINTS)
+        for plugin in extra:
+            manager.register(plugin)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        name = manager.get_name(error.plugin) or repr(error.plugin)
+        raise PluginError(f"plugin {name}: {error}", fix=_hook_names()) from error
+    return manager
+
+
+def run_job(job: JobConfig, *, host: str = "builtin", manager: pluggy.PluginManager | None = None) -> RunResult:
+    """Run a job in the host called ``host``; LecoError for whatever the user can put right."""
+    manager = manager or plugin_manager()
+    found: Host | None = manager.hook.leco_host(name=host, hooks=cast(Hooks, manager.hook))
+    if found is None:
+        raise PluginError(f"no plugin offers a host called {host!r}", fix="builtin is always there")
+    return found.run(job)
+
+
+def _hook_names() -> str:
+    return "the hooks are " + ", ".join(name for name in vars(hookspecs) if name.startswith("leco_"))
