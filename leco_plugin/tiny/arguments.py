@@ -1,8 +1,13 @@
-"""What the commands of this package share: whole numbers within bounds, mistakes told in one sentence."""
+"""What the commands of this package share: plain lines, whole numbers within bounds, mistakes in one sentence."""
 
 import argparse
 from dataclasses import dataclass
 from typing import NoReturn
+
+
+def say(line: str) -> None:
+    """Print ``line`` at once, also into a file."""
+    print(line, flush=True)  # noqa: T201
 
 
 @dataclass(frozen=True)

@@ -48,25 +48,28 @@ def export(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTex
     """Write the whole pipeline to ``folder`` in float16; the three models become float16 too."""
     shutil.rmtree(folder, ignore_errors=True)
     write_tokenizer_files(folder / "tokenizer")
-    # diffusers' annotations know neither this scheduler nor that the last three may be missing
+    for model in (vae, unet, text_encoder):
+        for parameter in model.parameters():
+            # contiguous: the VAE trains in channels_last
+            parameter.data = parameter.data.to(torch.float16).contiguous()
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=load_tokenizer(folder / "tokenizer"),
         unet=unet,
-        scheduler=new_scheduler(),  # type: ignore[arg-type]
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
-    # the VAE trains in channels_last, which safetensors would refuse
-    pipeline.to(torch.float16, memory_format=torch.contiguous_format)
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers 5 writes tokenizer.json only, and may drop what older versions read
     write_tokenizer_files(folder / "tokenizer")
     _name_text_weights_as_ever(folder / "text_encoder" / "model.safetensors")
     for name, keys in KEPT.items():
         _keep(folder / name, keys.split())
+    # else transformers 5 loads float16 as it lies there, while diffusers loads its models in float32
+    _add(folder / "text_encoder" / "config.json", "torch_dtype", "float32")
 
 
 def _name_text_weights_as_ever(file: Path) -> None:
@@ -77,6 +80,18 @@ def _name_text_weights_as_ever(file: Path) -> None:
 
 
 def _keep(file: Path, keys: list[str]) -> None:
+    content = _read(file)
+    _write(file, {key: content[key] for key in keys if key in content})
+
+
+def _add(file: Path, key: str, value: Json) -> None:
+    _write(file, {**_read(file), key: value})
+
+
+def _read(file: Path) -> dict[str, Json]:
     content: dict[str, Json] = json.loads(file.read_text(encoding="utf-8"))
-    kept = {key: content[key] for key in sorted(keys) if key in content}
-    file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def _write(file: Path, content: dict[str, Json]) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from leco_plugin.errors import TrainingError
+from leco_plugin.tiny.arguments import say
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Stage:
     steps: int
     batch: int
     learning_rate: float
+    after: str
+    """What it builds on, in words; a stage on another ground is another stage."""
     warmup: int = 100
     floor: float = 1e-5
     """Learning rate that the cosine ends at."""
@@ -120,9 +123,7 @@ class _Run:
             if self.step % 50 == 0 or self.step == self.stage.steps:
                 pace = (time.monotonic() - start) / done
                 shown = errors / ((done - 1) % 50 + 1)
-                print(
-                    f"{self.stage.name} {self.step}/{self.stage.steps} error {shown:.4f} {pace:.2f} s/step", flush=True
-                )
+                say(f"{self.stage.name} {self.step}/{self.stage.steps} error {shown:.4f} {pace:.2f} s/step")
                 errors = 0.0
             if self.step % self.every == 0:
                 self._save()
@@ -165,7 +166,7 @@ def _load_finished(stage: Stage, model: nn.Module, file: Path) -> None:
     with safe_open(file, "pt") as opened:
         _check(stage, opened.metadata() or {}, file)
     model.load_state_dict(load_file(file))
-    print(f"{stage.name} is finished already: {file}", flush=True)
+    say(f"{stage.name} is finished already: {file}")
 
 
 def _check(stage: Stage, found: dict[str, str], file: Path) -> None:

@@ -55,7 +55,7 @@ def train_decoder(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path
     mean, std = encode(vae, pixels)
     trained = [*vae.decoder.parameters(), *post_quant_conv(vae).parameters()]
 
-    def score(step: int, dice: Dice) -> Score:
+    def score(_step: int, dice: Dice) -> Score:
         chosen = _choice(len(pixels), stage.batch, dice)
         images = to_tensor(pixels[chosen])
         noise = torch.randn(mean[chosen].shape, generator=dice.torch)
@@ -90,7 +90,7 @@ def train_unet(
     weights = weights / weights.mean()
     token_ids = _token_ids(tokenizer)
 
-    def score(step: int, dice: Dice) -> Score:
+    def score(_step: int, dice: Dice) -> Score:
         chosen = _choice(len(mean), stage.batch, dice)
         clean = mean[chosen] + std[chosen] * torch.randn(mean[chosen].shape, generator=dice.torch)
         # each caption of the batch is encoded once

@@ -1,7 +1,7 @@
 """Make the tiny model from nothing: ``python -m leco_plugin.tiny.train --output DIR``.
 
 Stages leave their results in DIR/stages, so a run that was cut goes on where it stopped; DIR/model is the model.
-The same seed gives the same model on the same machine, library versions and number of threads.
+The same seed gives the same model where machine, library versions and the number of threads are the same.
 """
 
 import sys
@@ -14,7 +14,7 @@ import torch
 
 from leco_plugin.errors import TrainingError
 from leco_plugin.tiny.architecture import load_tokenizer, new_text_encoder, new_unet, new_vae, write_tokenizer_files
-from leco_plugin.tiny.arguments import Parser, WholeNumber
+from leco_plugin.tiny.arguments import Parser, WholeNumber, say
 from leco_plugin.tiny.export import export
 from leco_plugin.tiny.fit import Dice, Stage
 from leco_plugin.tiny.stages import draw_set, encode, settle_latents, train_decoder, train_unet, train_vae
@@ -36,7 +36,7 @@ def make(plan: Plan) -> Path:
     """Make the model and return its folder, ``plan.output``/model."""
     stages, model = plan.output / "stages", plan.output / "model"
     started = time.monotonic()
-    _say(started, f"drawing {plan.pictures} pictures")
+    _report(started, f"drawing {plan.pictures} pictures")
     pixels, shown = draw_set(plan.pictures, Dice.of(plan.seed, "pictures"))
     write_tokenizer_files(stages / "tokenizer")
     tokenizer = load_tokenizer(stages / "tokenizer")
@@ -44,18 +44,21 @@ def make(plan: Plan) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         vae, unet, text_encoder = new_vae(), new_unet(), new_text_encoder(tokenizer)
-    vae.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # missing from the annotations
-    _say(started, "VAE")
-    train_vae(vae, Stage("vae", plan.seed, plan.vae_steps, 16, 1.5e-3), pixels, stages)
-    _say(started, "decoder")
-    train_decoder(vae, Stage("decoder", plan.seed, plan.decoder_steps, 16, 1e-3, average=0.99), pixels, stages)
+    vae.to(memory_format=torch.channels_last)
+    _report(started, "VAE")
+    ground = f"{plan.pictures} pictures"
+    train_vae(vae, Stage("vae", plan.seed, plan.vae_steps, 16, 1.5e-3, ground), pixels, stages)
+    _report(started, "decoder")
+    ground += f", {plan.vae_steps} VAE steps"
+    train_decoder(vae, Stage("decoder", plan.seed, plan.decoder_steps, 16, 1e-3, ground, average=0.99), pixels, stages)
     settle_latents(vae, pixels)
     latents = encode(vae, pixels)
-    _say(started, "UNet and text encoder")
-    stage = Stage("unet", plan.seed, plan.unet_steps, 64, 1e-3, average=0.998, weight_decay=1e-3)
+    _report(started, "UNet and text encoder")
+    ground += f", {plan.decoder_steps} decoder steps"
+    stage = Stage("unet", plan.seed, plan.unet_steps, 64, 1e-3, ground, average=0.998, weight_decay=1e-3)
     train_unet(unet, text_encoder, stage, latents, shown, tokenizer, stages)
     export(vae, unet, text_encoder, model)
-    _say(started, f"the model is in {model}")
+    _report(started, f"the model is in {model}")
     return model
 
 
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         make(plan)
     except (TrainingError, OSError) as problem:
-        print(problem, file=sys.stderr)
+        sys.stderr.write(f"{problem}\n")
         return 2
     return 0
 
@@ -92,8 +95,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _say(started: float, what: str) -> None:
-    print(f"[{time.monotonic() - started:.0f} s] {what}", flush=True)
+def _report(started: float, what: str) -> None:
+    say(f"[{time.monotonic() - started:.0f} s] {what}")
 
 
 if __name__ == "__main__":
