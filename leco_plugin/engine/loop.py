@@ -1,0 +1,118 @@
+"""The loop of the built-in host: accumulate, clip, schedule, save, stop, report."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from leco_plugin.config.schema import TrainConfig
+from leco_plugin.contracts import Network
+from leco_plugin.core.walk import Walks
+from leco_plugin.engine.optim import make_optimizer, make_schedule
+from leco_plugin.engine.report import Meter, Report
+from leco_plugin.engine.step import LecoStep
+from leco_plugin.errors import TrainingError
+
+REPORT_EVERY = 10
+"""Optimizer steps between two reports on an accelerator, where each has to wait for the device."""
+
+
+@dataclass
+class Stop:
+    """Set by Ctrl-C or SIGTERM: the step under way is finished and what there is is saved."""
+
+    asked: bool = False
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """Block in which the first SIGINT or SIGTERM asks to stop and a second one interrupts at once."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    # signals reach the main thread only, and a host that runs us in another one has its own way to stop
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Loop:
+    """Optimizer steps over one LECO step, until the last one or until it is asked to stop."""
+
+    step: LecoStep
+    walks: Walks
+    network: Network
+    train: TrainConfig
+    device: torch.device
+    report: Report
+    save: Callable[[int], None]
+    """Called with the number of steps done, after every one at which a file is due."""
+    save_every: int | None = None
+    done: int = field(default=0, init=False)
+
+    def run(self) -> bool:
+        """Train; True if it was stopped before its end. TrainingError where the loss is no longer finite."""
+        self._parameters = list(self.network.parameters())
+        self._optimizer = make_optimizer(self.train, self._parameters)
+        schedule = make_schedule(self.train, self._optimizer)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.train.dtype == "fp16")
+        self._meter = Meter(self.device, self.train.steps)
+        report_every = 1 if self.device.type == "cpu" else REPORT_EVERY
+        with stop_on_signal() as stop:
+            while self.done < self.train.steps and not stop.asked:
+                learning_rate = schedule.get_last_lr()[0]
+                self._accumulate()
+                last = self.done + 1 == self.train.steps
+                due = bool(self.save_every) and (self.done + 1) % (self.save_every or 1) == 0 and not last
+                if due or last or (self.done + 1) % report_every == 0:
+                    self._check_and_report(learning_rate)
+                self._update()
+                schedule.step()
+                self.done += 1
+                if due:
+                    self.save(self.done)
+        return self.done < self.train.steps
+
+    def _accumulate(self) -> None:
+        """Gradients of one optimizer step: the mean over its pairs."""
+        self._optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.train.gradient_accumulation):
+            self._meter.add(self.step.run(self.walks, self._backward))
+
+    def _backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss / self.train.gradient_accumulation).backward()
+
+    def _update(self) -> None:
+        if self.train.max_grad_norm > 0:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.train.max_grad_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def _check_and_report(self, learning_rate: float) -> None:
+        event = self._meter.sum_up(self.done + 1, learning_rate)
+        if not math.isfinite(event.loss):
+            raise TrainingError(
+                f"the loss is {event.loss} at step {event.step}; the last good LoRA is kept",
+                fix="try a lower lr, dtype bf16 or fp32 instead of fp16, or a smaller guidance_scale",
+            )
+        self.report(event)

@@ -1,0 +1,170 @@
+"""The process `leco`: from a job to a trained LoRA."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.contracts import Denoiser, Hooks, Network
+from leco_plugin.core.walk import FreshWalks
+from leco_plugin.engine.concepts import encode_concepts
+from leco_plugin.engine.loop import Loop
+from leco_plugin.engine.report import Report
+from leco_plugin.engine.rows import Model
+from leco_plugin.engine.step import LecoStep, StepSettings
+from leco_plugin.errors import ConfigError, ModelError, NetworkError
+from leco_plugin.events import RunEnded, RunStarted, Saved, Warned
+from leco_plugin.network.metadata import newest_last, run_metadata
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    path: Path
+    """The LoRA: the final file, or that of the step at which the run was stopped."""
+    steps: int
+    interrupted: bool
+
+
+class LecoProcess:
+    """One training run in the built-in host."""
+
+    def __init__(self, job: JobConfig, hooks: Hooks) -> None:
+        self._job, self._hooks = job, hooks
+        self._seed = draw_seed() if job.training_seed is None else job.training_seed
+        self._report = Report(observer for some in hooks.leco_observers(job=job) for observer in some)
+
+    def run(self) -> Outcome:
+        """Load, train, save; LecoError for what the user can put right."""
+        began = time.perf_counter()
+        job = self._job
+        self._make_folder()
+        denoiser = self._load_model()
+        network = self._create_network(denoiser)
+        loop = self._loop(denoiser, network)
+        self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser)))
+        self._warn(denoiser)
+        interrupted = loop.run()
+        path = self._save(denoiser, network, loop.done, final=not interrupted)
+        self._report(RunEnded(path, loop.done, time.perf_counter() - began, interrupted))
+        return Outcome(path, loop.done, interrupted)
+
+    def _make_folder(self) -> None:
+        folder = self._job.output_folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {folder}: {error.strerror}", fix="set another training_folder") from None
+
+    def _load_model(self) -> Denoiser:
+        denoiser = self._hooks.leco_load_model(job=self._job, device=choose_device(self._job.device))
+        if denoiser is None:
+            raise ModelError(f"no plugin can load the model {self._job.model.name_or_path!r}")
+        return denoiser
+
+    def _create_network(self, denoiser: Denoiser) -> Network:
+        network = self._hooks.leco_create_network(job=self._job, denoiser=denoiser, seed=self._seed)
+        if network is None:
+            raise NetworkError(f"no plugin offers a network of type {self._job.network.type!r}")
+        return network
+
+    def _loop(self, denoiser: Denoiser, network: Network) -> Loop:
+        job, generator = self._job, Generator().manual_seed(self._seed)
+        concepts = encode_concepts(job.pairs, denoiser)
+        settings = StepSettings(
+            denoise_guidance_scale=job.leco.denoise_guidance_scale,
+            noise_offset=job.train.noise_offset,
+            min_snr_gamma=job.train.min_snr_gamma,
+        )
+        sampler = denoiser.sampler(job.train.noise_scheduler, job.leco.max_denoising_steps)
+        step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, sampler, settings)
+        walks = FreshWalks(
+            lambda pair: step.begin(pair, generator),
+            step.guide,
+            pairs=len(job.pairs),
+            steps=job.leco.max_denoising_steps,
+            generator=generator,
+        )
+
+        def save(done: int) -> None:
+            self._save(denoiser, network, done, final=False)
+
+        return Loop(step, walks, network, job.train, denoiser.device, self._report, save, job.save.save_every)
+
+    def _save(self, denoiser: Denoiser, network: Network, step: int, *, final: bool) -> Path:
+        job = self._job
+        name = job.name if final else f"{job.name}-step{step:08d}"
+        path = job.output_folder / f"{name}{SUFFIX}"
+        metadata = run_metadata(
+            job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self._seed, step=step
+        )
+        network.save(path, job.save.dtype, metadata)
+        if not final:
+            self._drop_old_files()
+        self._report(Saved(path, step, final))
+        return path
+
+    def _drop_old_files(self) -> None:
+        files = newest_last(list(self._job.output_folder.glob(f"{_escaped(self._job.name)}-step????????{SUFFIX}")))
+        for path in files[: -self._job.save.max_step_saves_to_keep]:
+            path.unlink(missing_ok=True)
+
+    def _warn(self, denoiser: Denoiser) -> None:
+        pairs = self._job.pairs
+        prompts = [p for pair in pairs for p in (pair.target, pair.positive, pair.unconditional, pair.neutral)]
+        for prompt in dict.fromkeys(denoiser.truncated(prompts)):
+            self._report(Warned(f"the model reads only the beginning of this prompt: {prompt!r}"))
+        if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
+            self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
+
+    def _facts(self, denoiser: Denoiser) -> tuple[tuple[str, str], ...]:
+        job = self._job
+        return (
+            ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
+            ("device", f"{denoiser.device}, {job.train.dtype}"),
+            ("prompts", ", ".join(dict.fromkeys(repr(pair.target) for pair in job.pairs))),
+            ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
+            ("network", f"{job.network.type}, rank {job.network.linear}, alpha {job.network.linear_alpha:g}"),
+            ("steps", f"{job.train.steps} at lr {job.train.lr:g} ({job.train.optimizer}, {job.train.lr_scheduler})"),
+            ("walk", f"{job.leco.max_denoising_steps} {job.train.noise_scheduler} steps, "
+                     f"guidance {job.leco.denoise_guidance_scale:g}"),
+            ("seed", str(self._seed)),
+            ("saved to", str(job.output_folder / f"{job.name}{SUFFIX}")),
+        )  # fmt: skip
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is cuda, else mps, else the CPU; ConfigError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used here: {reason}", fix="set device: auto, or cpu") from None
+    return device
+
+
+def draw_seed() -> int:
+    """A seed for a run that was given none; it is shown and recorded."""
+    return torch.seed() % 2**32
+
+
+def _count_actions(job: JobConfig) -> str:
+    actions: Sequence[str] = [pair.action for pair in job.pairs]
+    return ", ".join(f"{actions.count(action)} {action}" for action in dict.fromkeys(actions))
+
+
+def _escaped(name: str) -> str:
+    """``name`` for a glob: brackets are common in names of LoRAs."""
+    return "".join(f"[{c}]" if c in "[]*?" else c for c in name)

@@ -1,0 +1,80 @@
+"""Events to observers, and figures that wait for the device only when they are reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import psutil
+import torch
+from torch import Tensor
+
+from leco_plugin.contracts import Observer
+from leco_plugin.engine.step import StepResult
+from leco_plugin.events import Event, StepDone, Warned
+
+GOAL_MEMORY = 0.97
+"""How much of the older measurements of the goal is left after one more."""
+
+
+class Report:
+    """Hands every event to every observer; one that raises is named and dropped, and the run goes on."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = list(observers)
+
+    def __call__(self, event: Event) -> None:
+        for observer in list(self._observers):
+            try:
+                observer.notify(event)
+            # an observer is somebody else's code: no fault of it may cost a training run
+            except Exception as error:
+                self._observers.remove(observer)
+                self(Warned(f"{type(observer).__name__} failed and was switched off: {error}"))
+
+
+class Meter:
+    """Collects what steps measured, on the device, and sums it up now and then."""
+
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self._device, self._steps = device, steps
+        self._losses: list[Tensor] = []
+        self._samples = 0
+        self._goal: Tensor | None = None
+        self._since = time.perf_counter()
+
+    def add(self, result: StepResult) -> None:
+        """Take in one step."""
+        self._losses.append(result.loss)
+        self._samples += result.samples
+        if result.reached is not None:
+            measured = torch.stack(result.reached)
+            self._goal = measured if self._goal is None else GOAL_MEMORY * self._goal + measured
+
+    def sum_up(self, step: int, learning_rate: float) -> StepDone:
+        """The event for everything since the last one; waits for the device."""
+        now = time.perf_counter()
+        event = StepDone(
+            step=step,
+            steps=self._steps,
+            loss=float(torch.stack(self._losses).mean()),
+            learning_rate=learning_rate,
+            goal_reached=self._goal_reached(),
+            samples=self._samples,
+            seconds=now - self._since,
+            memory_bytes=_memory(self._device),
+        )
+        self._losses, self._samples, self._since = [], 0, now
+        return event
+
+    def _goal_reached(self) -> float | None:
+        if self._goal is None:
+            return None
+        now, before = self._goal.tolist()
+        return 1 - now / before if before > 0 else None
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)

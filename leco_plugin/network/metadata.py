@@ -1,0 +1,97 @@
+"""What a LoRA file says about itself, in the words that A1111, Civitai and the trainers look for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from leco_plugin import __version__
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.errors import ConfigError
+
+_BASE_VERSIONS = {"sd1": "sd_v1"}
+_ARCHITECTURES = {"sd1": "stable-diffusion-v1/lora"}
+
+
+def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int, step: int) -> dict[str, str]:
+    """Metadata of a file that ``job`` wrote after ``step`` optimizer steps with ``seed``; strings only.
+
+    Holds no path, user or host name, and no time, so that equal runs give equal files; only where the
+    environment sets SOURCE_DATE_EPOCH (https://reproducible-builds.org) is that the date.
+    """
+    return {
+        **_model(job, family, prediction_type),
+        **_training(job, seed, step),
+        **_leco(job),
+        **_date(),
+    }
+
+
+def _model(job: JobConfig, family: str, prediction_type: str) -> dict[str, str]:
+    height, width = max(pair.resolution for pair in job.pairs)
+    return {
+        "ss_base_model_version": _BASE_VERSIONS[family],
+        "ss_v2": "False",
+        "ss_sd_model_name": _model_name(job.model.name_or_path),
+        "ss_output_name": job.name,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _ARCHITECTURES[family],
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": job.name,
+        "modelspec.resolution": f"{width}x{height}",
+        "modelspec.prediction_type": {"v_prediction": "v"}.get(prediction_type, prediction_type),
+    }
+
+
+def _training(job: JobConfig, seed: int, step: int) -> dict[str, str]:
+    train = job.train
+    return {
+        "ss_seed": str(seed),
+        "ss_steps": str(step),
+        "ss_max_train_steps": str(train.steps),
+        "ss_learning_rate": f"{train.lr:g}",
+        "ss_unet_lr": f"{train.lr:g}",
+        "ss_lr_scheduler": train.lr_scheduler,
+        "ss_lr_warmup_steps": str(train.lr_warmup_steps),
+        "ss_optimizer": train.optimizer,
+        "ss_gradient_accumulation_steps": str(train.gradient_accumulation),
+        "ss_gradient_checkpointing": str(train.gradient_checkpointing),
+        "ss_max_grad_norm": f"{train.max_grad_norm:g}",
+        "ss_min_snr_gamma": "None" if train.min_snr_gamma is None else f"{train.min_snr_gamma:g}",
+        "ss_noise_offset": f"{train.noise_offset:g}",
+        "ss_mixed_precision": {"fp32": "no"}.get(train.dtype, train.dtype),
+    }
+
+
+def _leco(job: JobConfig) -> dict[str, str]:
+    return {
+        "ss_leco_version": __version__,
+        "ss_leco_prompt_count": str(len(job.pairs)),
+        "ss_leco_pairs": json.dumps([pair.model_dump(mode="json") for pair in job.pairs], ensure_ascii=False),
+        "ss_leco_noise_scheduler": job.train.noise_scheduler,
+        "ss_leco_max_denoising_steps": str(job.leco.max_denoising_steps),
+        "ss_leco_denoise_guidance_scale": f"{job.leco.denoise_guidance_scale:g}",
+    }
+
+
+def _model_name(name_or_path: str) -> str:
+    """A hub id or built-in name as it is; of a path only its last part, which tells nothing of the machine."""
+    looks_like_path = "\\" in name_or_path or name_or_path.count("/") > 1 or Path(name_or_path).exists()
+    return name_or_path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if looks_like_path else name_or_path
+
+
+def _date() -> dict[str, str]:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return {}
+    if not epoch.isdigit():
+        raise ConfigError("the environment variable SOURCE_DATE_EPOCH is not a number of seconds", fix="unset it")
+    return {"modelspec.date": datetime.fromtimestamp(int(epoch), timezone.utc).isoformat()}
+
+
+def newest_last(files: Sequence[Path]) -> list[Path]:
+    """Files of intermediate steps by their step number, which their names end with."""
+    return sorted(files, key=lambda path: int(path.stem.rsplit("-step", 1)[-1]))
