@@ -1,0 +1,1 @@
+"""What the user asked for, checked: files, prompts and options. Never imports torch."""

@@ -1,0 +1,89 @@
+"""YAML, TOML or JSON file to a plain tree, with the line of every key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from leco_plugin.config import json_file, toml_file, yaml_file
+from leco_plugin.config.findings import Findings, Key
+from leco_plugin.errors import ConfigError, Problem, Where
+
+_LARGEST = 4 * 1024 * 1024
+_PARSERS: Mapping[str, Callable[[str, Path], tuple[object, dict[Key, int]]]] = {
+    ".toml": toml_file.parse,
+    ".yaml": yaml_file.parse,
+    ".yml": yaml_file.parse,
+    ".json": json_file.parse,
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file as a tree of dicts, lists and scalars; nothing in it is checked yet."""
+
+    path: Path
+    tree: object
+    lines: Mapping[Key, int] = field(default_factory=dict)
+    """1-based line of each key and list item that the file spells out."""
+    text: str = ""
+    """The file's text as another program would read it: a byte order mark is kept, line ends are newlines."""
+
+    def findings(self) -> Findings:
+        """Start an empty report about this file."""
+        return Findings(self.path, self.lines)
+
+
+def read_document(path: Path) -> Document:
+    """Read a file in the format that its ending names.
+
+    Raises ConfigError where the file cannot be read, is not UTF-8 text, or breaks its format's rules.
+    """
+    parse = _PARSERS.get(path.suffix.lower())
+    if parse is None:
+        raise _refuse(path, "the ending does not say what format this file has", "name it .toml, .yaml, .yml or .json")
+    text = _decode(path, _read(path))
+    tree, lines = parse(text.removeprefix("\ufeff"), path)
+    return Document(path, tree, lines, text)
+
+
+def read_prompt_lines(path: Path) -> list[str]:
+    """Read one prompt per line, stripped, without the empty lines; raises ConfigError like `read_document`."""
+    text = _decode(path, _read(path)).removeprefix("\ufeff")
+    # not splitlines(): that also splits at form feeds and Unicode separators, which are part of a prompt
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise _refuse(path, "this is a folder, not a file", "name a file in it")
+        if not path.exists():
+            raise _refuse(path, "there is no such file", "check the spelling and the folder it is in")
+        if not path.is_file():
+            raise _refuse(path, "this is not an ordinary file", "save the text in a file")
+        if path.stat().st_size > _LARGEST:
+            raise _refuse(path, f"larger than {_LARGEST} bytes, so it is not a settings file", "check the path")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _refuse(path, f"cannot be read: {reason}", "check the path and its permissions") from None
+
+
+def _decode(path: Path, data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _refuse(path, "the text is UTF-16, not UTF-8", "save it as UTF-8")
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise _refuse(path, "there is a NUL byte, so this is not a text file", "save it as UTF-8 text", line)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise _refuse(path, "the text is not UTF-8", "save it as UTF-8", line) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _refuse(path: Path, message: str, fix: str, line: int | None = None) -> ConfigError:
+    return ConfigError(Problem(Where(path, line), message, fix))

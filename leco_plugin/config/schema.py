@@ -1,0 +1,188 @@
+"""Every option once: its type, default, range, unit and meaning.
+
+The key names are those of an ai-toolkit job, so that one job file runs in every host.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+_WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+_LONGEST_NAME = 200
+_SHORT = {"float": "fp32", "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
+_LONG = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+
+
+def _short_dtype(value: object) -> object:
+    return _SHORT.get(value, value) if isinstance(value, str) else value
+
+
+def _long_dtype(value: object) -> object:
+    return _LONG.get(value, value) if isinstance(value, str) else value
+
+
+def _whole(value: object) -> object:
+    """Take 1e3, which YAML reads as a float, for the whole number that it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _file_name(name: str) -> str:
+    """Refuse what cannot be a file's name on every system; raises ValueError."""
+    if not name.strip():
+        raise ValueError("must not be empty")
+    bad = _NOT_IN_NAMES.search(name)
+    if bad:
+        raise ValueError(f"is used as a file name, which cannot hold {bad.group()!a}")
+    if name != name.strip() or name.endswith("."):
+        raise ValueError("is used as a file name, which cannot begin or end with a blank or end with a dot")
+    if _WINDOWS_DEVICES.fullmatch(name):
+        raise ValueError("is used as a file name, and Windows keeps this one for a device")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(f"is used as a file name, and is longer than {_LONGEST_NAME} bytes")
+    return name
+
+
+Action = Literal["erase", "enhance"]
+DType = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_short_dtype)]
+FileDType = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator(_long_dtype)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Side = Annotated[int, Field(gt=0, multiple_of=8)]
+Finite = FiniteFloat
+
+
+class Frozen(BaseModel):
+    """Base of all settings: immutable, unknown keys refused, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PromptPair(Frozen):
+    """One training pair, fully resolved: what `target` shall mean from now on.
+
+    Erase: ``neutral - guidance_scale * (positive - unconditional)``; enhance: plus instead of minus.
+    """
+
+    target: str
+    """Prompt whose meaning the LoRA changes."""
+    positive: str
+    """Prompt whose concept is taken away or added."""
+    unconditional: str = ""
+    """Prompt that the concept is measured against, and what the walk is guided away from."""
+    neutral: str = ""
+    """Prompt that the goal starts from."""
+    action: Action = "erase"
+    guidance_scale: Finite = 1.0
+    """Edit strength: how much of the concept is taken away or added. Not the walk's guidance."""
+    resolution: tuple[Side, Side] = (512, 512)
+    """(height, width) in pixels."""
+    dynamic_resolution: bool = False
+    """Vary a square resolution in steps of 64 pixels between half of it and all of it."""
+    batch_size: int = Field(1, ge=1)
+    """Latent samples of one walk."""
+    dynamic_crops: bool = False
+    """Vary SDXL's size conditioning."""
+    multiplier: Finite = 1.0
+    """LoRA strength at which this pair is trained; negative for the other end of a slider."""
+    weight: Finite = 1.0
+    """Weight of this pair's loss."""
+
+
+class ModelConfig(Frozen):
+    """The base model; it is never changed."""
+
+    name_or_path: str = Field(min_length=1)
+    """`builtin:tiny`, a diffusers folder or a hub id."""
+
+
+class NetworkConfig(Frozen):
+    """The LoRA that is trained."""
+
+    type: Literal["lora"] = "lora"
+    linear: Whole = Field(4, ge=1)
+    """Rank of the LoRA."""
+    linear_alpha: Finite = Field(1.0, gt=0)
+    """The LoRA's effect is scaled by alpha / rank."""
+
+
+class TrainConfig(Frozen):
+    """The optimization."""
+
+    steps: Whole = Field(1600, ge=1)
+    """Optimizer steps."""
+    lr: Finite = Field(1e-4, ge=0)
+    optimizer: Literal["adamw"] = "adamw"
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from `lr` at the start to the end of the run."""
+    lr_warmup_steps: Whole = Field(0, ge=0)
+    """Optimizer steps in which the learning rate rises from 0 to `lr`."""
+    gradient_accumulation: Whole = Field(1, ge=1)
+    """Pairs whose gradients are averaged into one optimizer step."""
+    max_grad_norm: Finite = Field(1.0, ge=0)
+    """Gradients are clipped to this norm; 0 leaves them as they are."""
+    min_snr_gamma: Finite | None = Field(None, gt=0)
+    """Min-SNR weighting (arXiv:2303.09556); off when absent."""
+    noise_offset: Finite = Field(0.0, ge=0)
+    """Adds this much of one random number per channel to the first noise."""
+    noise_scheduler: Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"] = "ddim"
+    """Sampler of the walk."""
+    dtype: DType = "fp32"
+    """Precision of the base model and of autocast; LoRA weights and loss stay float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+
+
+class SaveConfig(Frozen):
+    """The files that a run leaves."""
+
+    dtype: FileDType = "float16"
+    """Precision of the LoRA files."""
+    save_every: Whole | None = Field(None, ge=1)
+    """Save an intermediate file every so many optimizer steps."""
+    max_step_saves_to_keep: Whole = Field(4, ge=1)
+    """Older intermediate files of the same run are deleted beyond this number."""
+
+
+class LecoConfig(Frozen):
+    """What LECO adds to a training job, besides its prompts."""
+
+    max_denoising_steps: Whole = Field(40, ge=2, le=1000)
+    """Sampler steps N of a whole walk; the stop is drawn from 1..N-1."""
+    denoise_guidance_scale: Finite = Field(3.0, ge=0)
+    """Guidance while walking. Not the edit strength: that is a pair's guidance_scale."""
+    walk: Literal["pool", "fresh"] = "fresh"
+    """pool: walks in flight that every step moves on by one; fresh: every step walks anew from noise."""
+    pool_size: int = Field(8, ge=1, le=32)
+    """Walks in flight."""
+    pairs_per_step: int = Field(1, ge=1, le=32)
+    """Walks that one step trains at together."""
+
+
+class JobConfig(Frozen):
+    """One training run of the process `leco`, fully resolved."""
+
+    name: Annotated[str, AfterValidator(_file_name)]
+    """Base name of the files that the run writes."""
+    training_folder: Path = Path("output")
+    """The run writes into the folder `name` inside this one."""
+    device: str = Field("auto", pattern=r"^[a-z]+(:[0-9]{1,3})?$")
+    """auto (cuda, else mps, else cpu) or a torch device such as cuda:1."""
+    training_seed: Whole | None = Field(None, ge=0, lt=2**63)
+    """Fixes everything that is drawn; drawn itself, and recorded, when absent."""
+    model: ModelConfig
+    network: NetworkConfig = NetworkConfig()
+    train: TrainConfig = TrainConfig()
+    save: SaveConfig = SaveConfig()
+    leco: LecoConfig = LecoConfig()
+    pairs: tuple[PromptPair, ...] = Field(min_length=1)
+    meta: dict[str, str] = {}
+    """What the job's `meta` section says, such as name and version; for the LoRA file's metadata."""
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the run's files go."""
+        return self.training_folder / self.name
