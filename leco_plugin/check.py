@@ -1,0 +1,151 @@
+"""`leco check`: what a job or prompt file means, without loading a model.
+
+Imports neither torch nor any model library, so the answer comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from leco_plugin.config.build import Loaded, LoadedPrompts, load
+from leco_plugin.config.schema import JobConfig, PromptPair
+from leco_plugin.errors import ConfigError, Problem
+
+OK = 0
+REFUSED = 2
+
+
+def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO) -> int:
+    """Report what ``path`` says; return 0 where it can be run, 2 where it has errors.
+
+    Text goes to ``out``, errors and warnings to ``err``; with ``json_output`` everything is one JSON object on ``out``.
+    """
+    try:
+        loaded = load(path)
+    except ConfigError as error:
+        if json_output:
+            _write_json(out, {"errors": [_problem_fields(problem) for problem in error.problems]})
+        else:
+            _write_lines(err, map(str, error.problems))
+        return REFUSED
+    if json_output:
+        _write_json(out, _fields(loaded))
+    else:
+        _write_lines(out, describe(loaded))
+        _write_lines(err, (f"warning: {warning}" for warning in loaded.warnings))
+    return OK
+
+
+def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
+    """Yield lines with every resolved value and every pair."""
+    if isinstance(loaded, Loaded):
+        yield f"{loaded.path}: a job that can be run"
+        yield from _job_lines(loaded.job)
+        pairs: Sequence[PromptPair] = loaded.job.pairs
+    else:
+        yield f"{loaded.path}: prompts that can be trained"
+        pairs = loaded.pairs
+    yield f"{len(pairs)} training pair{'s' if len(pairs) != 1 else ''}"
+    for number, pair in enumerate(pairs, start=1):
+        yield f"{number:3}. {equation(pair)}"
+        yield f"     {settings(pair)}"
+
+
+def equation(pair: PromptPair) -> str:
+    """Say in words what the LoRA learns from one pair.
+
+    The sign before the strength follows the action alone, as the training goal does.
+    """
+    at_strength = "" if pair.multiplier == 1 else f" at strength {pair.multiplier}"
+    sign = "minus" if pair.action == "erase" else "plus"
+    return (
+        f"{pair.action} {quote(pair.positive)}: when asked for {quote(pair.target)}{at_strength}, "
+        f"predict what {quote(pair.neutral)} predicts, "
+        f"{sign} {pair.guidance_scale} x what {quote(pair.positive)} adds to {quote(pair.unconditional)}"
+    )
+
+
+def settings(pair: PromptPair) -> str:
+    """List the values of one pair beside its prompts."""
+    height, width = pair.resolution
+    parts = [
+        f"{height} high x {width} wide",
+        f"batch_size {pair.batch_size}",
+        f"guidance_scale {pair.guidance_scale}",
+        f"multiplier {pair.multiplier}",
+        f"weight {pair.weight}",
+        f"dynamic_resolution {str(pair.dynamic_resolution).lower()}",
+        f"dynamic_crops {str(pair.dynamic_crops).lower()}",
+    ]
+    return ", ".join(parts)
+
+
+def quote(text: str) -> str:
+    """Put a prompt in quotes, with line ends and other unprintable characters spelled out."""
+    return f"'{_printable(text)}'"
+
+
+def _job_lines(job: JobConfig) -> Iterator[str]:
+    values = job.model_dump(mode="json", exclude={"pairs"})
+    width = max(len(name) for name, _ in _leaves(values))
+    for name, value in _leaves(values):
+        yield f"  {name:{width}}  {_plain(value)}"
+
+
+def _leaves(values: dict[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "not set"
+    return _printable(value) if isinstance(value, str) else str(value).lower()
+
+
+def _printable(text: str) -> str:
+    # text from a foreign file must not be able to steer the terminal
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
+    )
+
+
+def _fields(loaded: Loaded | LoadedPrompts) -> dict[str, object]:
+    pairs = loaded.job.pairs if isinstance(loaded, Loaded) else loaded.pairs
+    fields: dict[str, object] = {
+        "pairs": [pair.model_dump(mode="json") for pair in pairs],
+        "warnings": [_problem_fields(warning) for warning in loaded.warnings],
+    }
+    if isinstance(loaded, Loaded):
+        fields["job"] = loaded.job.model_dump(mode="json", exclude={"pairs"})
+    return fields
+
+
+def _problem_fields(problem: Problem) -> dict[str, object]:
+    where = problem.where
+    return {
+        "file": str(where.file) if where else None,
+        "line": where.line if where else None,
+        "key": where.key if where else "",
+        "message": problem.message,
+        "fix": problem.fix,
+    }
+
+
+def _write_json(out: TextIO, fields: dict[str, object]) -> None:
+    # ASCII only: valid JSON on a console of any encoding
+    out.write(json.dumps(fields, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def _write_lines(stream: TextIO, lines: Iterable[str]) -> None:
+    """Write lines; a character that the console cannot show is spelled out."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    for text in lines:
+        for line in text.split("\n"):
+            stream.write(_printable(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
