@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from leco_plugin.contracts import Sampler
 
 
-@dataclass
+@dataclass(eq=False)
 class Walk:
     """One walk under way: its pair, its latents, and everything that its further course depends on."""
 
@@ -62,7 +62,7 @@ class Walks(Protocol):
         """Whether a walk goes on after the step, and so needs the step's predictions for its next move."""
 
     def draw(self) -> Sequence[Walk]:
-        """Walks at the states to train at, all of one latent shape."""
+        """Walks at the states to train at."""
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Hand back drawn walks with their guided predictions (B, C, h, w), where ``moves_on``."""
@@ -72,6 +72,20 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance in float32, shapes (B, C, h, w). Source: arXiv:2207.12598."""
     base = unconditional.float()
     return base + scale * (conditional.float() - base)
+
+
+class Deck:
+    """Numbers 0..count-1 in shuffled rounds: each equally likely at every draw, and equally often in the long run."""
+
+    def __init__(self, count: int, generator: Generator) -> None:
+        self._count, self._generator = count, generator
+        self._left: list[int] = []
+
+    def draw(self) -> int:
+        """The next number."""
+        if not self._left:
+            self._left = torch.randperm(self._count, generator=self._generator).tolist()
+        return self._left.pop()
 
 
 def draw_stop(steps: int, generator: Generator) -> int:
@@ -84,17 +98,69 @@ class FreshWalks:
 
     moves_on = False
 
-    def __init__(self, begin: Begin, guide: Guide, *, pairs: int, steps: int, generator: Generator) -> None:
+    def __init__(
+        self, begin: Begin, guide: Guide, *, pairs: int, steps: int, per_step: int, generator: Generator
+    ) -> None:
         self._begin, self._guide = begin, guide
-        self._pairs, self._steps, self._generator = pairs, steps, generator
+        self._pairs, self._steps, self._per_step, self._generator = pairs, steps, per_step, generator
 
     def draw(self) -> list[Walk]:
-        """One walk of a pair drawn with equal probability, taken to its stop."""
+        """``per_step`` walks of pairs drawn with equal probability, each taken to a stop of its own."""
+        return [self._walk() for _ in range(self._per_step)]
+
+    def _walk(self) -> Walk:
         walk = self._begin(int(torch.randint(self._pairs, (), generator=self._generator)))
         for _ in range(draw_stop(self._steps, self._generator)):
             walk.advance(self._guide(walk))
-        return [walk]
+        return walk
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Never called: a fresh walk ends where it is trained at."""
         raise AssertionError("fresh walks do not move on")
+
+
+class PoolWalks:
+    """Walks in flight: every step trains at the states that some have reached, and moves those on by one step.
+
+    A walk that has been trained at position N-1 is replaced by a new one at position 1. The first walks are spread
+    evenly over 1..N-1, so that the stop is uniform from the first step to the last.
+    """
+
+    moves_on = True
+
+    def __init__(
+        self, begin: Begin, guide: Guide, *, pairs: int, steps: int, size: int, per_step: int, generator: Generator
+    ) -> None:
+        self._begin, self._guide, self._steps = begin, guide, steps
+        self._pairs = Deck(pairs, generator)
+        self._turns = Deck(size, generator)
+        self._per_step = min(per_step, size)
+        self._walks = [self._start(stop) for stop in _spread(size, steps, generator)]
+
+    def draw(self) -> list[Walk]:
+        """``per_step`` different walks of the pool."""
+        turns: dict[int, None] = {}
+        while len(turns) < self._per_step:
+            turns[self._turns.draw()] = None
+        self._drawn = list(turns)
+        return [self._walks[turn] for turn in self._drawn]
+
+    def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
+        """Move the drawn walks on, and replace those that are through."""
+        for turn, walk, prediction in zip(self._drawn, walks, predictions, strict=True):
+            if walk.position + 1 < self._steps:
+                walk.advance(prediction)
+            else:
+                self._walks[turn] = self._start(1)
+
+    def _start(self, stop: int) -> Walk:
+        walk = self._begin(self._pairs.draw())
+        for _ in range(stop):
+            walk.advance(self._guide(walk))
+        return walk
+
+
+def _spread(size: int, steps: int, generator: Generator) -> list[int]:
+    """``size`` stops over 1..``steps`` - 1, one drawn from each equal part."""
+    drawn = torch.rand(size, generator=generator)
+    return [1 + int((part + drawn[part].item()) * (steps - 1) / size) for part in range(size)]

@@ -12,12 +12,12 @@ from torch import Generator
 
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
-from leco_plugin.core.walk import FreshWalks
 from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.loop import Loop
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.rows import Model
 from leco_plugin.engine.step import LecoStep, StepSettings
+from leco_plugin.engine.walks import make_walks
 from leco_plugin.errors import ConfigError, ModelError, NetworkError
 from leco_plugin.events import RunEnded, RunStarted, Saved, Warned
 from leco_plugin.network.metadata import newest_last, run_metadata
@@ -87,13 +87,7 @@ class LecoProcess:
         )
         sampler = denoiser.sampler(job.train.noise_scheduler, job.leco.max_denoising_steps)
         step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, sampler, settings)
-        walks = FreshWalks(
-            lambda pair: step.begin(pair, generator),
-            step.guide,
-            pairs=len(job.pairs),
-            steps=job.leco.max_denoising_steps,
-            generator=generator,
-        )
+        walks = make_walks(job.leco, step, len(job.pairs), generator)
 
         def save(done: int) -> None:
             self._save(denoiser, network, done, final=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,18 +49,20 @@ class Model:
     def predict_distinct(self, walks: Sequence[Walk], rows: Iterable[Row]) -> dict[Row, Tensor]:
         """Prediction (B, C, h, w) of every distinct row, without gradient; equal rows are computed once."""
         answers: dict[Row, Tensor] = {}
-        for batch in self.batches(rows):
+        for batch in self.batches(walks, rows):
             with self.network.multiplier(self.multipliers(walks, batch)):
                 predictions = self.predict(walks, batch)
             parts = predictions.split([walks[row.walk].samples for row in batch])
             answers.update(zip(batch, parts, strict=True))
         return answers
 
-    def batches(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
-        """Distinct rows that fit one call: all of them, or one multiplier at a time where the network needs it."""
-        distinct = list(dict.fromkeys(rows))
-        if self.network.takes_rows:
-            yield distinct
-            return
-        for value in dict.fromkeys(row.multiplier for row in distinct):
-            yield [row for row in distinct if row.multiplier == value]
+    def batches(self, walks: Sequence[Walk], rows: Iterable[Row]) -> list[list[Row]]:
+        """Distinct rows by the call they fit in: of one latent shape, and of one multiplier where the network needs it.
+
+        Usually that is one call for all.
+        """
+        calls: dict[tuple[torch.Size, float | None], list[Row]] = {}
+        for row in dict.fromkeys(rows):
+            multiplier = None if self.network.takes_rows else row.multiplier
+            calls.setdefault((walks[row.walk].latents.shape[1:], multiplier), []).append(row)
+        return list(calls.values())

@@ -86,7 +86,7 @@ class LecoStep:
         parts: dict[int, Tensor] = {}
         loss = torch.zeros((), device=walks[0].latents.device)
         goals = [self._goal(i, walk, known) for i, walk in enumerate(walks)]
-        for rows in self._model.batches(self._target_row(i, walk) for i, walk in enumerate(walks)):
+        for rows in self._model.batches(walks, (self._target_row(i, walk) for i, walk in enumerate(walks))):
             with torch.enable_grad(), self._model.network.multiplier(self._model.multipliers(walks, rows)):
                 predictions = self._model.predict(walks, rows).split([walks[row.walk].samples for row in rows])
                 losses = [

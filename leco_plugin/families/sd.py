@@ -48,7 +48,9 @@ class SDDenoiser:
     def encode(self, prompts: Sequence[str]) -> TensorTable:
         """Last hidden states (P, 77, width) of the prompts; the text encoder is loaded for this and freed."""
         tokenizer = CLIPTokenizer.from_pretrained(self._folder, subfolder="tokenizer")
-        encoder = CLIPTextModel.from_pretrained(self._folder, subfolder="text_encoder").to(self.device).eval()
+        encoder = CLIPTextModel.from_pretrained(self._folder, subfolder="text_encoder")
+        # float32 whatever the file holds: it is used once, and its rounding would be in every step
+        encoder.to(self.device, torch.float32).eval()
         limit = int(tokenizer.model_max_length)
         self._truncated = [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit]
         ids = [tokenizer(p, padding="max_length", max_length=limit, truncation=True).input_ids for p in prompts]

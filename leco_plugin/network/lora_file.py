@@ -8,12 +8,13 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from leco_plugin.errors import NetworkError
@@ -60,6 +61,29 @@ def write_lora(path: Path, layers: Mapping[str, LoraWeights], dtype: str, metada
     data = save(lora_tensors(layers, _DTYPES[dtype]))
     hashes = _hashes(data, metadata)
     write_atomically(path, _with_metadata(data, {**metadata, **hashes}))
+
+
+def read_lora(path: Path, known: Iterable[str]) -> dict[str, LoraWeights]:
+    """The layers of a file in this format, by those of the ``known`` layer names that it has.
+
+    Raises NetworkError where the file cannot be read, or holds a key that belongs to none of the names.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise NetworkError(f"{path} cannot be read as a LoRA: {error}", fix="name a .safetensors file") from None
+    layers = {}
+    for name in known:
+        key = unet_key(name)
+        if f"{key}.lora_down.weight" not in tensors:
+            continue
+        down, up = tensors.pop(f"{key}.lora_down.weight"), tensors.pop(f"{key}.lora_up.weight")
+        alpha = tensors.pop(f"{key}.alpha", None)
+        layers[name] = LoraWeights(down, up, down.shape[0] if alpha is None else float(alpha))
+    if tensors or not layers:
+        unknown = next(iter(tensors), "nothing")
+        raise NetworkError(f"{path} does not fit this model: it holds {unknown}", fix="use the model it was made for")
+    return layers
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from leco_plugin.errors import NetworkError
-from leco_plugin.network.lora_file import LoraWeights, write_lora
+from leco_plugin.network.lora_file import LoraWeights, read_lora, write_lora
 
 ADAPTER = "leco"
 _BLOCK = "Transformer2DModel"
@@ -89,6 +89,22 @@ class PeftLora:
             name: LoraWeights(layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data, self._alpha)
             for name, layer in self._layers.items()
         }
+
+    @classmethod
+    def from_file(cls, module: nn.Module, path: Path) -> PeftLora:
+        """The LoRA of a file on ``module``; NetworkError where it does not fit, or its layers differ in rank."""
+        layers = read_lora(path, transformer_layers(module))
+        shapes = {(weights.down.shape[0], weights.alpha) for weights in layers.values()}
+        if len(shapes) != 1:
+            raise NetworkError(f"{path} mixes ranks or alphas: {sorted(shapes)}")
+        rank, alpha = shapes.pop()
+        network = cls(module, rank=rank, alpha=alpha, seed=0)
+        for name, layer in network._layers.items():
+            if name not in layers:
+                raise NetworkError(f"{path} has nothing for the layer {name}")
+            layer.lora_A[ADAPTER].weight.data.copy_(layers[name].down)
+            layer.lora_B[ADAPTER].weight.data.copy_(layers[name].up)
+        return network
 
     def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
         """Write the LoRA as sd-scripts does, atomically, with ``metadata`` and what describes the network."""

@@ -1,0 +1,98 @@
+"""The command `leco`: thin; what the user can put right ends here with exit code 2 and no traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from leco_plugin import __version__
+from leco_plugin.errors import LecoError
+
+OK, REFUSED, INTERRUPTED = 0, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 refused with a reason, 130 stopped by the user."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except LecoError as error:
+        for problem in error.problems:
+            print(_printable(str(problem), sys.stderr.encoding), file=sys.stderr)  # noqa: T201
+        return REFUSED
+    except KeyboardInterrupt:
+        print("stopped; nothing was saved", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="leco", description="Train LECO LoRAs from prompts alone.")
+    parser.add_argument("--version", action="version", version=f"leco_plugin {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_check(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser("train", help="train a LoRA from a job file")
+    train.add_argument("job", type=Path, metavar="JOB", help="job file (YAML or JSON)")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one option of the job")
+    train.add_argument("--host", default="builtin", help="trainer that runs it (default: %(default)s)")
+    train.set_defaults(command=_train)
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser("check", help="show what a job or prompt file means, without loading a model")
+    check.add_argument("file", type=Path, metavar="FILE", help="job file or prompt file")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.set_defaults(command=_check)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = commands.add_parser("demo", help="train on the built-in tiny model and measure what the LoRA does")
+    demo.add_argument("kind", nargs="?", choices=["slider", "erase"], default="slider", help="default: %(default)s")
+    demo.add_argument("--output", type=Path, metavar="DIR", help="default: leco_demo_slider or leco_demo_erase")
+    demo.add_argument("--seed", type=_seed, default=42, metavar="N", help="default: %(default)s")
+    demo.set_defaults(command=_demo)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from leco_plugin.config.build import load_job, parse_overrides
+
+    loaded = load_job(options.job, parse_overrides(options.set))
+    for warning in loaded.warnings:
+        print(_printable(f"warning: {warning}", sys.stderr.encoding), file=sys.stderr)  # noqa: T201
+    from leco_plugin.plugins import run_job
+
+    return INTERRUPTED if run_job(loaded.job, host=options.host).interrupted else OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from leco_plugin.check import check
+
+    return check(options.file, options.json, sys.stdout, sys.stderr)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from leco_plugin.demo.run import run_demo
+
+    output = options.output or Path(f"leco_demo_{options.kind}")
+    return OK if run_demo(options.kind, output, options.seed) else INTERRUPTED
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError
+    return number
+
+
+def _printable(text: str, encoding: str | None) -> str:
+    """``text`` with what the console cannot spell escaped."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

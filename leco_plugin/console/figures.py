@@ -1,0 +1,53 @@
+"""Figures in words, the same for every view."""
+
+from __future__ import annotations
+
+from leco_plugin.events import RunEnded, Saved, StepDone
+
+
+def memory(number: int) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def goal_reached(fraction: float | None) -> str:
+    """A fraction of the goal as a percentage; a dash while nothing was measured."""
+    return "-" if fraction is None else f"{100 * fraction:.0f} %"
+
+
+class Pace:
+    """Samples per second and time left, smoothed over the last steps."""
+
+    def __init__(self) -> None:
+        self._samples = self._seconds = self._steps = 0.0
+        self._last = 0
+
+    def add(self, event: StepDone) -> tuple[float, float]:
+        """(samples per second, seconds left) after ``event``."""
+        fade = 0.95
+        self._samples = fade * self._samples + event.samples
+        self._seconds = fade * self._seconds + event.seconds
+        self._steps = fade * self._steps + (event.step - self._last)
+        self._last = event.step
+        left = (event.steps - event.step) * self._seconds / self._steps
+        return self._samples / max(self._seconds, 1e-9), left
+
+
+def saved(event: Saved) -> str:
+    """One line about a file."""
+    return f"saved {event.path}" if event.final else f"saved {event.path} (step {event.step})"
+
+
+def ended(event: RunEnded) -> str:
+    """One line about how the run ended."""
+    time = duration(event.seconds)
+    if event.interrupted:
+        return f"stopped after {event.steps} steps in {time}; what was learned so far is in {event.path}"
+    return f"finished {event.steps} steps in {time}; the LoRA is {event.path}"

@@ -1,0 +1,53 @@
+"""A run as plain lines, for logs and pipes."""
+
+from __future__ import annotations
+
+import time
+from typing import TextIO
+
+from leco_plugin.console import figures
+from leco_plugin.events import Event, RunEnded, RunStarted, Saved, StepDone, Warned
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class PlainView:
+    """Writes a line now and then; the first and the last step always get one."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._pace = figures.Pace()
+        self._last_line = float("-inf")
+
+    def notify(self, event: Event) -> None:
+        """Write what ``event`` tells, if it is worth a line."""
+        for line in self._lines(event):
+            # a log or console that cannot spell a prompt shows it escaped
+            encoding = self._out.encoding or "utf-8"
+            self._out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        self._out.flush()
+
+    def _lines(self, event: Event) -> list[str]:
+        if isinstance(event, RunStarted):
+            return [f"{label}: {value}" for label, value in event.facts]
+        if isinstance(event, StepDone):
+            return self._step(event)
+        if isinstance(event, Saved):
+            return [figures.saved(event)]
+        if isinstance(event, Warned):
+            return [f"warning: {event.message}"]
+        if isinstance(event, RunEnded):
+            return [figures.ended(event)]
+        return []
+
+    def _step(self, event: StepDone) -> list[str]:
+        speed, left = self._pace.add(event)
+        now = time.monotonic()
+        if event.step != event.steps and now - self._last_line < SECONDS_BETWEEN_LINES:
+            return []
+        self._last_line = now
+        return [
+            f"step {event.step}/{event.steps}  loss {event.loss:.5f}  goal reached "
+            f"{figures.goal_reached(event.goal_reached)}  lr {event.learning_rate:.2e}  {speed:.1f} samples/s  "
+            f"{figures.memory(event.memory_bytes)}  {figures.duration(left)} left"
+        ]

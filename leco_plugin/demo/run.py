@@ -1,0 +1,155 @@
+"""`leco demo`: train, measure on fresh seeds, draw, and say how the file is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from rich.console import Console
+
+from leco_plugin.config.build import load_job
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.console.tables import print_table
+from leco_plugin.demo.measure import Asked, Figures, Studio, erase_test, figures, read_all, slider_test
+from leco_plugin.errors import ConfigError
+from leco_plugin.plugins import run_job
+from leco_plugin.preview.pictures import strip
+from leco_plugin.tiny.pictures import HUES
+
+Kind = Literal["slider", "erase"]
+ERASED = "blue"
+STRENGTHS: dict[str, tuple[float, ...]] = {"slider": (-2, -1, 0, 1, 2), "erase": (0, 0.5, 1, 1.5)}
+STRIP_ROWS = 6
+JOBS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures at one strength, of all pictures and by colour."""
+
+    strength: float
+    all: Figures
+    colours: dict[str, Figures]
+
+
+def run_demo(kind: Kind, output: Path, seed: int) -> bool:
+    """Train the demo ``kind`` with ``seed`` into the folder ``output``; False where the user stopped it.
+
+    Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError where ``output`` cannot be used.
+    """
+    job = _job(kind, output, seed)
+    result = run_job(job)
+    if result.interrupted:
+        return False
+    asked = slider_test(seed) if kind == "slider" else erase_test(seed)
+    console = Console()
+    with console.status("drawing pictures on fresh seeds and reading them"):
+        measured, sheet = _measure(kind, result.path, asked)
+    sheet.save(output / "strip.png")
+    _write_numbers(kind, output, seed, result.path, measured)
+    _print(console, kind, measured)
+    _say_how_to_use(console, kind, output, result.path)
+    return True
+
+
+def _job(kind: Kind, output: Path, seed: int) -> JobConfig:
+    """The shipped job, copied beside what it makes, so that it can be changed and run again."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name in (f"{kind}.yaml", f"{kind}.toml"):
+            (output / name).write_bytes((JOBS / name).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot write to {output}: {error.strerror}", fix="choose another --output") from None
+    return load_job(output / f"{kind}.yaml", {"output_dir": str(output), "training_seed": seed}).job
+
+
+def _measure(kind: Kind, lora: Path, asked: Sequence[Asked]) -> tuple[list[Measured], Image.Image]:
+    studio = Studio(lora, [one.prompt for one in asked])
+    drawn = {strength: studio.pictures(asked, strength) for strength in STRENGTHS[kind]}
+    measured = [_figures_at(strength, asked, pictures) for strength, pictures in drawn.items()]
+    shown = _shown(kind, asked)
+    labels = [f"{strength:g}" for strength in drawn]
+    sheet = strip([[pictures[number] for pictures in drawn.values()] for number in shown], labels, zoom=2)
+    return measured, sheet
+
+
+def _figures_at(strength: float, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> Measured:
+    readings = read_all(pictures)
+    colours = {}
+    for colour in HUES:
+        of_colour = [number for number, one in enumerate(asked) if one.colour == colour]
+        colours[colour] = figures([asked[n] for n in of_colour], [readings[n] for n in of_colour])
+    return Measured(strength, figures(asked, readings), colours)
+
+
+def _shown(kind: Kind, asked: Sequence[Asked]) -> list[int]:
+    """Which pictures make the strip: one of every colour, the erased one first and twice."""
+    by_colour = {colour: [n for n, one in enumerate(asked) if one.colour == colour] for colour in HUES}
+    if kind == "slider":
+        return [numbers[row % len(numbers)] for row, numbers in enumerate(by_colour.values())][:STRIP_ROWS]
+    erased = by_colour.pop(ERASED)
+    others = [numbers[(row * 4 + 1) % len(numbers)] for row, numbers in enumerate(by_colour.values())]
+    return [erased[1], erased[-1], *others]
+
+
+def _write_numbers(kind: Kind, output: Path, seed: int, lora: Path, measured: Sequence[Measured]) -> None:
+    tree = {
+        "demo": kind,
+        "seed": seed,
+        "lora": lora.name,
+        "strip": "strip.png",
+        **({"erased": ERASED} if kind == "erase" else {}),
+        "strengths": [asdict(one) for one in measured],
+    }
+    (output / "demo.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+
+
+def _print(console: Console, kind: Kind, measured: Sequence[Measured]) -> None:
+    if kind == "slider":
+        head = ["strength", "mean area (pixels)", "colour as asked", "shape as asked"]
+        rows = [
+            [f"{m.strength:+g}", f"{m.all.mean_area:.0f}", _percent(m.all.colour_right), _percent(m.all.shape_right)]
+            for m in measured
+        ]
+        title = f"size slider, {measured[0].all.pictures} pictures a strength, seeds that training never saw"
+    else:
+        others = [colour for colour in HUES if colour != ERASED]
+        head = ["strength", f"asked for {ERASED}: {ERASED}", *(f"{colour}: {colour}" for colour in others)]
+        rows = [
+            [f"{m.strength:g}", *(_with_hue(m.colours[colour]) for colour in (ERASED, *others))] for m in measured
+        ]
+        title = f"erase {ERASED}: pictures in the colour asked for, and their hue ({_count(measured)} a colour)"
+    print_table(console, title, head, rows)
+
+
+def _count(measured: Sequence[Measured]) -> int:
+    return measured[0].colours[ERASED].pictures
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
+
+
+def _with_hue(one: Figures) -> str:
+    return _percent(one.colour_right) + ("" if one.hue is None else f" ({one.hue:.0f} deg)")
+
+
+def _say_how_to_use(console: Console, kind: Kind, output: Path, lora: Path) -> None:
+    strengths = "-2 to 2" if kind == "slider" else "0 to 1"
+    lines = [
+        f"pictures  {output / 'strip.png'}",
+        f"numbers   {output / 'demo.json'}",
+        f"LoRA      {lora}",
+        f"job       {output / kind}.yaml with {kind}.toml: change them, then: leco train {output / kind}.yaml",
+        "",
+        f"A LoRA fits the model it was trained on, this one builtin:tiny. Yours is used the same way, at {strengths}:",
+        "ComfyUI    put it into models/loras, add a LoraLoaderModelOnly node and set strength_model",
+        f"A1111      put it into models/Lora, write <lora:{lora.stem}:1> into the prompt",
+        f'diffusers  pipe.load_lora_weights("{lora.parent}", weight_name="{lora.name}"); pipe.set_adapters("default_0", 1.0)',
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
