@@ -127,13 +127,17 @@ class Observer(Protocol):
 class Hooks(Protocol):
     """The hooks that hosts and processes call; see hookspecs.py for their rules."""
 
-    def leco_process(self, *, type: str, job: JobConfig, hooks: Hooks) -> Process | None: ...
+    def leco_process(self, *, type: str, job: JobConfig, hooks: Hooks) -> Process | None:
+        """The training process of this type."""
 
-    def leco_load_model(self, *, job: JobConfig, device: device) -> Denoiser | None: ...
+    def leco_load_model(self, *, job: JobConfig, device: device) -> Denoiser | None:
+        """The model that the job names."""
 
-    def leco_create_network(self, *, job: JobConfig, denoiser: Denoiser, seed: int) -> Network | None: ...
+    def leco_create_network(self, *, job: JobConfig, denoiser: Denoiser, seed: int) -> Network | None:
+        """The network that the job asks for, attached."""
 
-    def leco_observers(self, *, job: JobConfig) -> list[Iterable[Observer]]: ...
+    def leco_observers(self, *, job: JobConfig) -> list[Iterable[Observer]]:
+        """The observers of every plugin."""
 
 
 class Process(Protocol):

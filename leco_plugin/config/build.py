@@ -232,8 +232,6 @@ class _JobBuilder:
         self, config: Mapping[str, object], process: Mapping[str, object], key: Key, pairs: tuple[PromptPair, ...]
     ) -> JobConfig | None:
         settings = {name: value for name, value in process.items() if name in _PROCESS_KEYS - {"type"}}
-        if isinstance(settings.get("training_folder"), str):
-            settings["training_folder"] = Path(str(settings["training_folder"]))
         if "name" in config:
             settings["name"] = config["name"]
         # prompts that could not be read are reported already; the placeholder keeps pydantic from saying so again

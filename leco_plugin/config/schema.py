@@ -156,9 +156,9 @@ class LecoConfig(Frozen):
     """Guidance while walking. Not the edit strength: that is a pair's guidance_scale."""
     walk: Literal["pool", "fresh"] = "fresh"
     """pool: walks in flight that every step moves on by one; fresh: every step walks anew from noise."""
-    pool_size: int = Field(8, ge=1, le=32)
+    pool_size: Whole = Field(8, ge=1, le=32)
     """Walks in flight."""
-    pairs_per_step: int = Field(1, ge=1, le=32)
+    pairs_per_step: Whole = Field(1, ge=1, le=32)
     """Walks that one step trains at together."""
 
 
@@ -167,8 +167,10 @@ class JobConfig(Frozen):
 
     name: Annotated[str, AfterValidator(_file_name)]
     """Base name of the files that the run writes."""
-    training_folder: Path = Path("output")
+    training_folder: Annotated[Path, Field(strict=False)] = Path("output")
     """The run writes into the folder `name` inside this one."""
+    output_dir: Annotated[Path | None, Field(strict=False)] = None
+    """The run writes straight into this folder instead, as sd-scripts does."""
     device: str = Field("auto", pattern=r"^[a-z]+(:[0-9]{1,3})?$")
     """auto (cuda, else mps, else cpu) or a torch device such as cuda:1."""
     training_seed: Whole | None = Field(None, ge=0, lt=2**63)
@@ -185,4 +187,4 @@ class JobConfig(Frozen):
     @property
     def output_folder(self) -> Path:
         """Where the run's files go."""
-        return self.training_folder / self.name
+        return self.output_dir or self.training_folder / self.name

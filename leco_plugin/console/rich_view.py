@@ -11,7 +11,6 @@ from leco_plugin.console import figures
 from leco_plugin.events import Event, RunEnded, RunStarted, Saved, StepDone, Warned
 
 _COLUMNS = ("loss {loss}", "goal {goal}", "lr {lr}", "{speed}/s", "{memory}", "{left} left")
-_EMPTY = {"loss": "-", "goal": "-", "lr": "-", "speed": "-", "memory": "-", "left": "-"}
 
 
 class RichView:
@@ -29,7 +28,9 @@ class RichView:
             console=console,
             expand=True,
         )
-        self._task = self._progress.add_task("training", total=None, **_EMPTY)
+        self._task = self._progress.add_task(
+            "training", total=None, loss="-", goal="-", lr="-", speed="-", memory="-", left="-"
+        )
 
     def notify(self, event: Event) -> None:
         """Draw what ``event`` tells."""

@@ -10,22 +10,27 @@ from torch import Tensor
 Action = Literal["erase", "enhance"]
 
 
+def precise(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32, or in float64 where it is that already."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def goal(neutral: Tensor, positive: Tensor, unconditional: Tensor, *, strength: float, action: Action) -> Tensor:
     """Prediction that moves ``neutral`` away from the concept (erase) or towards it (enhance).
 
-    Shapes: all (B, C, h, w), any dtype; the result is float32 and carries no gradient.
+    Shapes: all (B, C, h, w), any dtype; the result is float32 (float64 from float64) and carries no gradient.
     ``strength`` 0 leaves ``neutral`` as it is. Linear, so it holds for epsilon, v and flow alike.
     Source: ESD, arXiv:2303.07345.
     """
     sign = -1.0 if action == "erase" else 1.0
     # float32: in bf16 an edit below about 0.4 % of the prediction vanishes
-    concept = positive.float() - unconditional.float()
-    return (neutral.float() + sign * strength * concept).detach()
+    concept = precise(positive) - precise(unconditional)
+    return (precise(neutral) + sign * strength * concept).detach()
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of every row: (R, C, h, w) twice -> (R,) float32."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+    """Mean squared error of every row: (R, C, h, w) twice -> (R,), float32 or wider."""
+    return (precise(prediction) - precise(target)).square().flatten(1).mean(1)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, *, velocity: bool) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from leco_plugin.contracts import Sampler
+from leco_plugin.core.objective import precise
 
 
 @dataclass(eq=False)
@@ -44,7 +45,7 @@ class Walk:
 
     def advance(self, prediction: Tensor) -> None:
         """Take one sampler step along the guided ``prediction`` (B, C, h, w)."""
-        self.latents = self.sampler.step(prediction.float(), self.position, self.latents, self.generator)
+        self.latents = self.sampler.step(precise(prediction), self.position, self.latents, self.generator)
         self.position += 1
 
 
@@ -70,8 +71,8 @@ class Walks(Protocol):
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance in float32, shapes (B, C, h, w). Source: arXiv:2207.12598."""
-    base = unconditional.float()
-    return base + scale * (conditional.float() - base)
+    base = precise(unconditional)
+    return base + scale * (precise(conditional) - base)
 
 
 class Deck:

@@ -119,9 +119,7 @@ def _print(console: Console, kind: Kind, measured: Sequence[Measured]) -> None:
     else:
         others = [colour for colour in HUES if colour != ERASED]
         head = ["strength", f"asked for {ERASED}: {ERASED}", *(f"{colour}: {colour}" for colour in others)]
-        rows = [
-            [f"{m.strength:g}", *(_with_hue(m.colours[colour]) for colour in (ERASED, *others))] for m in measured
-        ]
+        rows = [[f"{m.strength:g}", *(_with_hue(m.colours[colour]) for colour in (ERASED, *others))] for m in measured]
         title = f"erase {ERASED}: pictures in the colour asked for, and their hue ({_count(measured)} a colour)"
     print_table(console, title, head, rows)
 
@@ -140,6 +138,7 @@ def _with_hue(one: Figures) -> str:
 
 def _say_how_to_use(console: Console, kind: Kind, output: Path, lora: Path) -> None:
     strengths = "-2 to 2" if kind == "slider" else "0 to 1"
+    load = f'pipe.load_lora_weights("{lora.parent}", weight_name="{lora.name}", adapter_name="leco")'
     lines = [
         f"pictures  {output / 'strip.png'}",
         f"numbers   {output / 'demo.json'}",
@@ -149,7 +148,7 @@ def _say_how_to_use(console: Console, kind: Kind, output: Path, lora: Path) -> N
         f"A LoRA fits the model it was trained on, this one builtin:tiny. Yours is used the same way, at {strengths}:",
         "ComfyUI    put it into models/loras, add a LoraLoaderModelOnly node and set strength_model",
         f"A1111      put it into models/Lora, write <lora:{lora.stem}:1> into the prompt",
-        f'diffusers  pipe.load_lora_weights("{lora.parent}", weight_name="{lora.name}"); pipe.set_adapters("default_0", 1.0)',
+        f'diffusers  {load}; pipe.set_adapters("leco", 1.0)',
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -79,7 +79,7 @@ class Loop:
         report_every = 1 if self.device.type == "cpu" else REPORT_EVERY
         with stop_on_signal() as stop:
             while self.done < self.train.steps and not stop.asked:
-                learning_rate = schedule.get_last_lr()[0]
+                learning_rate = float(schedule.get_last_lr()[0])
                 self._accumulate()
                 last = self.done + 1 == self.train.steps
                 due = bool(self.save_every) and (self.done + 1) % (self.save_every or 1) == 0 and not last
@@ -99,7 +99,7 @@ class Loop:
             self._meter.add(self.step.run(self.walks, self._backward))
 
     def _backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss / self.train.gradient_accumulation).backward()
+        torch.autograd.backward(self._scaler.scale(loss / self.train.gradient_accumulation))
 
     def _update(self) -> None:
         if self.train.max_grad_norm > 0:

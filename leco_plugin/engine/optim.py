@@ -22,10 +22,8 @@ def make_schedule(train: TrainConfig, optimizer: torch.optim.Optimizer) -> torch
     """The learning-rate schedule over ``train.steps`` optimizer steps, warm-up included."""
     from diffusers.optimization import get_scheduler
 
-    name = train.lr_scheduler
+    name: str = train.lr_scheduler
     if name == "constant" and train.lr_warmup_steps:
         name = "constant_with_warmup"
-    schedule = get_scheduler(
-        name, optimizer, num_warmup_steps=train.lr_warmup_steps, num_training_steps=train.steps
-    )
+    schedule = get_scheduler(name, optimizer, num_warmup_steps=train.lr_warmup_steps, num_training_steps=train.steps)
     return cast(torch.optim.lr_scheduler.LRScheduler, schedule)

@@ -63,7 +63,9 @@ class LecoProcess:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot write to {folder}: {error.strerror}", fix="set another training_folder") from None
+            raise ConfigError(
+                f"cannot write to {folder}: {error.strerror}", fix="set another training_folder"
+            ) from None
 
     def _load_model(self) -> Denoiser:
         denoiser = self._hooks.leco_load_model(job=self._job, device=choose_device(self._job.device))

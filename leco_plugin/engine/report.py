@@ -24,11 +24,12 @@ class Report:
         self._observers = list(observers)
 
     def __call__(self, event: Event) -> None:
+        """Notify every observer of ``event``."""
         for observer in list(self._observers):
             try:
                 observer.notify(event)
             # an observer is somebody else's code: no fault of it may cost a training run
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 self._observers.remove(observer)
                 self(Warned(f"{type(observer).__name__} failed and was switched off: {error}"))
 

@@ -52,8 +52,7 @@ class Model:
         for batch in self.batches(walks, rows):
             with self.network.multiplier(self.multipliers(walks, batch)):
                 predictions = self.predict(walks, batch)
-            parts = predictions.split([walks[row.walk].samples for row in batch])
-            answers.update(zip(batch, parts, strict=True))
+            answers.update(zip(batch, split_rows(predictions, walks, batch), strict=True))
         return answers
 
     def batches(self, walks: Sequence[Walk], rows: Iterable[Row]) -> list[list[Row]]:
@@ -66,3 +65,8 @@ class Model:
             multiplier = None if self.network.takes_rows else row.multiplier
             calls.setdefault((walks[row.walk].latents.shape[1:], multiplier), []).append(row)
         return list(calls.values())
+
+
+def split_rows(predictions: Tensor, walks: Sequence[Walk], rows: Sequence[Row]) -> tuple[Tensor, ...]:
+    """Predictions (R, C, h, w) of a batch -> one (B, C, h, w) for each of ``rows``."""
+    return torch.split(predictions, [walks[row.walk].samples for row in rows])

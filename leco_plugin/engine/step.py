@@ -12,7 +12,7 @@ from leco_plugin.contracts import Sampler
 from leco_plugin.core import noise, objective, sizes
 from leco_plugin.core.walk import Walk, Walks, guided
 from leco_plugin.engine.concepts import Concept
-from leco_plugin.engine.rows import Model, Row
+from leco_plugin.engine.rows import Model, Row, split_rows
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss (); scaling and accumulation are the caller's."""
@@ -88,7 +88,7 @@ class LecoStep:
         goals = [self._goal(i, walk, known) for i, walk in enumerate(walks)]
         for rows in self._model.batches(walks, (self._target_row(i, walk) for i, walk in enumerate(walks))):
             with torch.enable_grad(), self._model.network.multiplier(self._model.multipliers(walks, rows)):
-                predictions = self._model.predict(walks, rows).split([walks[row.walk].samples for row in rows])
+                predictions = split_rows(self._model.predict(walks, rows), walks, rows)
                 losses = [
                     self._loss(walks[row.walk], part, goals[row.walk])
                     for row, part in zip(rows, predictions, strict=True)

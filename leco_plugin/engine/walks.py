@@ -19,6 +19,4 @@ def make_walks(leco: LecoConfig, step: LecoStep, pairs: int, generator: Generato
     if leco.walk == "fresh":
         return FreshWalks(begin, step.guide, pairs=pairs, steps=steps, per_step=per_step, generator=generator)
     size = max(leco.pool_size, per_step)
-    return PoolWalks(
-        begin, step.guide, pairs=pairs, steps=steps, size=size, per_step=per_step, generator=generator
-    )
+    return PoolWalks(begin, step.guide, pairs=pairs, steps=steps, size=size, per_step=per_step, generator=generator)

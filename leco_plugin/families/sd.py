@@ -72,8 +72,8 @@ class SDDenoiser:
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
         """UNet prediction (R, C, h, w); ``sizes`` means nothing to this family."""
         rows = cast(TensorRows, text)
-        mixed = self._dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self._dtype if mixed else None, enabled=mixed):
+        mixed = self._dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(self.device.type, dtype=self._dtype if mixed else torch.bfloat16, enabled=mixed):
             predicted = self._unet(latents.to(self._dtype), timesteps, rows.text, return_dict=False)
         return cast(Tensor, predicted[0])
 

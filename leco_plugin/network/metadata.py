@@ -26,6 +26,7 @@ def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int
         **_model(job, family, prediction_type),
         **_training(job, seed, step),
         **_leco(job),
+        **{f"ss_leco_meta_{key}": value.replace("[name]", job.name) for key, value in job.meta.items()},
         **_date(),
     }
 

@@ -40,7 +40,7 @@ class PeftLora:
         if not targets:
             raise NetworkError(f"{type(module).__name__} has no transformer block that a LoRA could go on")
         self._rank, self._alpha = rank, alpha
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=True)  # type: ignore[arg-type]
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(config, module, adapter_name=ADAPTER)
