@@ -41,6 +41,12 @@ def test_the_equation_says_what_is_taken_from_where():
     )
 
 
+def test_the_other_end_of_a_slider_keeps_the_sign_of_its_action():
+    """At a negative strength erase still takes away."""
+    pair = PromptPair(target="c", positive="p", action="erase", multiplier=-0.5)
+    assert "at strength -0.5, predict what '' predicts, minus 1.0 x what 'p' adds" in equation(pair)
+
+
 def test_every_value_of_a_pair_is_printed(tmp_path: Path):
     """Height and width are told apart."""
     path = prompts(tmp_path, '[[prompts]]\ntarget = "a"\nresolution = [64, 128]\nbatch_size = 3\nweight = 0.5\n')

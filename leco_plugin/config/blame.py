@@ -21,7 +21,7 @@ _WANTED = {
     "string_type": ("text", "put it in quotes"),
     "bool_type": ("true or false", "write true or false"),
     "model_type": ("a table", "remove it, or write its keys below it"),
-    "is_instance_of": ("text", "put it in quotes"),
+    "path_type": ("text", "put it in quotes"),
     "string_unicode": ("text", "half of a character pair (a lone surrogate) is no text"),
     "string_pattern_mismatch": ("auto, cpu, mps, cuda or cuda:1", "auto takes the best device there is"),
 }

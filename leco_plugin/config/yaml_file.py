@@ -116,7 +116,7 @@ class _Builder:
                     yield from self._entries(source, key, False, depth + 1)
                     yield from self._entries(source, key, True, depth + 1)
             elif not is_merge and not merging:
-                yield str(key_node.value), key_node, child
+                yield _text(key_node), key_node, child
 
     def _merged(self, node: yaml.Node, key: Key) -> list[yaml.MappingNode]:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -129,7 +129,7 @@ class _Builder:
         kind = _short(node.tag)
         patterns = {"!!null": _NULL, "!!bool": _BOOL, "!!int": _INT, "!!float": _FLOAT}
         if kind in ("!!str", "!!merge"):
-            return str(node.value)
+            return _text(node)
         if kind not in patterns:
             raise self._refuse(node, key, f"the tag {kind} is not allowed here", "remove the tag")
         if not patterns[kind].match(node.value):
@@ -153,6 +153,11 @@ def _convert(kind: str, text: str) -> object:
     if kind == "float":
         return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     return text
+
+
+def _text(node: yaml.ScalarNode) -> str:
+    # PyYAML reads an escaped character beyond U+FFFF, as JSON writes it, as two halves
+    return str(node.value).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _short(tag: str | None) -> str:

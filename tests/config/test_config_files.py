@@ -131,6 +131,7 @@ def test_every_json_key_has_its_line(tmp_path: Path):
         ("!!str 5", "5"),
         ("!!float 5", 5.0),
         ("1.5.2", "1.5.2"),
+        ('"\\ud83d\\ude00"', "\U0001f600"),
     ],
 )
 def test_yaml_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: object):

@@ -92,6 +92,8 @@ def test_inline_neutral_files_are_found_beside_the_job(tmp_path: Path):
         ("1e-4", "true", 7, "train.lr", "must be a number"),
         ("bfloat16", "fp8", 7, "train.dtype", "must be fp32 or bf16 or fp16"),
         ("fp16", "bf61", 8, "save.dtype", "must be float32 or float16 or bfloat16, not the text 'bf61'"),
+        ("save: {dtype: fp16}", "training_folder: 3", 8, "training_folder", "must be text, not the number 3"),
+        ("save: {dtype: fp16}", "device: GPU", 8, "device", "cuda:1"),
         ("save: {dtype: fp16}", "save:", 8, "save", "must be a table"),
         ("save: {dtype: fp16}", "sav: {}", 8, "sav", "did you mean 'save'"),
         ("{name_or_path: builtin:tiny}", "{}", 6, "model", "name_or_path is missing"),
