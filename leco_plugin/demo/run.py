@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from rich.console import Console
 
 from leco_plugin.config.build import load_job
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.console.tables import print_table
+from leco_plugin.console.pages import Page
 from leco_plugin.demo.measure import Asked, Figures, Studio, erase_test, figures, read_all, slider_test
 from leco_plugin.errors import ConfigError
 from leco_plugin.plugins import run_job
@@ -46,13 +45,13 @@ def run_demo(kind: Kind, output: Path, seed: int) -> bool:
     if result.interrupted:
         return False
     asked = slider_test(seed) if kind == "slider" else erase_test(seed)
-    console = Console()
-    with console.status("drawing pictures on fresh seeds and reading them"):
+    page = Page()
+    with page.working("drawing pictures on fresh seeds and reading them"):
         measured, sheet = _measure(kind, result.path, asked)
     sheet.save(output / "strip.png")
     _write_numbers(kind, output, seed, result.path, measured)
-    _print(console, kind, measured)
-    _say_how_to_use(console, kind, output, result.path)
+    _print(page, kind, measured)
+    page.lines(_how_to_use(kind, output, result.path))
     return True
 
 
@@ -108,7 +107,7 @@ def _write_numbers(kind: Kind, output: Path, seed: int, lora: Path, measured: Se
     (output / "demo.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 
 
-def _print(console: Console, kind: Kind, measured: Sequence[Measured]) -> None:
+def _print(page: Page, kind: Kind, measured: Sequence[Measured]) -> None:
     if kind == "slider":
         head = ["strength", "mean area (pixels)", "colour as asked", "shape as asked"]
         rows = [
@@ -121,7 +120,7 @@ def _print(console: Console, kind: Kind, measured: Sequence[Measured]) -> None:
         head = ["strength", f"asked for {ERASED}: {ERASED}", *(f"{colour}: {colour}" for colour in others)]
         rows = [[f"{m.strength:g}", *(_with_hue(m.colours[colour]) for colour in (ERASED, *others))] for m in measured]
         title = f"erase {ERASED}: pictures in the colour asked for, and their hue ({_count(measured)} a colour)"
-    print_table(console, title, head, rows)
+    page.table(title, head, rows)
 
 
 def _count(measured: Sequence[Measured]) -> int:
@@ -136,10 +135,10 @@ def _with_hue(one: Figures) -> str:
     return _percent(one.colour_right) + ("" if one.hue is None else f" ({one.hue:.0f} deg)")
 
 
-def _say_how_to_use(console: Console, kind: Kind, output: Path, lora: Path) -> None:
+def _how_to_use(kind: Kind, output: Path, lora: Path) -> list[str]:
     strengths = "-2 to 2" if kind == "slider" else "0 to 1"
     load = f'pipe.load_lora_weights("{lora.parent}", weight_name="{lora.name}", adapter_name="leco")'
-    lines = [
+    return [
         f"pictures  {output / 'strip.png'}",
         f"numbers   {output / 'demo.json'}",
         f"LoRA      {lora}",
@@ -150,5 +149,3 @@ def _say_how_to_use(console: Console, kind: Kind, output: Path, lora: Path) -> N
         f"A1111      put it into models/Lora, write <lora:{lora.stem}:1> into the prompt",
         f'diffusers  {load}; pipe.set_adapters("leco", 1.0)',
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)

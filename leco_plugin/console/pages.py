@@ -1,0 +1,34 @@
+"""Results on the console: tables, lines, and a sign that something is being worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Page:
+    """Standard output, on a terminal or not."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+
+    def working(self, what: str) -> AbstractContextManager[object]:
+        """Block during which ``what`` is shown to be under way."""
+        return self._console.status(what)
+
+    def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table with a title above it; the first column is a label, the others are numbers."""
+        table = Table(title=title, title_justify="left")
+        for number, column in enumerate(head):
+            table.add_column(column, justify="left" if number == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Plain lines, never broken, so that paths and commands can be copied."""
+        for line in lines:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
