@@ -40,10 +40,11 @@ def read_document(path: Path) -> Document:
 
     Raises ConfigError where the file cannot be read, is not UTF-8 text, or breaks its format's rules.
     """
+    data = _read(path)
     parse = _PARSERS.get(path.suffix.lower())
     if parse is None:
         raise _refuse(path, "the ending does not say what format this file has", "name it .toml, .yaml, .yml or .json")
-    text = _decode(path, _read(path))
+    text = _decode(path, data)
     tree, lines = parse(text.removeprefix("\ufeff"), path)
     return Document(path, tree, lines, text)
 

@@ -40,6 +40,7 @@ class Findings:
     overridden: frozenset[Key] = frozenset()
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    _noted: set[Problem] = field(default_factory=set)
 
     def error(self, key: Key, message: str, fix: str = "") -> None:
         """Note something that cannot be meant."""
@@ -74,7 +75,8 @@ class Findings:
         if any(key[:length] in self.overridden for length in range(1, len(key) + 1)):
             message += " (set on the command line)"
         problem = Problem(self.where(key), message, fix)
-        if problem not in notes:
+        if problem not in self._noted:
+            self._noted.add(problem)
             notes.append(problem)
 
 

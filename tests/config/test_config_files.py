@@ -204,7 +204,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path):
     """A folder, a missing file and a file that is far too large."""
     (tmp_path / "folder.toml").mkdir()
     (tmp_path / "large.toml").write_bytes(b"#" * 5_000_000)
-    for name, says in [("folder.toml", "a folder"), ("none.toml", "no such file"), ("large.toml", "larger than")]:
+    (tmp_path / "bare").mkdir()
+    said = {"folder.toml": "a folder", "bare": "a folder", "none.toml": "no such file", "none": "no such file"}
+    for name, says in {**said, "large.toml": "larger than"}.items():
         with pytest.raises(ConfigError, match=says):
             read_document(tmp_path / name)
     with pytest.raises(ConfigError):

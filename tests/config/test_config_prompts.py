@@ -225,3 +225,17 @@ def test_yaml_and_json_hold_the_same_tables(tmp_path: Path):
     (tmp_path / "x.toml").write_text("resolution = 64\n[[targets]]\n" + SLIDER.replace('= "n"', '= "no"'))
     json_pairs, yaml_pairs, toml_pairs = (load_prompts(tmp_path / f"x.{end}").pairs for end in ("json", "yaml", "toml"))
     assert json_pairs == yaml_pairs == toml_pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('\ufeffguidance_scale = 2.0\n[[prompts]]\ntarget = "a"\n', "sd-scripts reads other values"),
+        ('\ufeff[[prompts]]\ntarget = "a"\n', "sd-scripts"),
+        ('[[prompts]]\ntarget = """"quoted"""\n', "sd-scripts cannot read this file"),
+    ],
+)
+def test_what_sd_scripts_reads_otherwise_is_a_warning(read_toml: ReadToml, text: str, says: str):
+    """Its parser takes a byte order mark for part of the first key, and knows less of TOML."""
+    (warning,) = read_toml(text).warnings
+    assert says in warning.message
