@@ -50,7 +50,10 @@ class DiffusersSampler:
 
     def fresh(self) -> DiffusersSampler:
         """The same sampler without history."""
-        return DiffusersSampler(copy.deepcopy(self._scheduler), self._device, self.timesteps)
+        scheduler = copy.deepcopy(self._scheduler)
+        # forgets the steps that this one may have taken
+        scheduler.set_timesteps(len(self.timesteps))
+        return DiffusersSampler(scheduler, self._device, self.timesteps)
 
     def model_input(self, latents: Tensor, index: int) -> Tensor:
         """Latents as the scheduler scales them for the model, (B, C, h, w)."""
