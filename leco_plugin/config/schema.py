@@ -58,7 +58,7 @@ Finite = FiniteFloat
 class Frozen(BaseModel):
     """Base of all settings: immutable, unknown keys refused, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class PromptPair(Frozen):
@@ -103,6 +103,7 @@ class NetworkConfig(Frozen):
     """The LoRA that is trained."""
 
     type: Literal["lora"] = "lora"
+    """Kind of network."""
     linear: Whole = Field(4, ge=1)
     """Rank of the LoRA."""
     linear_alpha: Finite = Field(1.0, gt=0)
@@ -115,7 +116,9 @@ class TrainConfig(Frozen):
     steps: Whole = Field(1600, ge=1)
     """Optimizer steps."""
     lr: Finite = Field(1e-4, ge=0)
+    """Learning rate at its peak."""
     optimizer: Literal["adamw"] = "adamw"
+    """What turns gradients into steps."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes from `lr` at the start to the end of the run."""
     lr_warmup_steps: Whole = Field(0, ge=0)
