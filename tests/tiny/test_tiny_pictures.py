@@ -87,6 +87,13 @@ def test_the_reader_takes_shapes_that_leave_the_picture(box):
     assert seen.colour == ("blue" if painted >= 25 else "none")
 
 
+def test_a_square_at_the_edge_is_still_a_square():
+    """What lies outside the picture counts as empty, not as more of the same."""
+    image = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(image).rectangle((0, 0, 19, 19), fill=(0, 0, 255))
+    assert read(image).shape == "square"
+
+
 def test_a_long_bar_is_none_of_the_shapes():
     """What fits no outline is called none, not the least wrong."""
     image = Image.new("RGB", (64, 64), "white")
@@ -134,7 +141,7 @@ def test_every_shape_has_the_area_of_the_unit_circle_around_its_centroid(shape):
 def test_captions_say_nothing_untrue():
     """Every attribute that a caption names is the picture's own, and each is named at times and left out at times."""
     rng = np.random.default_rng(0)
-    named = {word: 0 for word in ("shape", "colour", "size", "background")}
+    named = dict.fromkeys(("shape", "colour", "size", "background"), 0)
     empty, count = 0, 3000
     for _ in range(count):
         shown = random_attributes(rng)

@@ -60,7 +60,7 @@ def test_the_same_seed_makes_the_same_bytes(two_runs):
         {file.relative_to(run / "model"): file.read_bytes() for file in (run / "model").rglob("*") if file.is_file()}
         for run in two_runs
     )
-    assert len(first) == 12
+    assert sum(file.suffix == ".safetensors" for file in first) == 3
     assert first == second
 
 
