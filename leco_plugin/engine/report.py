@@ -25,13 +25,18 @@ class Report:
 
     def __call__(self, event: Event) -> None:
         """Notify every observer of ``event``."""
-        for observer in list(self._observers):
+        failed: list[tuple[Observer, Exception]] = []
+        for observer in self._observers:
             try:
                 observer.notify(event)
             # an observer is somebody else's code: no fault of it may cost a training run
             except Exception as error:  # noqa: BLE001
-                self._observers.remove(observer)
-                self(Warned(f"{type(observer).__name__} failed and was switched off: {error}"))
+                failed.append((observer, error))
+        # by identity: somebody else's code may also say that two observers are equal
+        dropped = {id(observer) for observer, _ in failed}
+        self._observers = [observer for observer in self._observers if id(observer) not in dropped]
+        for observer, error in failed:
+            self(Warned(f"{type(observer).__name__} failed and was switched off: {error}"))
 
 
 class Meter:
