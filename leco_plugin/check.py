@@ -60,6 +60,9 @@ def equation(pair: PromptPair) -> str:
     The sign before the strength follows the action alone, as the training goal does.
     """
     at_strength = "" if pair.multiplier == 1 else f" at strength {pair.multiplier}"
+    if pair.guidance_scale == 0 and pair.neutral == pair.target:
+        asked = quote(pair.target)
+        return f"keep {asked}: when asked for {asked}{at_strength}, predict what it predicts without the LoRA"
     sign = "minus" if pair.action == "erase" else "plus"
     return (
         f"{pair.action} {quote(pair.positive)}: when asked for {quote(pair.target)}{at_strength}, "

@@ -144,3 +144,13 @@ def test_checking_imports_no_model_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=EXAMPLES.parent)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_pair_without_strength_on_its_own_neutral_is_said_to_keep_its_prompt(tmp_path: Path) -> None:
+    """`guidance_scale = 0` with the target as neutral reads as keeping that prompt, and is no reason for a warning."""
+    prompts = tmp_path / "keep.toml"
+    prompts.write_text('[[prompts]]\ntarget = "a dog"\nneutral = "a dog"\nguidance_scale = 0\n', encoding="utf-8")
+    out, err = io.StringIO(), io.StringIO()
+    assert check(prompts, False, out, err) == 0
+    assert "keep 'a dog': when asked for 'a dog', predict what it predicts without the LoRA" in out.getvalue()
+    assert err.getvalue() == ""

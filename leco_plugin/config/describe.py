@@ -59,7 +59,8 @@ def _values(field: FieldInfo) -> str:
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     limits = [(name, sign) for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))]
-    found = [f"{sign} {getattr(rule, name):g}" for rule in field.metadata for name, sign in limits if hasattr(rule, name)]
+    rules = [(rule, name, sign) for rule in field.metadata for name, sign in limits if hasattr(rule, name)]
+    found = [f"{sign} {getattr(rule, name):g}" for rule, name, sign in rules]
     return ", ".join(found)
 
 

@@ -69,7 +69,9 @@ def _warn_numbers(entry: Entry, top: Entry, values: Values, findings: Findings) 
     elif values.weight is not None and values.weight < 0:
         message = "a negative weight drives the model away from the goal without end"
         findings.warn(entry.place("weight", top), message, "use a positive weight, and the other action")
-    if values.guidance_scale == 0:
+    # with the target itself as neutral it is meant: the pair keeps that prompt as it is
+    keeps = "target" in entry.table and entry.table.get("neutral") == entry.table["target"]
+    if values.guidance_scale == 0 and not keeps:
         place = entry.place("guidance_scale", top)
         findings.warn(place, "guidance_scale 0 changes nothing but the neutral", "write 1.0 or more")
     elif values.guidance_scale is not None and values.guidance_scale < 0:
