@@ -5,14 +5,15 @@ import json
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 from torch import nn
 
 from leco_plugin.errors import TrainingError
-from leco_plugin.tiny.architecture import new_unet, new_vae, scale_latents
+from leco_plugin.tiny.architecture import new_vae, scale_latents
 from leco_plugin.tiny.fit import Dice, Score, Stage, fit
 from leco_plugin.tiny.train import main
 
-SMALL = ["--pictures", "16", "--vae-steps", "2", "--decoder-steps", "1", "--unet-steps", "2", "--threads", "1"]
+SMALL = ["--pictures", "16", "--vae-steps", "2", "--decoder-steps", "1", "--unet-steps", "4", "--threads", "1"]
 
 
 def stage(**changes):
@@ -65,7 +66,7 @@ def test_the_same_seed_makes_the_same_bytes(two_runs):
 
 
 def test_the_made_folder_loads_and_draws(two_runs):
-    """Even after two steps it is a whole pipeline with SD's scaling factor and a picture of 64 x 64."""
+    """Even after a few steps it is a whole pipeline with SD's scaling factor and a picture of 64 x 64."""
     pipeline = StableDiffusionPipeline.from_pretrained(two_runs[0] / "model", safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.vae.config.scaling_factor == 0.18215
@@ -73,10 +74,16 @@ def test_the_made_folder_loads_and_draws(two_runs):
 
 
 def test_training_moves_every_part(two_runs):
-    """After two steps UNet and text encoder differ from each other's start: nothing is left out of the optimizer."""
-    pipeline = StableDiffusionPipeline.from_pretrained(two_runs[0] / "model", safety_checker=None)
-    assert pipeline.unet.conv_out.weight.abs().sum() > 0
-    assert new_unet().conv_out.weight.abs().sum() == 0
+    """Encoder, decoder, UNet and text encoder leave their known starts (norms at 1, last layers at 0)."""
+    vae, decoder, unet = (
+        load_file(two_runs[0] / "stages" / f"{name}.safetensors") for name in ("vae", "decoder", "unet")
+    )
+    assert (vae["encoder.conv_norm_out.weight"] != 1).any()
+    assert (decoder["decoder.conv_norm_out.weight"] != vae["decoder.conv_norm_out.weight"]).any()
+    assert torch.equal(decoder["encoder.conv_norm_out.weight"], vae["encoder.conv_norm_out.weight"])
+    assert unet["unet.conv_out.weight"].any()
+    text_norm = next(weight for name, weight in unet.items() if name.endswith("final_layer_norm.weight"))
+    assert (text_norm != 1).any()
 
 
 def test_finished_stages_are_not_made_again(two_runs, capsys):
@@ -97,10 +104,10 @@ def test_stages_of_other_settings_are_refused_in_one_sentence(two_runs, change, 
 
 
 @pytest.mark.parametrize("wrong", [["--unet-steps", "0"], ["--seed", "x"], ["--steps", "5"]])
-def test_wrong_arguments_are_refused_in_one_sentence(wrong, capsys):
+def test_wrong_arguments_are_refused_in_one_sentence(wrong, tmp_path, capsys):
     """The reason stands in one line, and the exit code is 2."""
     with pytest.raises(SystemExit) as ended:
-        main(wrong)
+        main(["--output", str(tmp_path), *SMALL, *wrong])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
