@@ -20,7 +20,7 @@ from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.errors import ConfigError, ModelError, NetworkError
 from leco_plugin.events import RunEnded, RunStarted, Saved, Warned
-from leco_plugin.network.metadata import newest_last, run_metadata
+from leco_plugin.network.metadata import run_metadata
 
 SUFFIX = ".safetensors"
 
@@ -42,6 +42,7 @@ class LecoProcess:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
         self._report = Report(observer for some in hooks.leco_observers(job=job) for observer in some)
+        self._step_files: list[Path] = []
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
@@ -105,14 +106,15 @@ class LecoProcess:
         )
         network.save(path, job.save.dtype, metadata)
         if not final:
-            self._drop_old_files()
+            self._drop_old_files(path)
         self._report(Saved(path, step, final))
         return path
 
-    def _drop_old_files(self) -> None:
-        files = newest_last(list(self._job.output_folder.glob(f"{_escaped(self._job.name)}-step????????{SUFFIX}")))
-        for path in files[: -self._job.save.max_step_saves_to_keep]:
-            path.unlink(missing_ok=True)
+    def _drop_old_files(self, newest: Path) -> None:
+        """Of this run's own files: those of an earlier run in the same folder are not ours to delete."""
+        self._step_files = [path for path in self._step_files if path != newest] + [newest]
+        while len(self._step_files) > self._job.save.max_step_saves_to_keep:
+            self._step_files.pop(0).unlink(missing_ok=True)
 
     def _warn(self, denoiser: Denoiser) -> None:
         pairs = self._job.pairs
@@ -144,8 +146,9 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # asked for a number, since some devices take tensors and have none
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used here: {reason}", fix="set device: auto, or cpu") from None
     return device
@@ -159,8 +162,3 @@ def draw_seed() -> int:
 def _count_actions(job: JobConfig) -> str:
     actions: Sequence[str] = [pair.action for pair in job.pairs]
     return ", ".join(f"{actions.count(action)} {action}" for action in dict.fromkeys(actions))
-
-
-def _escaped(name: str) -> str:
-    """``name`` for a glob: brackets are common in names of LoRAs."""
-    return "".join(f"[{c}]" if c in "[]*?" else c for c in name)

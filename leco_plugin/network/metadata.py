@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -91,8 +90,3 @@ def _date() -> dict[str, str]:
     if not epoch.isdigit():
         raise ConfigError("the environment variable SOURCE_DATE_EPOCH is not a number of seconds", fix="unset it")
     return {"modelspec.date": datetime.fromtimestamp(int(epoch), timezone.utc).isoformat()}
-
-
-def newest_last(files: Sequence[Path]) -> list[Path]:
-    """Files of intermediate steps by their step number, which their names end with."""
-    return sorted(files, key=lambda path: int(path.stem.rsplit("-step", 1)[-1]))
