@@ -35,8 +35,8 @@ class Report:
         # by identity: somebody else's code may also say that two observers are equal
         dropped = {id(observer) for observer, _ in failed}
         self._observers = [observer for observer in self._observers if id(observer) not in dropped]
-        for observer, error in failed:
-            self(Warned(f"{type(observer).__name__} failed and was switched off: {error}"))
+        for observer, reason in failed:
+            self(Warned(f"{type(observer).__name__} failed and was switched off: {reason}"))
 
 
 class Meter:
