@@ -250,7 +250,7 @@ def tiny_job(folder: Path, **changes: Any) -> JobConfig:
     for name, value in changes.items():
         merges = isinstance(value, dict) and isinstance(sections.get(name), dict)
         sections[name] = {**sections[name], **value} if merges else value
-    return JobConfig.model_validate(sections)
+    return JobConfig.model_validate({**sections, "pairs": tuple(sections["pairs"])})
 
 
 class Recorder:
