@@ -20,11 +20,20 @@ def pipeline():
     return StableDiffusionPipeline.from_pretrained(MODEL_FOLDER, safety_checker=None)
 
 
+def header(file):
+    """What a safetensors file says of its tensors."""
+    content = file.read_bytes()
+    said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return {name: tensor for name, tensor in said.items() if name != "__metadata__"}
+
+
 def test_the_model_is_small_and_half_precision():
-    """The whole folder stays within 8 MB, and holds nothing but safetensors, JSON and the merges."""
+    """The whole folder stays within 8 MB, every weight is float16, and the rest is JSON and the merges."""
     files = [file for file in MODEL_FOLDER.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 8_000_000
     assert {file.suffix for file in files} == {".safetensors", ".json", ".txt"}
+    weights = [header(file) for file in files if file.suffix == ".safetensors"]
+    assert {tensor["dtype"] for part in weights for tensor in part.values()} == {"F16"}
 
 
 def test_the_scaling_factor_is_that_of_sd(pipeline):
@@ -64,9 +73,8 @@ def test_all_parts_load_in_one_precision(pipeline):
 
 def test_old_versions_find_the_names_they_know():
     """Text weights carry text_model., and the tokenizer has the two files that came before tokenizer.json."""
-    weights = (MODEL_FOLDER / "text_encoder" / "model.safetensors").read_bytes()
-    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
-    assert all(name.startswith("text_model.") for name in header if name != "__metadata__")
+    weights = header(MODEL_FOLDER / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in weights)
     names = {file.name for file in (MODEL_FOLDER / "tokenizer").iterdir()}
     assert {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"} <= names
 
