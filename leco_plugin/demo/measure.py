@@ -58,13 +58,13 @@ def slider_test(seed: int) -> list[Asked]:
 
 
 def erase_test(seed: int) -> list[Asked]:
-    """Every colour in every shape and size, on backgrounds in turn; longer prompts than any that is trained on."""
+    """Every colour in every shape and size, on backgrounds in turn, twice; longer prompts than those trained on."""
     asked = []
     backgrounds = list(BACKGROUNDS)
     for number, (colour, shape, size) in enumerate(product(HUES, SHAPES, SIZES)):
         background = backgrounds[(number + number // len(backgrounds)) % len(backgrounds)]
         asked.append((f"a {size} {colour} {shape} on a {background} background", colour, shape))
-    return _with_seeds(asked, seed)
+    return _with_seeds(asked * 2, seed)
 
 
 class Studio:

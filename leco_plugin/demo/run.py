@@ -20,7 +20,7 @@ from leco_plugin.preview.pictures import strip
 from leco_plugin.tiny.pictures import HUES
 
 Kind = Literal["slider", "erase"]
-ERASED = "blue"
+ERASED = "red"
 STRENGTHS: dict[str, tuple[float, ...]] = {"slider": (-2, -1, 0, 1, 2), "erase": (0, 0.5, 1, 1.5)}
 STRIP_ROWS = 6
 JOBS = Path(__file__).parent

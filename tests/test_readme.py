@@ -1,0 +1,71 @@
+"""The documents say what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from leco_plugin import cli, hookspecs
+from leco_plugin.config.build import load_job, load_prompts
+from leco_plugin.config.describe import page
+from leco_plugin.config.schema import PromptPair
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_readme_names_every_hook_with_its_arguments() -> None:
+    """A plugin author finds each hook in the README as it is called."""
+    hooks = [name for name in vars(hookspecs) if name.startswith("leco_")]
+    assert len(hooks) <= 6
+    for name in hooks:
+        code = getattr(hookspecs, name).__code__
+        assert f"`{name}({', '.join(code.co_varnames[: code.co_argcount])})`" in README
+
+
+def test_the_readme_names_every_command_and_flag() -> None:
+    """What the command line offers is in the README's table."""
+    commands = next(action for action in cli._parser()._actions if action.choices).choices or {}
+    for name, parser in commands.items():
+        assert f"`leco {name} " in README
+        for action in parser._actions:
+            for flag in action.option_strings:
+                assert flag.startswith("-h") or flag == "--help" or flag in README, f"leco {name} {flag}"
+
+
+def test_the_readme_lists_every_field_of_a_pair() -> None:
+    """Each key of [[prompts]] stands in the README."""
+    for field in PromptPair.model_fields:
+        assert f"`{field}`" in README
+
+
+def test_the_options_page_is_the_schema() -> None:
+    """docs/options.md is what `python -m leco_plugin.config.describe` prints."""
+    assert (ROOT / "docs" / "options.md").read_text("utf-8") == page()
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_the_examples_of_the_readme_can_be_run(number: int, tmp_path: Path) -> None:
+    """The slider of the five-minute path loads as it stands: prompts first, then the job with them."""
+    toml = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    jobs = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    for name in ("hair", "size"):
+        (tmp_path / f"{name}.toml").write_text(_unindented(toml[0]), "utf-8")
+    assert len(load_prompts(tmp_path / "hair.toml").pairs) == 4
+    (tmp_path / "job.yaml").write_text(_unindented(jobs[number]), "utf-8")
+    assert load_job(tmp_path / "job.yaml").warnings == ()
+
+
+@pytest.mark.parametrize("page_name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "leco_plugin/tiny/CARD.md"])
+def test_links_lead_somewhere(page_name: str) -> None:
+    """Every link to a file of the project finds it."""
+    text = (ROOT / page_name).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((ROOT / page_name).parent / target).exists(), target
+
+
+def _unindented(block: str) -> str:
+    indent = len(block) - len(block.lstrip(" "))
+    return "\n".join(line[indent:] for line in block.splitlines()) + "\n"
