@@ -75,7 +75,7 @@ def read_lora(path: Path, known: Iterable[str]) -> dict[str, LoraWeights]:
     layers = {}
     for name in known:
         key = unet_key(name)
-        if f"{key}.lora_down.weight" not in tensors:
+        if not tensors.keys() >= {f"{key}.lora_down.weight", f"{key}.lora_up.weight"}:
             continue
         down, up = tensors.pop(f"{key}.lora_down.weight"), tensors.pop(f"{key}.lora_up.weight")
         alpha = tensors.pop(f"{key}.alpha", None)

@@ -93,15 +93,19 @@ class PeftLora:
     @classmethod
     def from_file(cls, module: nn.Module, path: Path) -> PeftLora:
         """The LoRA of a file on ``module``; NetworkError where it does not fit, or its layers differ in rank."""
-        layers = read_lora(path, transformer_layers(module))
+        names = transformer_layers(module)
+        layers = read_lora(path, names)
         shapes = {(weights.down.shape[0], weights.alpha) for weights in layers.values()}
         if len(shapes) != 1:
             raise NetworkError(f"{path} mixes ranks or alphas: {sorted(shapes)}")
+        for name in names:
+            if name not in layers:
+                raise NetworkError(f"{path} has nothing for the layer {name}")
+            if not _fits(layers[name], module.get_parameter(f"{name}.weight")):
+                raise NetworkError(f"{path} is for a model of other widths than this one, as the layer {name} shows")
         rank, alpha = shapes.pop()
         network = cls(module, rank=rank, alpha=alpha, seed=0)
         for name, layer in network._layers.items():
-            if name not in layers:
-                raise NetworkError(f"{path} has nothing for the layer {name}")
             layer.lora_A[ADAPTER].weight.data.copy_(layers[name].down)
             layer.lora_B[ADAPTER].weight.data.copy_(layers[name].up)
         return network
@@ -114,6 +118,13 @@ class PeftLora:
             "ss_network_alpha": f"{self._alpha:g}",
         }
         write_lora(path, self.weights(), dtype, {**metadata, **described})
+
+
+def _fits(weights: LoraWeights, base: Tensor) -> bool:
+    """Whether ``up @ down`` has the shape of the ``base`` weight (out, in, ...)."""
+    rank = weights.down.shape[0]
+    ones = base.shape[2:]
+    return weights.down.shape == (rank, base.shape[1], *ones) and weights.up.shape == (base.shape[0], rank, *ones)
 
 
 def _rank_of_input(layer: LoraLayer) -> int:
