@@ -74,10 +74,19 @@ def make_sampler(name: str, config: Mapping[str, object], steps: int, device: to
         raise ModelError(f"no sampler is called {name!r}", fix=f"choose one of {', '.join(_CLASSES)}")
     class_name, overrides = _CLASSES[name]
     scheduler = cast(_Scheduler, getattr(diffusers, class_name).from_config(dict(config), **overrides))
-    scheduler.set_timesteps(steps)
-    if len(scheduler.timesteps) != steps or len(set(scheduler.timesteps.tolist())) != steps:
+    if not _cuts(scheduler, steps):
         raise ModelError(f"sampler {name!r} cannot take {steps} different steps", fix="use fewer max_denoising_steps")
     return DiffusersSampler(scheduler, device)
+
+
+def _cuts(scheduler: _Scheduler, steps: int) -> bool:
+    """Set ``steps`` timesteps; whether they are all different, and none beyond those of the training."""
+    trained = len(scheduler.alphas_cumprod)
+    if steps > trained:
+        return False
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.tolist()
+    return len(timesteps) == len(set(timesteps)) == steps and max(timesteps) < trained
 
 
 def cumulative_alphas(config: Mapping[str, object]) -> Tensor:
