@@ -8,7 +8,6 @@ from typing import Final
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
@@ -46,6 +45,9 @@ KEPT: Final = {
 
 def export(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path) -> None:
     """Write the whole pipeline to ``folder`` in float16; the three models become float16 too."""
+    # this import is slow and talks of torchvision: a mistake in the arguments is told without it
+    from diffusers import StableDiffusionPipeline
+
     shutil.rmtree(folder, ignore_errors=True)
     write_tokenizer_files(folder / "tokenizer")
     for model in (vae, unet, text_encoder):

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
@@ -33,6 +32,9 @@ from leco_plugin.tiny.pictures import (
     full_prompt,
 )
 from leco_plugin.tiny.reader import Reading, read
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 VALUES: Final = {"colour": COLOURS, "background": BACKGROUNDS, "size": SIZES, "shape": SHAPES}
 _BATCH = 64
@@ -134,7 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(folder: Path) -> StableDiffusionPipeline:
+def _load(folder: Path) -> "StableDiffusionPipeline":
+    # this import is slow and talks of torchvision: a mistake in the arguments is told without it
+    from diffusers import StableDiffusionPipeline
+
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{folder} is no diffusers folder: it has no model_index.json")
     for library in (diffusers_logging, transformers_logging):
