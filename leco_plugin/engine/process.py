@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.loop import Loop
@@ -129,7 +129,7 @@ class LecoProcess:
         return (
             ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
-            ("prompts", ", ".join(dict.fromkeys(repr(pair.target) for pair in job.pairs))),
+            ("targets", _some([repr(pair.target) for pair in job.pairs if not _keeps(pair)])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
             ("network", f"{job.network.type}, rank {job.network.linear}, alpha {job.network.linear_alpha:g}"),
             ("steps", f"{job.train.steps} at lr {job.train.lr:g} ({job.train.optimizer}, {job.train.lr_scheduler})"),
@@ -160,5 +160,17 @@ def draw_seed() -> int:
 
 
 def _count_actions(job: JobConfig) -> str:
-    actions: Sequence[str] = [pair.action for pair in job.pairs]
+    actions = ["keep" if _keeps(pair) else pair.action for pair in job.pairs]
     return ", ".join(f"{actions.count(action)} {action}" for action in dict.fromkeys(actions))
+
+
+def _keeps(pair: PromptPair) -> bool:
+    """Whether the pair's goal is what the model says anyway."""
+    return pair.guidance_scale == 0 and pair.neutral == pair.target
+
+
+def _some(texts: Sequence[str], most: int = 6) -> str:
+    """The first of the distinct ``texts``, and how many more there are."""
+    distinct = list(dict.fromkeys(texts))
+    more = f" and {len(distinct) - most} more" if len(distinct) > most else ""
+    return ", ".join(distinct[:most]) + more
