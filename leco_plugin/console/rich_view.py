@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -44,6 +46,7 @@ class RichView:
             self._console.print(f"[bold yellow]warning:[/] {escape(event.message)}")
         elif isinstance(event, RunEnded):
             self._progress.stop()
+            atexit.unregister(self._progress.stop)
             style = "yellow" if event.interrupted else "bold green"
             self._console.print(f"[{style}]{escape(figures.ended(event))}", soft_wrap=True)
 
@@ -55,6 +58,8 @@ class RichView:
             table.add_row(label, escape(value))
         self._console.print(table)
         self._progress.update(self._task, total=event.steps)
+        # a run that fails has no end to report, and would leave the terminal without a cursor
+        atexit.register(self._progress.stop)
         self._progress.start()
 
     def _step_done(self, event: StepDone) -> None:
