@@ -11,6 +11,7 @@ from leco_plugin import __version__
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError
 
+# a plugin may bring a family of its own, which is then called what the plugin calls it
 _BASE_VERSIONS = {"sd1": "sd_v1"}
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1/lora"}
 
@@ -33,12 +34,12 @@ def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int
 def _model(job: JobConfig, family: str, prediction_type: str) -> dict[str, str]:
     height, width = max(pair.resolution for pair in job.pairs)
     return {
-        "ss_base_model_version": _BASE_VERSIONS[family],
+        "ss_base_model_version": _BASE_VERSIONS.get(family, family),
         "ss_v2": "False",
         "ss_sd_model_name": _model_name(job.model.name_or_path),
         "ss_output_name": job.name,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURES[family],
+        "modelspec.architecture": _ARCHITECTURES.get(family, f"{family}/lora"),
         "modelspec.implementation": "diffusers",
         "modelspec.title": job.name,
         "modelspec.resolution": f"{width}x{height}",
