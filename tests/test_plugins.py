@@ -1,0 +1,282 @@
+"""Hooks: each does what it says, the last registered wins, and what is misspelt stops the start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from models import LineModel, Recorder, tiny_job
+
+import leco_plugin
+from leco_plugin import hookspecs
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.contracts import Hooks
+from leco_plugin.errors import ModelError, PluginError
+from leco_plugin.events import RunEnded, RunStarted, Saved, StepDone
+from leco_plugin.plugins import BUILT_IN, plugin_manager, run_job
+
+
+@dataclass
+class Result:
+    """What a host or process of a plugin returns."""
+
+    path: Path = Path("nowhere")
+    steps: int = 0
+    interrupted: bool = False
+
+
+class LinePlugin:
+    """A whole model family with its own network, without diffusers or PEFT."""
+
+    def __init__(self) -> None:
+        self.model = LineModel(lora=0.0)
+        self.asked: list[str] = []
+        self.recorder = Recorder()
+
+    @leco_plugin.hookimpl
+    def leco_load_model(self, job: JobConfig, device: torch.device) -> LineModel | None:
+        self.asked.append(f"model {job.model.name_or_path} on {device}")
+        return self.model if job.model.name_or_path == "line" else None
+
+    @leco_plugin.hookimpl
+    def leco_create_network(self, job: JobConfig, denoiser: Any, seed: int) -> Any:
+        if denoiser is not self.model:
+            return None
+        self.asked.append(f"network with seed {seed}")
+        return self.model.network
+
+    @leco_plugin.hookimpl
+    def leco_observers(self, job: JobConfig) -> Iterable[Recorder]:
+        self.asked.append("observers")
+        return [self.recorder]
+
+
+def line_job(folder: Path, **changes: Any) -> JobConfig:
+    pairs = [{"target": "3", "positive": "3", "resolution": (64, 64)}]
+    train = {"steps": 60, "lr": 0.2, "max_grad_norm": 0.0}
+    return tiny_job(folder, model={"name_or_path": "line"}, pairs=pairs, train=train, **changes)
+
+
+@pytest.fixture
+def line() -> LinePlugin:
+    return LinePlugin()
+
+
+def test_a_plugin_brings_a_model_a_network_and_observers(tmp_path, line):
+    """A run of nothing but foreign parts: it learns to turn 3 into -3, and saves through its own network."""
+    result = run_job(line_job(tmp_path), manager=plugin_manager([line], installed=False))
+    assert line.asked == ["observers", "model line on cpu", "network with seed 5"]
+    assert line.model.network.weight.item() == pytest.approx(-6.0, abs=0.5)
+    ((path, dtype, said),) = line.model.network.saved
+    assert (path, dtype, said["ss_steps"]) == (result.path, "float16", "60")
+    assert (said["ss_base_model_version"], said["modelspec.architecture"]) == ("line", "line/lora")
+    kinds = [type(event) for event in line.recorder.events]
+    assert kinds == [RunStarted, *[StepDone] * 60, Saved, RunEnded]
+    reached = [step.goal_reached for step in line.recorder.of(StepDone)]
+    assert reached[0] == pytest.approx(0.0, abs=1e-6)
+    assert reached[-1] > 0.9
+
+
+def test_a_plugin_that_declines_leaves_it_to_the_others(tmp_path, line):
+    """Asked first, it answers None for a model that is not its own, and the built-in one loads it."""
+    result = run_job(tiny_job(tmp_path, train={"steps": 1}), manager=plugin_manager([line], installed=False))
+    assert line.asked == ["observers", "model builtin:tiny on cpu"]
+    assert result.path.is_file()
+
+
+class Answering:
+    """A plugin whose host and process are known by a word."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.asked: list[tuple[str, object]] = []
+
+    @leco_plugin.hookimpl
+    def leco_host(self, name: str, hooks: Hooks) -> Any:
+        self.asked.append((name, hooks))
+        return self if name == "mine" else None
+
+    @leco_plugin.hookimpl
+    def leco_process(self, type: str, job: JobConfig, hooks: Hooks) -> Any:
+        self.asked.append((type, job))
+        return Finished(self.word)
+
+    def run(self, job: JobConfig) -> Result:
+        return Result(Path(self.word))
+
+
+class Finished:
+    """A process that is through at once."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def run(self) -> Result:
+        return Result(Path(self.word), 1)
+
+
+def test_a_host_is_chosen_by_its_name(tmp_path):
+    """It is handed the job and all hooks; the built-in one stays beside it."""
+    plugin = Answering("host")
+    manager = plugin_manager([plugin], installed=False)
+    assert run_job(tiny_job(tmp_path), host="mine", manager=manager).path == Path("host")
+    assert plugin.asked == [("mine", manager.hook)]
+    assert type(manager.hook.leco_host(name="builtin", hooks=manager.hook)).__name__ == "BuiltinHost"
+
+
+def test_a_host_that_nobody_offers_is_refused(tmp_path):
+    """By its name, with the one that is always there."""
+    with pytest.raises(PluginError, match="no plugin offers a host called 'comfy'") as caught:
+        run_job(tiny_job(tmp_path), host="comfy", manager=plugin_manager(installed=False))
+    assert "builtin" in caught.value.problems[0].fix
+
+
+def test_a_process_is_asked_for_by_type(tmp_path):
+    """The built-in host runs what a plugin answers for `leco`."""
+    plugin, job = Answering("process"), tiny_job(tmp_path)
+    assert run_job(job, manager=plugin_manager([plugin], installed=False)).path == Path("process")
+    assert plugin.asked[-1] == ("leco", job)
+
+
+def test_without_a_process_the_built_in_host_says_so(tmp_path):
+    """As when somebody has unregistered it."""
+    manager = plugin_manager(installed=False)
+    manager.unregister(name="leco-process")
+    with pytest.raises(PluginError, match="process 'leco'"):
+        run_job(tiny_job(tmp_path), manager=manager)
+
+
+def test_the_last_registered_wins(tmp_path):
+    """It is asked first; those before it are not asked at all."""
+    first, last = Answering("first"), Answering("last")
+    manager = plugin_manager([first, last], installed=False)
+    assert run_job(tiny_job(tmp_path), host="mine", manager=manager).path == Path("last")
+    assert first.asked == []
+
+
+def test_all_observers_are_used(tmp_path, line):
+    """Those of every plugin, the console's among them."""
+    other = LinePlugin()
+    manager = plugin_manager([line, other], installed=False)
+    run_job(line_job(tmp_path), manager=plugin_manager([other, line], installed=False))
+    assert line.recorder.events == other.recorder.events
+    assert len(manager.hook.leco_observers(job=line_job(tmp_path))) == 3
+
+
+def test_an_error_of_a_plugin_is_the_users_to_read(tmp_path):
+    """A ModelError comes through as it is."""
+
+    class Refusing:
+        @leco_plugin.hookimpl
+        def leco_load_model(self, job: JobConfig, device: torch.device) -> None:
+            raise ModelError("the licence of this model has not been accepted")
+
+    with pytest.raises(ModelError, match="licence"):
+        run_job(tiny_job(tmp_path), manager=plugin_manager([Refusing()], installed=False))
+
+
+def test_a_hook_may_take_fewer_arguments(tmp_path):
+    """Those that it needs."""
+
+    class Modest:
+        @leco_plugin.hookimpl
+        def leco_host(self, name: str) -> None:
+            seen.append(name)
+
+    seen: list[str] = []
+    plugin_manager([Modest()], installed=False).hook.leco_host(name="builtin", hooks=None)
+    assert seen == ["builtin"]
+
+
+class Misspelt:
+    """Has a hook that there is not."""
+
+    @leco_plugin.hookimpl
+    def leco_load_modle(self, job: JobConfig) -> None:
+        raise AssertionError
+
+
+class WrongArgument:
+    """Asks for an argument that the hook does not offer."""
+
+    @leco_plugin.hookimpl
+    def leco_load_model(self, job: JobConfig, dtype: str) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("plugin", "named"), [(Misspelt(), "leco_load_modle"), (WrongArgument(), "dtype")])
+def test_a_plugin_that_would_be_ignored_stops_the_start(plugin, named):
+    """What is wrong is named, and the fix lists the hooks."""
+    with pytest.raises(PluginError, match=named) as caught:
+        plugin_manager([plugin], installed=False)
+    assert type(plugin).__name__ in str(caught.value)
+    assert "leco_load_model" in caught.value.problems[0].fix
+
+
+def test_built_in_plugins_have_names():
+    """So that others can unregister them one by one; nothing else is there without installed packages."""
+    manager = plugin_manager(installed=False)
+    assert {name for name, _ in manager.list_name_plugin()} == set(BUILT_IN)
+    for name, module in BUILT_IN.items():
+        assert manager.get_plugin(name) is sys.modules[module]
+    assert set(BUILT_IN) >= {"builtin-host", "builtin-model", "builtin-network", "leco-process", "console"}
+
+
+def test_every_hook_has_a_built_in_answer_and_a_rule():
+    """At most six of them; each says when it is called and who wins."""
+    names = {name for name in vars(hookspecs) if name.startswith("leco_")}
+    manager = plugin_manager(installed=False)
+    assert names == {caller.spec.name for caller in vars(manager.hook).values() if getattr(caller, "spec", None)}
+    assert len(names) <= 6
+    for name in names:
+        assert getattr(manager.hook, name).get_hookimpls(), name
+        assert "Called once per run" in getattr(hookspecs, name).__doc__
+
+
+class FakeEntryPoint:
+    """An entry point of an installed package."""
+
+    group, name = "leco_plugin", "somebodys"
+
+    def __init__(self, plugin: object) -> None:
+        self.plugin = plugin
+
+    def load(self) -> object:
+        return self.plugin
+
+
+@dataclass
+class FakeDistribution:
+    """An installed package with one entry point."""
+
+    entry_points: Sequence[FakeEntryPoint]
+    metadata: Mapping[str, str]
+
+
+@contextmanager
+def installed_plugin(monkeypatch: pytest.MonkeyPatch, plugin: object) -> Iterator[None]:
+    distribution = FakeDistribution([FakeEntryPoint(plugin)], {"name": "somebodys-package"})
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "distributions", lambda: [distribution])
+        yield
+
+
+def test_installed_packages_are_found_by_their_entry_point(monkeypatch, tmp_path):
+    """After the built-in plugins, so that they win; one that is misspelt is named as it is registered."""
+    module = ModuleType("somebodys_plugin")
+    module.leco_host = leco_plugin.hookimpl(lambda name, hooks: Answering("installed") if name == "builtin" else None)
+    with installed_plugin(monkeypatch, module):
+        manager = plugin_manager()
+        assert manager.has_plugin("somebodys")
+        assert run_job(tiny_job(tmp_path), manager=manager).path == Path("installed")
+        assert not plugin_manager(installed=False).has_plugin("somebodys")
+    with installed_plugin(monkeypatch, Misspelt()), pytest.raises(PluginError, match=r"plugin somebodys: .*modle"):
+        plugin_manager()
