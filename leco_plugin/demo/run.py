@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from PIL import Image
 
 from leco_plugin.config.build import load_job
@@ -40,19 +42,37 @@ def run_demo(kind: Kind, output: Path, seed: int) -> bool:
 
     Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError where ``output`` cannot be used.
     """
-    job = _job(kind, output, seed)
-    result = run_job(job)
-    if result.interrupted:
-        return False
+    with _one_thread():
+        result = run_job(_job(kind, output, seed))
+        return not result.interrupted and _show(kind, output, seed, result.path)
+
+
+def _show(kind: Kind, output: Path, seed: int, lora: Path) -> bool:
+    """Measure the LoRA, and write and print what came of it."""
     asked = slider_test(seed) if kind == "slider" else erase_test(seed)
     page = Page()
     with page.working("drawing pictures on fresh seeds and reading them"):
-        measured, sheet = _measure(kind, result.path, asked)
+        measured, sheet = _measure(kind, lora, asked)
     sheet.save(output / "strip.png")
-    _write_numbers(kind, output, seed, result.path, measured)
+    _write_numbers(kind, output, seed, lora, measured)
     _print(page, kind, measured)
-    page.lines(_how_to_use(kind, output, result.path))
+    page.lines(_how_to_use(kind, output, lora))
     return True
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Block in which torch computes with one thread.
+
+    The tiny model's operations are too small to share: several threads gain little, lose much on a busy machine, and
+    round sums in an order that depends on their number, so that a seed would not give the same file everywhere.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _job(kind: Kind, output: Path, seed: int) -> JobConfig:
