@@ -81,6 +81,9 @@ class Denoiser(Protocol):
     def truncated(self, prompts: Sequence[str]) -> Sequence[str]:
         """The prompts of which the text encoder saw only the beginning; known after ``encode``."""
 
+    def cut(self, prompt: str) -> str:
+        """The end of a truncated prompt that the text encoder did not see."""
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) of a picture of ``height`` x ``width`` pixels; ModelError where the size does not fit."""
 

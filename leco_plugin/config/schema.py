@@ -97,6 +97,20 @@ class ModelConfig(Frozen):
 
     name_or_path: str = Field(min_length=1)
     """`builtin:tiny`, a diffusers folder or a hub id."""
+    is_v2: bool | None = None
+    """Confirms that it is Stable Diffusion 2.x, or not; the family is found out in any case."""
+    is_xl: bool | None = None
+    """Confirms that it is SDXL, or not; the family is found out in any case."""
+    is_v_pred: bool | None = None
+    """Whether it predicts v instead of epsilon; when absent, what its scheduler config or its file says."""
+    zero_terminal_snr: bool = False
+    """Start walks from noise without any signal (arXiv:2305.08891); for v-prediction models."""
+    clip_skip: Whole | None = Field(None, ge=1)
+    """Layer of the text encoder that is read, counted from the last, which is 1; the model's own when absent."""
+    max_token_length: Literal[75, 150, 225] = 75
+    """Tokens of a prompt that are read, in chunks of 75."""
+    embeddings_folder: Annotated[Path | None, Field(strict=False)] = None
+    """Folder of textual-inversion embeddings; a prompt uses one by the name of its file."""
 
 
 class NetworkConfig(Frozen):

@@ -14,6 +14,7 @@ from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.loop import Loop
+from leco_plugin.engine.optim import find_optimizer, rate_warning
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.rows import Model
 from leco_plugin.engine.step import LecoStep, StepSettings
@@ -48,6 +49,7 @@ class LecoProcess:
         """Load, train, save; LecoError for what the user can put right."""
         began = time.perf_counter()
         job = self._job
+        find_optimizer(job.train)
         self._make_folder()
         denoiser = self._load_model()
         network = self._create_network(denoiser)
@@ -87,6 +89,9 @@ class LecoProcess:
             denoise_guidance_scale=job.leco.denoise_guidance_scale,
             noise_offset=job.train.noise_offset,
             min_snr_gamma=job.train.min_snr_gamma,
+            loss_type=job.train.loss_type,
+            huber_c=job.train.huber_c,
+            huber_schedule=job.train.huber_schedule,
         )
         sampler = denoiser.sampler(job.train.noise_scheduler, job.leco.max_denoising_steps)
         step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, sampler, settings)
@@ -120,7 +125,11 @@ class LecoProcess:
         pairs = self._job.pairs
         prompts = [p for pair in pairs for p in (pair.target, pair.positive, pair.unconditional, pair.neutral)]
         for prompt in dict.fromkeys(denoiser.truncated(prompts)):
-            self._report(Warned(f"the model reads only the beginning of this prompt: {prompt!r}"))
+            unseen = denoiser.cut(prompt)
+            self._report(Warned(f"the model reads only the beginning of this prompt: {prompt!r}; not {unseen!r}"))
+        odd = rate_warning(self._job.train)
+        if odd:
+            self._report(Warned(odd))
         if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
             self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
 
@@ -132,7 +141,7 @@ class LecoProcess:
             ("targets", _some([repr(pair.target) for pair in job.pairs if not _keeps(pair)])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
             ("network", f"{job.network.type}, rank {job.network.linear}, alpha {job.network.linear_alpha:g}"),
-            ("steps", f"{job.train.steps} at lr {job.train.lr:g} ({job.train.optimizer}, {job.train.lr_scheduler})"),
+            ("steps", f"{job.train.steps} at lr {job.train.learning_rate:g} ({job.train.optimizer}, {job.train.lr_scheduler})"),
             ("walk", f"{job.leco.max_denoising_steps} {job.train.noise_scheduler} steps, "
                      f"guidance {job.leco.denoise_guidance_scale:g}"),
             ("seed", str(self._seed)),

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from leco_plugin.config.schema import ModelConfig
 from leco_plugin.errors import ModelError
-from leco_plugin.families.sd import SDDenoiser
+from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
+from leco_plugin.families.folder import FolderSource
+from leco_plugin.families.sd import SD2Denoiser, SDDenoiser
+from leco_plugin.families.sdxl import SDXLDenoiser
+from leco_plugin.families.source import TITLES, Family, Source
 from leco_plugin.tiny import MODEL_FOLDER
 
 BUILTIN = "builtin:tiny"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DENOISERS: Mapping[Family, type[SDDenoiser]] = {"sd1": SDDenoiser, "sd2": SD2Denoiser, "sdxl": SDXLDenoiser}
+# a repository may hold the whole model once more as single files at its top: those are left where they are
+_WEIGHTS = [f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
+_HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", *_WEIGHTS]
 
 
-def load_model(name_or_path: str, *, dtype: str, device: torch.device, checkpointing: bool = False) -> SDDenoiser:
+def load_model(
+    model: ModelConfig | str, *, dtype: str, device: torch.device, checkpointing: bool = False
+) -> SDDenoiser:
     """Load the model that a job names: ``builtin:tiny``, a diffusers folder or a hub id.
 
     ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. Raises ModelError where there is no such
-    model, or it is of a family that is not known here.
+    model, it is of a family that is not known here, or is not what the job says of it.
     """
-    from diffusers import UNet2DConditionModel
-
-    folder = model_folder(name_or_path)
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    _refuse_other_families(folder)
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=_DTYPES[dtype])
+    if isinstance(model, str):
+        model = ModelConfig(name_or_path=model)
+    source = open_model(model.name_or_path)
+    confirm_family(source, model)
+    scheduler = scheduler_config(source, model)
+    unet = source.unet(_DTYPES[dtype], None)
     unet.requires_grad_(False).to(device)
     if checkpointing:
         # checkpointing works in training mode only; a Stable Diffusion UNet has no dropout to switch on
         unet.train()
         unet.enable_gradient_checkpointing()
-    return SDDenoiser(folder, unet, scheduler, device)
+    options = PromptOptions(
+        clip_skip=model.clip_skip,
+        max_chunks=model.max_token_length // TOKENS_PER_CHUNK,
+        embeddings_folder=model.embeddings_folder,
+    )
+    return _DENOISERS[source.family](source, unet, scheduler, device, options)
+
+
+def open_model(name_or_path: str) -> Source:
+    """Where the parts of the model that a job names come from."""
+    return FolderSource(model_folder(name_or_path))
 
 
 def model_folder(name_or_path: str) -> Path:
@@ -49,12 +71,45 @@ def model_folder(name_or_path: str) -> Path:
     return _from_hub(name_or_path)
 
 
+def confirm_family(source: Source, model: ModelConfig) -> None:
+    """Raise ModelError where the job says that the model is something else than it is."""
+    said = {"is_v2": (model.is_v2, source.family == "sd2"), "is_xl": (model.is_xl, source.family == "sdxl")}
+    for name, (value, found) in said.items():
+        if value is not None and value != found:
+            raise ModelError(
+                f"the job says {name}: {str(value).lower()}, but {source} is {TITLES[source.family]}",
+                fix=f"take {name} out, or name another model",
+            )
+
+
+def scheduler_config(source: Source, model: ModelConfig) -> dict[str, Any]:
+    """The config of the model's scheduler, with what the job says of its noise schedule and prediction type."""
+    config = dict(source.scheduler)
+    config.setdefault("prediction_type", "epsilon")
+    if source.marked_prediction is not None:
+        config["prediction_type"] = source.marked_prediction
+    if model.is_v_pred is not None:
+        config["prediction_type"] = "v_prediction" if model.is_v_pred else "epsilon"
+    if config["prediction_type"] not in ("epsilon", "v_prediction"):
+        raise ModelError(
+            f"{source} predicts {config['prediction_type']!r}, which cannot be trained here",
+            fix="set model.is_v_pred if the model's scheduler config is wrong",
+        )
+    if model.zero_terminal_snr:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if config.get("rescale_betas_zero_snr") and config["prediction_type"] == "epsilon":
+        raise ModelError(
+            "zero terminal SNR needs a v-prediction model: from noise alone, an epsilon model cannot tell a picture",
+            fix="take model.zero_terminal_snr out, or set model.is_v_pred if this is a v-prediction model",
+        )
+    return config
+
+
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.txt", "*.safetensors"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
     # whatever the hub's client raises, the user needs one sentence: there is no such model within reach
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -62,25 +117,3 @@ def _from_hub(name: str) -> Path:
             f"there is no folder {name!r} here, and the hub has no model of that name within reach ({reason})",
             fix=f"check the spelling, or use {BUILTIN} to try things out",
         ) from error
-
-
-def _refuse_other_families(folder: Path) -> None:
-    index = _read_json(folder / "model_index.json")
-    text_encoder = index.get("text_encoder")
-    unet = _read_json(folder / "unet" / "config.json") if "unet" in index else {}
-    known = index.get("unet") == ["diffusers", "UNet2DConditionModel"] and "text_encoder_2" not in index
-    if not known or text_encoder != ["transformers", "CLIPTextModel"] or unet.get("in_channels") != 4:
-        raise ModelError(
-            f"{folder} holds a {index.get('_class_name', 'model of unknown kind')} that cannot be trained here",
-            fix="use a Stable Diffusion 1.x text-to-image model in diffusers layout",
-        )
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        tree: dict[str, object] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing", fix="name a folder in diffusers layout") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not readable JSON", fix="get the model again") from error
-    return tree

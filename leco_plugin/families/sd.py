@@ -1,43 +1,53 @@
-"""Stable Diffusion 1.x."""
+"""Stable Diffusion 1.x and 2.x: a UNet conditioned on one text encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.errors import ModelError
+from leco_plugin.families.encode import Layer, PromptOptions, encode_prompts
 from leco_plugin.families.samplers import DiffusersSampler, cumulative_alphas, make_sampler
+from leco_plugin.families.source import Family, Source
 from leco_plugin.families.text import TensorRows, TensorTable
 
 PIXELS_PER_LATENT = 8
 
 
 class SDDenoiser:
-    """A UNet2DConditionModel conditioned on one CLIP text encoder."""
+    """A UNet2DConditionModel behind the Denoiser contract.
 
-    family = "sd1"
-    uses_size_conditioning = False
+    ``scheduler`` is the config that decides the noise schedule and the prediction type. The parts besides the
+    UNet come from ``source`` when they are needed.
+    """
+
+    family: Family = "sd1"
+    uses_size_conditioning: ClassVar[bool] = False
 
     def __init__(
-        self, folder: Path, unet: UNet2DConditionModel, scheduler: Mapping[str, object], device: torch.device
+        self,
+        source: Source,
+        unet: UNet2DConditionModel,
+        scheduler: Mapping[str, Any],
+        device: torch.device,
+        options: PromptOptions | None = None,
     ) -> None:
-        self._folder, self._unet, self._scheduler = folder, unet, scheduler
+        self._source, self._unet, self._scheduler = source, unet, scheduler
         self.device = device
-        self._dtype = cast(torch.dtype, unet.dtype)
+        self._options = options or PromptOptions()
+        self._dtype = compute_dtype(unet)
         self._alphas_cumprod = cumulative_alphas(scheduler).to(device)
-        self._truncated: list[str] = []
+        self._cut: dict[str, str] = {}
 
     @property
     def prediction_type(self) -> PredictionType:
-        """As the model's scheduler config says; epsilon where it says nothing."""
+        """As the scheduler config says; epsilon where it says nothing."""
         return cast(PredictionType, self._scheduler.get("prediction_type", "epsilon"))
 
     @property
@@ -46,22 +56,19 @@ class SDDenoiser:
         return cast(nn.Module, self._unet)
 
     def encode(self, prompts: Sequence[str]) -> TensorTable:
-        """Last hidden states (P, 77, width) of the prompts; the text encoder is loaded for this and freed."""
-        tokenizer = CLIPTokenizer.from_pretrained(self._folder, subfolder="tokenizer")
-        encoder = CLIPTextModel.from_pretrained(self._folder, subfolder="text_encoder")
-        # float32 whatever the file holds: it is used once, and its rounding would be in every step
-        encoder.to(self.device, torch.float32).eval()
-        limit = int(tokenizer.model_max_length)
-        self._truncated = [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit]
-        ids = [tokenizer(p, padding="max_length", max_length=limit, truncation=True).input_ids for p in prompts]
-        with torch.no_grad():
-            # one prompt a call: a prompt's embedding must not depend on its neighbours in the batch
-            hidden = [encoder(torch.tensor([row], device=self.device)).last_hidden_state for row in ids]
-        return TensorTable(torch.cat(hidden).to(self._dtype))
+        """Hidden states (P, tokens, width) of the prompts, 77 tokens a chunk."""
+        layer = Layer(self._options.clip_skip or 1, normed=True)
+        encoded = encode_prompts(self._source, prompts, self._options, layer, self.device)
+        self._cut.update(encoded.cut)
+        return TensorTable(encoded.hidden[0].to(self._dtype))
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Which of ``prompts`` are longer than the text encoder reads; known after ``encode``."""
-        return [prompt for prompt in prompts if prompt in self._truncated]
+        return [prompt for prompt in prompts if prompt in self._cut]
+
+    def cut(self, prompt: str) -> str:
+        """The end of a truncated prompt that the text encoder does not see, as its tokenizer writes it."""
+        return self._cut[prompt]
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) at 8 pixels a latent; any multiple of 8 pixels fits."""
@@ -70,12 +77,18 @@ class SDDenoiser:
         return int(self._unet.config.in_channels), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
-        """UNet prediction (R, C, h, w); ``sizes`` means nothing to this family."""
+        """UNet prediction (R, C, h, w)."""
         rows = cast(TensorRows, text)
         mixed = self._dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(self.device.type, dtype=self._dtype if mixed else torch.bfloat16, enabled=mixed):
-            predicted = self._unet(latents.to(self._dtype), timesteps, rows.text, return_dict=False)
+            predicted = self._unet(
+                latents.to(self._dtype), timesteps, rows.text, return_dict=False, **self._added(rows, sizes)
+            )
         return cast(Tensor, predicted[0])
+
+    def _added(self, rows: TensorRows, sizes: Tensor) -> dict[str, Any]:
+        """Further arguments of the UNet; ``sizes`` means nothing to this family."""
+        return {}
 
     def sampler(self, name: str, steps: int) -> DiffusersSampler:
         """A diffusers scheduler with this model's noise schedule and prediction type."""
@@ -94,6 +107,17 @@ class SDDenoiser:
     def _vae(self) -> AutoencoderKL:
         if not hasattr(self, "_loaded_vae"):
             # float32: SD's VAE overflows in fp16
-            vae = AutoencoderKL.from_pretrained(self._folder, subfolder="vae", torch_dtype=torch.float32)
-            self._loaded_vae = vae.to(self.device).eval().requires_grad_(False)
+            self._loaded_vae = self._source.vae().to(self.device, torch.float32).eval().requires_grad_(False)
         return self._loaded_vae
+
+
+class SD2Denoiser(SDDenoiser):
+    """Stable Diffusion 2.x: OpenCLIP's text encoder, of which diffusers keeps the 23 layers that are read."""
+
+    family: Family = "sd2"
+
+
+def compute_dtype(unet: nn.Module) -> torch.dtype:
+    """The precision that the UNet computes in, which is not that of weights stored in fp8."""
+    # the first layer is never stored in fp8: see memory.py
+    return cast(torch.dtype, next(cast(Any, unet).conv_in.parameters()).dtype)
