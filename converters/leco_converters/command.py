@@ -1,0 +1,115 @@
+"""The command: arguments in, report out, exit code back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from leco_converters.convert import Conversion, convert
+from leco_converters.request import Request
+from leco_plugin.errors import LecoError, Problem
+
+OK, LOST, REFUSED = 0, 1, 2
+DESCRIPTION = "convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML to YAML"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 done, 1 strict and something lost, 2 refused with a reason."""
+    parser = argparse.ArgumentParser(prog="leco_converters", description=DESCRIPTION)
+    add_arguments(parser)
+    return run(parser.parse_args(arguments), sys.stdout, sys.stderr)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to a parser."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="YAML, JSON or TOML file")
+    parser.add_argument("target", type=Path, nargs="?", metavar="TARGET", help="default: beside the source")
+    parser.add_argument(
+        "--to", choices=["toml", "ai-toolkit", "leco-job"], help="what to write (default: by the source)"
+    )
+    parser.add_argument("--job", nargs="?", type=Path, const=True, default=False, metavar="FILE",
+                        help="write the settings of the run to a job file too")  # fmt: skip
+    parser.add_argument("--flags", action="store_true", help="print the command line for sd-scripts too")
+    parser.add_argument("--model", default="", metavar="NAME", help="base model, where the source does not say")
+    parser.add_argument("--strict", action="store_true", help="write nothing, and exit with 1, if anything is lost")
+    parser.add_argument("--force", action="store_true", help="replace files that are there; never the source")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+
+def run(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    """Convert, and report on ``out``; what is refused is said on ``err``, or with ``--json`` in the object."""
+    request = Request(
+        source=options.source,
+        target=options.target,
+        to=options.to,
+        job=options.job,
+        flags=options.flags,
+        strict=options.strict,
+        force=options.force,
+        model=options.model,
+    )
+    try:
+        conversion = convert(request)
+    except LecoError as error:
+        if options.json:
+            _write_json(out, {"errors": [_fields(problem) for problem in error.problems]})
+        _write(err, map(str, error.problems))
+        return REFUSED
+    refused = options.strict and conversion.report.lost
+    if options.json:
+        _write_json(out, _report(conversion))
+    else:
+        _write(out, _lines(conversion))
+    if refused:
+        _write(err, ["nothing is written, because something has no counterpart and --strict is set"])
+    return LOST if refused else OK
+
+
+def _lines(conversion: Conversion) -> Iterable[str]:
+    yield from conversion.report.lines()
+    for path in conversion.written:
+        yield f"wrote {path}"
+    yield f"{conversion.pairs} training pair{'s' if conversion.pairs != 1 else ''}"
+    if conversion.flags:
+        yield conversion.flags
+
+
+def _report(conversion: Conversion) -> dict[str, object]:
+    return {
+        "from": conversion.origin,
+        "written": [str(path) for path in conversion.written],
+        "pairs": conversion.pairs,
+        "lost": conversion.report.lost,
+        "notes": [note.fields() for note in conversion.report.notes],
+        "flags": conversion.flags,
+    }
+
+
+def _fields(problem: Problem) -> dict[str, object]:
+    where = problem.where
+    return {
+        "file": str(where.file) if where else None,
+        "line": where.line if where else None,
+        "key": where.key if where else "",
+        "message": problem.message,
+        "fix": problem.fix,
+    }
+
+
+def _write_json(out: TextIO, fields: dict[str, object]) -> None:
+    out.write(json.dumps(fields, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def _write(stream: TextIO, lines: Iterable[str]) -> None:
+    """Write lines; what the console cannot show, or what would steer it, is spelled out."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    for text in lines:
+        for line in text.split("\n"):
+            shown = "".join(
+                char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in line
+            )
+            stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -1,0 +1,311 @@
+"""`convert`: one source to its results, with a report of what did not carry over."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import toml
+
+from leco_converters.flags import command_line
+from leco_converters.leco_job import leco_job
+from leco_converters.read_yaml import read_yaml
+from leco_converters.report import Note, Report
+from leco_converters.request import Plan, Request, Target
+from leco_converters.settings import Outcome, add_defaults
+from leco_converters.slider_job import slider_job
+from leco_converters.toml_text import write_toml
+from leco_converters.tree import Node, Source, places, plain
+from leco_converters.understand import understand
+from leco_converters.write import Output, refuse_taken, write_all
+from leco_converters.yaml_text import write_yaml
+from leco_plugin.config.build import build_job
+from leco_plugin.config.files import Document
+from leco_plugin.config.findings import Findings, Key, key_text
+from leco_plugin.config.prompts import read_prompts
+from leco_plugin.config.toml_file import sd_scripts_reading
+from leco_plugin.errors import ConfigError, Problem, Where
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FILES = ("neutral_prompt_file", "prompt_file")
+_RUN = "a setting of the run, which a prompt file does not hold"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion wrote."""
+
+    origin: str
+    written: tuple[Path, ...]
+    """Empty where a strict conversion lost something."""
+    pairs: int
+    report: Report
+    flags: str = ""
+
+
+def convert(request: Request) -> Conversion:
+    """Convert one file; raises ConfigError where it cannot be read, converted or written.
+
+    Where something is lost and ``request.strict`` is set, nothing is written.
+    """
+    plan = understand(request.source)
+    to = _direction(request, plan)
+    target = request.target or _beside(request.source, to)
+    sources = [request.source, plan.source.path, plan.prompt_source.path]
+    _move_files(plan, target.parent, sources)
+    pairs = _check_prompts(plan, target.parent)
+    flags = ""
+    if to == "toml":
+        outputs, flags = _toml(request, plan, target)
+    elif to == "leco-job":
+        outputs = [_inline_job(request, plan, target)]
+    else:
+        job = slider_job(plan, _name(plan, request), request.model)
+        outputs = [_yaml_output(job, target, plan)]
+    refuse_taken([output.path for output in outputs], sources, request.force)
+    if request.strict and plan.report.lost:
+        return Conversion(plan.origin, (), pairs, plan.report, flags)
+    write_all(outputs, request.force)
+    return Conversion(plan.origin, tuple(output.path for output in outputs), pairs, plan.report, flags)
+
+
+def _direction(request: Request, plan: Plan) -> Target:
+    """Return what to write; raises ConfigError where the target's ending, or the source, says otherwise."""
+    is_toml = request.source.suffix.lower() == ".toml"
+    ending = request.target.suffix.lower() if request.target else ""
+    to = request.to
+    if to is None:
+        to = "ai-toolkit" if is_toml or ending in (".yaml", ".yml") else "toml"
+    if ending and ending not in ((".toml",) if to == "toml" else (".yaml", ".yml")):
+        wanted = ".toml" if to == "toml" else ".yaml"
+        raise ConfigError(
+            f"{request.target}: the result is a {wanted} file", fix=f"name the target *{wanted}, or use --to"
+        )
+    if to == plan.origin or (to == "toml" and is_toml):
+        raise ConfigError(f"{request.source}: already is what it would become", fix="choose another format with --to")
+    if to != "toml" and (request.job or request.flags):
+        raise ConfigError("--job and --flags go with a prompt TOML", fix="leave them away, or use --to toml")
+    return to
+
+
+def _beside(source: Path, to: Target) -> Path:
+    if to == "toml":
+        return source.with_suffix(".toml")
+    name = f"{source.stem}_leco.yaml" if to == "leco-job" else f"{source.stem}.yaml"
+    if source.with_name(name) == source:
+        name = f"{source.stem}_slider.yaml"
+    return source.with_name(name)
+
+
+def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
+    """Return the prompt file, with its job file where that is wanted, and the command line."""
+    job_path = _job_path(request, target)
+    flags, outcomes = "", None
+    extra: list[Output] = []
+    if job_path or request.flags:
+        add_defaults(plan)
+    if request.flags:
+        flags, outcomes = command_line(plan, target, _name(plan, request), request.model)
+    if job_path:
+        name = os.path.relpath(target, job_path.parent)
+        prompts = Node({"prompts_file": Node(Path(name).as_posix())})
+        job, lost = leco_job(plan, _name(plan, request), request.model, prompts)
+        _check_job(plan, job, target.parent / job_path.name)
+        _note_outcomes(plan, lost)
+        _note_outcomes(plan, _in_job_only(lost, outcomes or ()))
+        extra.append(_yaml_output(job, job_path, plan))
+    elif outcomes is not None:
+        _note_outcomes(plan, outcomes)
+    left = [] if job_path or plan.job is None else _run_settings(plan, told=outcomes is not None)
+    head = [] if job_path and plan.source is plan.prompt_source else plan.prompt_source.head
+    tail = [*plan.prompt_source.tail] if not (job_path and plan.job and plan.source is plan.prompt_source) else []
+    text = _prompt_text(plan.prompts, head, [*left, *tail])
+    return [Output(target, text, _TomlCheck(plain(plan.prompts), target)), *extra], flags
+
+
+def _run_settings(plan: Plan, told: bool) -> list[str]:
+    """Return the settings of the run as comments for the end of the prompt file."""
+    assert plan.job is not None
+    lines: list[str] = []
+    config = plan.job.table["config"]
+    process = config.table["process"].items[0]
+    if plan.source is not plan.prompt_source:
+        lines += plan.source.head
+    for table in (plan.job, config, process):
+        for name, node in table.table.items():
+            if name in ("config", "process", "leco") or not (node.line or node.value != {}):
+                continue
+            if not told and node.line and name not in ("job", "type", "meta", "name"):
+                plan.report.note("lost", plan.source, node, _RUN, "kept as a comment; --job writes it to a job file")
+            lines += write_yaml(Node({name: node.omitted()})).rstrip("\n").split("\n")
+    if plan.source is not plan.prompt_source:
+        lines += plan.source.tail
+    return ["", *lines] if lines else []
+
+
+def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
+    add_defaults(plan)
+    model = request.model
+    if plan.setting("model", "name_or_path") is None and not model:
+        model = "builtin:tiny"
+        was = "the source names no base model"
+        plan.report.note("added", plan.source, plan.source.root, was, f"{model} is written; put yours there")
+    job, lost = leco_job(plan, _name(plan, request), model, plan.prompts)
+    _check_job(plan, job, target)
+    _note_outcomes(plan, lost)
+    return _yaml_output(job, target, plan)
+
+
+def _check_prompts(plan: Plan, folder: Path) -> int:
+    """Read the prompts as a prompt file is read; raises ConfigError at their places in the source."""
+    keys: dict[Key, Node] = dict(places(plan.prompts))
+    lines = {key: node.line for key, node in keys.items() if node.line is not None}
+    findings = Findings(plan.prompt_source.path, lines)
+    pairs = read_prompts(plain(plan.prompts), findings, folder)
+    if findings.errors:
+        raise ConfigError([_at_source(problem, keys) for problem in findings.errors])
+    return len(pairs)
+
+
+def _check_job(plan: Plan, job: Node, path: Path) -> None:
+    """Read the job as a job file is read; raises ConfigError at its places in the source."""
+    keys: dict[Key, Node] = dict(places(job))
+    lines = {key: node.line for key, node in keys.items() if node.line is not None}
+    tree = plain(job)
+    assert isinstance(tree, dict)
+    options = tree["config"]["process"][0]["leco"]
+    if options.pop("prompts_file", None):
+        prompts = plain(plan.prompts)
+        assert isinstance(prompts, dict)
+        options.update(prompts)
+    model = tree["config"]["process"][0].get("model")
+    if not model or "name_or_path" not in model:
+        raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
+    try:
+        build_job(Document(path, tree, lines))
+    except ConfigError as error:
+        at = [replace(problem, where=_moved(problem.where, plan.source.path)) for problem in error.problems]
+        raise ConfigError([_at_source(problem, keys) for problem in at]) from None
+
+
+def _at_source(problem: Problem, keys: dict[Key, Node]) -> Problem:
+    """Name the key as the source does."""
+    names = {key_text(key): node for key, node in keys.items()}
+    where = problem.where
+    node = names.get(where.key) if where else None
+    if where is None or node is None or not node.key:
+        return problem
+    return replace(problem, where=Where(where.file, where.line, key_text(node.key)))
+
+
+def _moved(where: Where | None, path: Path) -> Where | None:
+    return where and Where(path, where.line, where.key)
+
+
+def _move_files(plan: Plan, folder: Path, sources: list[Path]) -> None:
+    """Let files of neutrals be found from the target's folder too."""
+    base = plan.prompt_source.path.parent
+    for _, node in places(plan.prompts):
+        for name in _FILES:
+            child = node.table.get(name)
+            if child is None or child.left_out or not isinstance(child.value, str) or not child.value:
+                continue
+            sources.append(base / child.value)
+            if not Path(child.value).is_absolute() and base.resolve() != folder.resolve():
+                child.value, child.raw = _relative(base / child.value, folder), ""
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return path.resolve().as_posix()
+
+
+def _job_path(request: Request, target: Path) -> Path | None:
+    if isinstance(request.job, Path):
+        if request.job.suffix.lower() not in (".yaml", ".yml"):
+            raise ConfigError(f"{request.job}: a job file is a .yaml file", fix="name it so")
+        return request.job
+    return target.with_name(f"{target.stem}_job.yaml") if request.job else None
+
+
+def _name(plan: Plan, request: Request) -> str:
+    found = plan.job.table["config"].table.get("name") if plan.job else None
+    return str(found.value) if found else request.source.stem
+
+
+def _note_outcomes(plan: Plan, outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        plan.report.note(outcome.kind, plan.source, outcome.node, outcome.was, outcome.done)
+
+
+def _in_job_only(job: Sequence[Outcome], flags: Sequence[Outcome]) -> list[Outcome]:
+    """Return what the job file carries and the command line does not."""
+    noted = {outcome.node.key for outcome in job}
+    missing = [one for one in flags if not any(one.node.key[: len(key)] == key for key in noted)]
+    return [replace(one, kind="changed", done="stands in the job file only") for one in missing]
+
+
+def _prompt_text(prompts: Node, head: Sequence[str], tail: Sequence[str]) -> str:
+    """Return the TOML; comments that make the two parsers disagree move to lines of their own."""
+    tree = plain(prompts)
+    text = write_toml(prompts, head, tail)
+    if sd_scripts_reading(text, tree):
+        text = write_toml(prompts, head, tail, comments_behind=False)
+    return text
+
+
+@dataclass(frozen=True)
+class _TomlCheck:
+    """Reads a prompt file back with both parsers."""
+
+    tree: object
+    path: Path
+
+    def __call__(self, written: Path) -> None:
+        text = written.read_text(encoding="utf-8")
+        try:
+            other = toml.loads(text)
+            mine = tomllib.loads(text)
+        except Exception as error:  # noqa: BLE001 - the parsers fail in many ways, and each means the same here
+            raise ConfigError(f"{self.path}: the result cannot be read back: {error}", fix="report this file") from None
+        if not (mine == self.tree and other == self.tree):
+            raise ConfigError(f"{self.path}: the result reads back otherwise", fix="report this file")
+
+
+@dataclass(frozen=True)
+class _YamlCheck:
+    """Reads a job file back."""
+
+    tree: object
+    path: Path
+
+    def __call__(self, written: Path) -> None:
+        if plain(read_yaml(written.read_text(encoding="utf-8"), self.path).root) != self.tree:
+            raise ConfigError(f"{self.path}: the result reads back otherwise", fix="report this file")
+
+
+def _yaml_output(root: Node, path: Path, plan: Plan) -> Output:
+    sources: list[Source] = [plan.source]
+    if plan.prompt_source is not plan.source and "prompts_file" not in _leco(root):
+        sources.append(plan.prompt_source)
+    text = write_yaml(
+        root, [line for one in sources for line in one.head], [line for one in sources for line in one.tail]
+    )
+    return Output(path, text, _YamlCheck(plain(root), path))
+
+
+def _leco(root: Node) -> dict[str, Node]:
+    process = root.table["config"].table["process"].items[0].table
+    return process.get("leco", Node({})).table
+
+
+__all__ = ["Conversion", "Note", "convert"]
