@@ -21,7 +21,7 @@ class Page:
 
     def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table with a title above it; the first column is a label, the others are numbers."""
-        table = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", show_lines=any("\n" in cell for row in rows for cell in row))
         for number, column in enumerate(head):
             table.add_column(column, justify="left" if number == 0 else "right")
         for row in rows:

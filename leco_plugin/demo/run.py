@@ -137,7 +137,7 @@ def _print(page: Page, kind: Kind, measured: Sequence[Measured]) -> None:
         title = f"size slider, {measured[0].all.pictures} pictures a strength, seeds that training never saw"
     else:
         others = [colour for colour in HUES if colour != ERASED]
-        head = ["strength", f"asked for {ERASED}: {ERASED}", *(f"{colour}: {colour}" for colour in others)]
+        head = ["strength", f"{ERASED} (erased)", *others]
         rows = [[f"{m.strength:g}", *(_with_hue(m.colours[colour]) for colour in (ERASED, *others))] for m in measured]
         title = f"erase {ERASED}: pictures in the colour asked for, and their hue ({_count(measured)} a colour)"
     page.table(title, head, rows)
@@ -152,7 +152,7 @@ def _percent(fraction: float) -> str:
 
 
 def _with_hue(one: Figures) -> str:
-    return _percent(one.colour_right) + ("" if one.hue is None else f" ({one.hue:.0f} deg)")
+    return _percent(one.colour_right) + ("" if one.hue is None else f"\n{one.hue:.0f} deg")
 
 
 def _how_to_use(kind: Kind, output: Path, lora: Path) -> list[str]:
