@@ -69,7 +69,12 @@ class FolderSource:
 
     def tokenizer(self, number: int) -> CLIPTokenizer:
         """The tokenizer of text encoder ``number``, from 0."""
-        return self._load(CLIPTokenizer, _numbered("tokenizer", number))
+        name = _numbered("tokenizer", number)
+        tokenizer: CLIPTokenizer = self._load(CLIPTokenizer, name)
+        # without its files transformers makes one that knows no words, and says nothing
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ModelError(f"{self._folder / name} holds no vocabulary", fix="get the model again")
+        return tokenizer
 
     def text_encoder(self, number: int) -> nn.Module:
         """Text encoder ``number``, from 0, in the precision of its file."""
