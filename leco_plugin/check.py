@@ -100,14 +100,14 @@ def _job_lines(job: JobConfig) -> Iterator[str]:
 
 def _leaves(values: dict[str, object], above: str = "") -> Iterator[tuple[str, object]]:
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _leaves(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
 
 
 def _plain(value: object) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "not set"
     return _printable(value) if isinstance(value, str) else str(value).lower()
 

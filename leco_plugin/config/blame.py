@@ -49,6 +49,8 @@ def blame(detail: ErrorDetails, base: Key, findings: Findings) -> None:
     elif kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         findings.error(key, f"must be {words} {context[name]}, not {shorten(value)}", "write another number")
+    elif "fix" in context:
+        findings.error(key, detail["msg"], str(context["fix"]))
     elif kind == "string_too_short":
         findings.error(key, "must not be empty", "write a name in quotes")
     elif kind == "value_error":

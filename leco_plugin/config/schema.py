@@ -6,10 +6,23 @@ The key names are those of an ai-toolkit job, so that one job file runs in every
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PlainValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from leco_plugin.config.optimizers import optimizer_name
 
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
@@ -31,6 +44,31 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _steps_or_fraction(value: float) -> float:
+    """Whole numbers are steps, and those below 1 a fraction of the run."""
+    if value >= 1 and not value.is_integer():
+        fix = "write a whole number of steps, or a fraction of the run below 1"
+        raise PydanticCustomError("steps", "must be whole, or below 1, not {value}", {"value": value, "fix": fix})
+    return int(value) if value.is_integer() else value
+
+
+def _param(value: object) -> object:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
+        return tuple(value)
+    fix = "write a number, true or false, text, or a list of numbers"
+    raise PydanticCustomError("param", "is nothing that an optimizer can be given", {"fix": fix})
+
+
+def _own_parameters(params: dict[str, Param]) -> dict[str, Param]:
+    for name, instead in (("lr", "train.lr"), ("params", "network")):
+        if name in params:
+            fix = f"leave it out; {instead} says it"
+            raise PydanticCustomError("params", "{name} is not set here", {"name": name, "fix": fix})
+    return params
+
+
 def _file_name(name: str) -> str:
     """Refuse what cannot be a file's name on every system; raises ValueError."""
     if not name.strip():
@@ -48,11 +86,34 @@ def _file_name(name: str) -> str:
 
 
 Action = Literal["erase", "enhance"]
+LrScheduler = Literal[
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "cosine_with_min_lr",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+]
 DType = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_short_dtype)]
 FileDType = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator(_long_dtype)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Side = Annotated[int, Field(gt=0, multiple_of=8)]
 Finite = FiniteFloat
+_ONLY_WITH: Mapping[str, tuple[str, ...]] = {
+    "lr_decay_steps": ("warmup_stable_decay",),
+    "lr_scheduler_num_cycles": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+    "lr_scheduler_power": ("polynomial",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
+    "huber_c": ("huber", "smooth_l1"),
+    "huber_schedule": ("huber", "smooth_l1"),
+}
+"""Options that only some choices of another one read."""
+StepsOrFraction = Annotated[FiniteFloat, AfterValidator(_steps_or_fraction)]
+Param = Annotated[bool | int | float | str | tuple[float, ...] | None, PlainValidator(_param)]
+"""What an optimizer can be given."""
 
 
 class Frozen(BaseModel):
@@ -96,7 +157,7 @@ class ModelConfig(Frozen):
     """The base model; it is never changed."""
 
     name_or_path: str = Field(min_length=1)
-    """`builtin:tiny`, a diffusers folder or a hub id."""
+    """`builtin:tiny`, a diffusers folder, a .safetensors or .ckpt file, or a hub id."""
     is_v2: bool | None = None
     """Confirms that it is Stable Diffusion 2.x, or not; the family is found out in any case."""
     is_xl: bool | None = None
@@ -131,12 +192,30 @@ class TrainConfig(Frozen):
     """Optimizer steps."""
     lr: Finite = Field(1e-4, ge=0)
     """Learning rate at its peak."""
-    optimizer: Literal["adamw"] = "adamw"
-    """What turns gradients into steps."""
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    unet_lr: Finite | None = Field(None, ge=0)
+    """Learning rate of the UNet's LoRA, all that LECO trains; `lr` when absent."""
+    optimizer: Annotated[str, AfterValidator(optimizer_name)] = "adamw"
+    """What turns gradients into steps: adamw, adamw8bit, lion, adafactor, prodigy, ..., or `module.Class`."""
+    optimizer_params: Annotated[dict[str, Param], AfterValidator(_own_parameters)] = {}
+    """What the optimizer is made with besides the learning rate, such as weight_decay."""
+    lr_scheduler: LrScheduler = "constant"
     """How the learning rate goes from `lr` at the start to the end of the run."""
-    lr_warmup_steps: Whole = Field(0, ge=0)
-    """Optimizer steps in which the learning rate rises from 0 to `lr`."""
+    lr_warmup_steps: StepsOrFraction = Field(0, ge=0)
+    """Optimizer steps, or below 1 the fraction of them, in which the learning rate rises from 0 to `lr`."""
+    lr_decay_steps: StepsOrFraction = Field(0, ge=0)
+    """Optimizer steps, or below 1 the fraction of them, in which warmup_stable_decay falls at the end."""
+    lr_scheduler_num_cycles: Whole = Field(1, ge=1)
+    """Restarts of cosine_with_restarts; half waves of cosine_with_min_lr and warmup_stable_decay."""
+    lr_scheduler_power: Finite = Field(1.0, gt=0)
+    """Exponent of polynomial."""
+    lr_scheduler_min_lr_ratio: Finite = Field(0.0, ge=0, le=1)
+    """Where cosine_with_min_lr and warmup_stable_decay end, as a fraction of `lr`."""
+    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = "l2"
+    """How far the LoRA's prediction is from its goal; l2 is LECO's own."""
+    huber_c: Finite = Field(0.1, gt=0)
+    """Width of huber and smooth_l1: errors below it count squared, those above it by size."""
+    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    """How that width follows the timestep: not at all, or from 1 without noise down to `huber_c`."""
     gradient_accumulation: Whole = Field(1, ge=1)
     """Pairs whose gradients are averaged into one optimizer step."""
     max_grad_norm: Finite = Field(1.0, ge=0)
@@ -152,6 +231,27 @@ class TrainConfig(Frozen):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> TrainConfig:
+        for option, choices in _ONLY_WITH.items():
+            owner = "loss_type" if option.startswith("huber") else "lr_scheduler"
+            default = type(self).model_fields[option].default
+            if getattr(self, option) != default and getattr(self, owner) not in choices:
+                message = "{option} means nothing to {owner} {chosen}"
+                fix = f"leave {option} out, or set {owner} to {' or '.join(choices)}"
+                context = {"option": option, "owner": owner, "chosen": getattr(self, owner), "fix": fix}
+                raise PydanticCustomError("ignored", message, context)
+        return self
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of what is trained."""
+        return self.lr if self.unet_lr is None else self.unet_lr
+
+    def in_steps(self, steps_or_fraction: float) -> int:
+        """A number of optimizer steps from one that may be a fraction of the run."""
+        return int(steps_or_fraction * self.steps if steps_or_fraction < 1 else steps_or_fraction)
+
 
 class SaveConfig(Frozen):
     """The files that a run leaves."""
@@ -160,8 +260,16 @@ class SaveConfig(Frozen):
     """Precision of the LoRA files."""
     save_every: Whole | None = Field(None, ge=1)
     """Save an intermediate file every so many optimizer steps."""
-    max_step_saves_to_keep: Whole = Field(4, ge=1)
-    """Older intermediate files of the same run are deleted beyond this number."""
+    format: Literal["safetensors", "ckpt", "pt"] = "safetensors"
+    """safetensors is what every loader reads; ckpt and pt are pickles without metadata."""
+    max_step_saves_to_keep: Whole | None = Field(4, ge=1)
+    """Older intermediate files of the same run are deleted beyond this number; none keeps all."""
+    save_last_n_steps: Whole | None = Field(None, ge=1)
+    """Delete intermediate files of the same run that are older than so many steps; off when absent."""
+    no_metadata: bool = False
+    """Write nothing into the LoRA files but the weights."""
+    training_comment: str | None = None
+    """A remark for the files' metadata."""
 
 
 class LecoConfig(Frozen):

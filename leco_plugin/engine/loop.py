@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -16,10 +16,11 @@ from torch import Tensor
 from leco_plugin.config.schema import TrainConfig
 from leco_plugin.contracts import Network
 from leco_plugin.core.walk import Walks
-from leco_plugin.engine.optim import make_optimizer, make_schedule
+from leco_plugin.engine.guard import Guard
+from leco_plugin.engine.optim import actual_rate, averaged, make_optimizer, make_schedule
 from leco_plugin.engine.report import Meter, Report
 from leco_plugin.engine.step import LecoStep
-from leco_plugin.errors import TrainingError
+from leco_plugin.errors import LecoError, TrainingError
 
 REPORT_EVERY = 10
 """Optimizer steps between two reports on an accelerator, where each has to wait for the device."""
@@ -69,28 +70,46 @@ class Loop:
     save_every: int | None = None
     done: int = field(default=0, init=False)
 
-    def run(self) -> bool:
-        """Train; True if it was stopped before its end. TrainingError where the loss is no longer finite."""
+    def __post_init__(self) -> None:
         self._parameters = list(self.network.parameters())
         self._optimizer = make_optimizer(self.train, self._parameters)
-        schedule = make_schedule(self.train, self._optimizer)
+        self._schedule = make_schedule(self.train, self._optimizer)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.train.dtype == "fp16")
+        self._guard = Guard(self._optimizer, self.device)
         self._meter = Meter(self.device, self.train.steps)
+        self._saved_at = 0
+
+    def run(self) -> bool:
+        """Train; True if it was stopped before its end.
+
+        Raises TrainingError where loss or gradient are no longer finite, after the last good weights were saved.
+        """
         report_every = 1 if self.device.type == "cpu" else REPORT_EVERY
+        self._meter.start()
         with stop_on_signal() as stop:
             while self.done < self.train.steps and not stop.asked:
-                learning_rate = float(schedule.get_last_lr()[0])
+                scheduled = float(self._schedule.get_last_lr()[0])
                 self._accumulate()
                 last = self.done + 1 == self.train.steps
                 due = bool(self.save_every) and (self.done + 1) % (self.save_every or 1) == 0 and not last
+                event = None
                 if due or last or (self.done + 1) % report_every == 0:
-                    self._check_and_report(learning_rate)
+                    event = self._meter.sum_up(self.done + 1, actual_rate(self._optimizer, scheduled))
+                    self._refuse_unless(math.isfinite(event.loss), f"the loss is {event.loss}", taken=self.done)
                 self._update()
-                schedule.step()
+                if event or self._guard.waits:
+                    self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
+                if event:
+                    self.report(event)
+                self._schedule.step()
                 self.done += 1
                 if due:
-                    self.save(self.done)
+                    self._save(self.done)
         return self.done < self.train.steps
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Block in which the network has the weights to be saved; see ``optim.averaged``."""
+        return averaged(self._optimizer)
 
     def _accumulate(self) -> None:
         """Gradients of one optimizer step: the mean over its pairs."""
@@ -102,17 +121,29 @@ class Loop:
         torch.autograd.backward(self._scaler.scale(loss / self.train.gradient_accumulation))
 
     def _update(self) -> None:
-        if self.train.max_grad_norm > 0:
-            self._scaler.unscale_(self._optimizer)
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.train.max_grad_norm)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        self._scaler.unscale_(self._optimizer)
+        # at infinity nothing is clipped, and the norm is known all the same
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.train.max_grad_norm or math.inf)
+        if self._scaler.is_enabled():
+            # leaves the step out by itself, and tries a smaller scale
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        else:
+            self._guard.step(norm)
 
-    def _check_and_report(self, learning_rate: float) -> None:
-        event = self._meter.sum_up(self.done + 1, learning_rate)
-        if not math.isfinite(event.loss):
-            raise TrainingError(
-                f"the loss is {event.loss} at step {event.step}; the last good LoRA is kept",
-                fix="try a lower lr, dtype bf16 or fp32 instead of fp16, or a smaller guidance_scale",
-            )
-        self.report(event)
+    def _save(self, done: int) -> None:
+        self._saved_at = done
+        self.save(done)
+
+    def _refuse_unless(self, fine: bool, problem: str, *, taken: int) -> None:
+        """Stop the run; ``taken`` steps were asked of the optimizer, of which the guard left out some."""
+        if fine:
+            return
+        good = taken - self._guard.left_out
+        if good > self._saved_at:
+            with suppress(LecoError):
+                self._save(good)
+        raise TrainingError(
+            f"{problem} at step {self.done + 1}; the last good LoRA is kept",
+            fix="try a lower lr, dtype bf16 or fp32 instead of fp16, or a smaller guidance_scale",
+        )

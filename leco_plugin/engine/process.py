@@ -14,16 +14,14 @@ from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.loop import Loop
-from leco_plugin.engine.optim import find_optimizer, rate_warning
+from leco_plugin.engine.optim import check_optimizer, rate_warning
+from leco_plugin.engine.output import Output
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.rows import Model
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.errors import ConfigError, ModelError, NetworkError
 from leco_plugin.events import RunEnded, RunStarted, Saved, Warned
-from leco_plugin.network.metadata import run_metadata
-
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,13 @@ class LecoProcess:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
         self._report = Report(observer for some in hooks.leco_observers(job=job) for observer in some)
-        self._step_files: list[Path] = []
+        self._output = Output(job, self._seed)
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
         began = time.perf_counter()
         job = self._job
-        find_optimizer(job.train)
+        check_optimizer(job.train)
         self._make_folder()
         denoiser = self._load_model()
         network = self._create_network(denoiser)
@@ -57,7 +55,7 @@ class LecoProcess:
         self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser)))
         self._warn(denoiser)
         interrupted = loop.run()
-        path = self._save(denoiser, network, loop.done, final=not interrupted)
+        path = self._save(denoiser, loop, loop.done, final=not interrupted)
         self._report(RunEnded(path, loop.done, time.perf_counter() - began, interrupted))
         return Outcome(path, loop.done, interrupted)
 
@@ -98,28 +96,17 @@ class LecoProcess:
         walks = make_walks(job.leco, step, len(job.pairs), generator)
 
         def save(done: int) -> None:
-            self._save(denoiser, network, done, final=False)
+            self._save(denoiser, loop, done, final=False)
 
-        return Loop(step, walks, network, job.train, denoiser.device, self._report, save, job.save.save_every)
+        report, every = self._report, job.save.save_every
+        loop = Loop(step, walks, network, job.train, denoiser.device, report, save, every)
+        return loop
 
-    def _save(self, denoiser: Denoiser, network: Network, step: int, *, final: bool) -> Path:
-        job = self._job
-        name = job.name if final else f"{job.name}-step{step:08d}"
-        path = job.output_folder / f"{name}{SUFFIX}"
-        metadata = run_metadata(
-            job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self._seed, step=step
-        )
-        network.save(path, job.save.dtype, metadata)
-        if not final:
-            self._drop_old_files(path)
+    def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:
+        with loop.averaged():
+            path = self._output.write(denoiser, loop.network, step, final=final)
         self._report(Saved(path, step, final))
         return path
-
-    def _drop_old_files(self, newest: Path) -> None:
-        """Of this run's own files: those of an earlier run in the same folder are not ours to delete."""
-        self._step_files = [path for path in self._step_files if path != newest] + [newest]
-        while len(self._step_files) > self._job.save.max_step_saves_to_keep:
-            self._step_files.pop(0).unlink(missing_ok=True)
 
     def _warn(self, denoiser: Denoiser) -> None:
         pairs = self._job.pairs
@@ -141,11 +128,12 @@ class LecoProcess:
             ("targets", _some([repr(pair.target) for pair in job.pairs if not _keeps(pair)])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
             ("network", f"{job.network.type}, rank {job.network.linear}, alpha {job.network.linear_alpha:g}"),
-            ("steps", f"{job.train.steps} at lr {job.train.learning_rate:g} ({job.train.optimizer}, {job.train.lr_scheduler})"),
+            ("steps", f"{job.train.steps} at lr {job.train.learning_rate:g} "
+                      f"({job.train.optimizer}, {job.train.lr_scheduler})"),
             ("walk", f"{job.leco.max_denoising_steps} {job.train.noise_scheduler} steps, "
                      f"guidance {job.leco.denoise_guidance_scale:g}"),
             ("seed", str(self._seed)),
-            ("saved to", str(job.output_folder / f"{job.name}{SUFFIX}")),
+            ("saved to", str(self._output.path())),
         )  # fmt: skip
 
 

@@ -49,6 +49,10 @@ class Meter:
         self._goal: Tensor | None = None
         self._since = time.perf_counter()
 
+    def start(self) -> None:
+        """Time runs from now on."""
+        self._since = time.perf_counter()
+
     def add(self, result: StepResult) -> None:
         """Take in one step."""
         self._losses.append(result.loss)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from leco_plugin.contracts import Sampler
-from leco_plugin.core import noise, objective, sizes
+from leco_plugin.core import losses, noise, objective, sizes
 from leco_plugin.core.walk import Walk, Walks, guided
 from leco_plugin.engine.concepts import Concept
 from leco_plugin.engine.rows import Model, Row, split_rows
@@ -26,6 +26,9 @@ class StepSettings:
     """Guidance of the walk, not the edit strength."""
     noise_offset: float = 0.0
     min_snr_gamma: float | None = None
+    loss_type: losses.LossType = "l2"
+    huber_c: float = 0.1
+    huber_schedule: losses.WidthSchedule = "snr"
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,21 @@ class LecoStep:
         return objective.goal(neutral, positive, unconditional, strength=pair.guidance_scale, action=pair.action)
 
     def _loss(self, walk: Walk, student: Tensor, goal: Tensor) -> Tensor:
-        errors = objective.squared_error(student, goal)
+        errors = losses.row_errors(student, goal, self._settings.loss_type, self._huber_width(walk))
         if self._settings.min_snr_gamma is not None:
             denoiser = self._model.denoiser
             snr = denoiser.snr(walk.timestep.expand(walk.samples))
             velocity = denoiser.prediction_type != "epsilon"
             errors = errors * objective.min_snr_weight(snr, self._settings.min_snr_gamma, velocity=velocity)
         return self._concepts[walk.pair].pair.weight * errors.mean()
+
+    def _huber_width(self, walk: Walk) -> Tensor | None:
+        settings = self._settings
+        if settings.loss_type not in ("huber", "smooth_l1"):
+            return None
+        timesteps = walk.timestep.expand(walk.samples)
+        snr = self._model.denoiser.snr(timesteps)
+        return losses.huber_width(settings.huber_c, settings.huber_schedule, timesteps, snr)
 
     def _reached(
         self, walks: Sequence[Walk], known: dict[Row, Tensor], student: _Student

@@ -306,3 +306,31 @@ def test_training_goes_on_without_the_observer():
     assert run.run() is False
     assert len(run.steps) == 4
     assert len(run.recorder.of(Warned)) == 1
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("l2", 9.0), ("l1", 3.0), ("smooth_l1", 2 * (10**0.5 - 1))])
+def test_the_step_trains_with_the_loss_that_is_asked_for(kind, expected):
+    """A prediction of 3 and a goal of 0; the width is 1 in a model without noise."""
+    model = LineModel()
+    model.snr_by_timestep = {40: 1e12}
+    step = line_step(model, pair(target=3, positive=0), loss_type=kind)
+    found = step.run(TurnWalks(step, 1), torch.autograd.backward)
+    assert found.loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_moves_nothing(norm):
+    """The loss is finite; the step is not taken, and what was learnt before it is saved."""
+    run = Run(1, steps=5, max_grad_norm=norm)
+    weight = run.model.network.weight
+
+    def spoil(turn: int) -> None:
+        if turn == 2:
+            run.before = weight.item()
+            weight.register_hook(lambda gradient: gradient * float("inf"))
+
+    run.walks.before = spoil
+    with pytest.raises(TrainingError, match="the gradient is not finite at step 3; the last good LoRA is kept"):
+        run.run()
+    assert weight.item() == run.before
+    assert run.saved == [2]

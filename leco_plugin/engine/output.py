@@ -1,0 +1,102 @@
+"""The LoRA files of a run: their names, formats and metadata, and which of them are cleared away."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from leco_plugin.config.schema import JobConfig, SaveConfig
+from leco_plugin.contracts import Denoiser, Network
+from leco_plugin.network.lora_file import write_atomically
+from leco_plugin.network.metadata import run_metadata
+
+
+@dataclass
+class Kept:
+    """Files or folders of this run by the step that they were written at; those of other runs are never touched."""
+
+    most: int | None
+    """How many to keep."""
+    last_steps: int | None
+    """Keep those of so many steps before the newest."""
+    drop: Callable[[Path], None]
+    paths: dict[int, Path] = field(default_factory=dict)
+
+    def add(self, step: int, path: Path) -> None:
+        """Take in what was written at ``step``, and clear away what is older than it may be."""
+        self.paths[step] = path
+        for old in sorted(self.paths):
+            too_many = self.most is not None and len(self.paths) > self.most
+            too_old = self.last_steps is not None and old < step - self.last_steps
+            if old < step and (too_many or too_old):
+                self.drop(self.paths.pop(old))
+
+
+@dataclass
+class Output:
+    """Writes the LoRA files of one run."""
+
+    job: JobConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        save = self.job.save
+        self.kept = Kept(save.max_step_saves_to_keep, save.save_last_n_steps, _unlink)
+
+    def path(self, step: int | None = None) -> Path:
+        """Where the final file goes, or that of ``step``."""
+        name = self.job.name if step is None else f"{self.job.name}-step{step:08d}"
+        return self.job.output_folder / f"{name}.{self.job.save.format}"
+
+    def write(self, denoiser: Denoiser, network: Network, step: int, *, final: bool) -> Path:
+        """Write the LoRA as it is after ``step`` steps; older files of this run may go. Returns its path."""
+        path = self.path(None if final else step)
+        save_network(network, path, self.job.save, self._metadata(denoiser, step))
+        if not final:
+            self.kept.add(step, path)
+        return path
+
+    def _metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
+        job, train = self.job, self.job.train
+        metadata = run_metadata(
+            job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self.seed, step=step
+        )
+        metadata["ss_unet_lr"] = f"{train.learning_rate:g}"
+        metadata["ss_loss_type"] = train.loss_type
+        if train.optimizer_params:
+            metadata["ss_leco_optimizer_params"] = json.dumps(train.optimizer_params)
+        if job.save.training_comment:
+            metadata["ss_training_comment"] = job.save.training_comment
+        return metadata
+
+
+def save_network(network: Network, path: Path, save: SaveConfig, metadata: dict[str, str]) -> None:
+    """Have the network write itself, in the format that ``save`` asks for; atomically.
+
+    ckpt and pt are what torch.save makes of the same tensors: they have no place for metadata.
+    """
+    if save.format == "safetensors" and not save.no_metadata:
+        network.save(path, save.dtype, metadata)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "lora.safetensors"
+        network.save(written, save.dtype, metadata)
+        tensors = load_file(written)
+    if save.format == "safetensors":
+        write_atomically(path, to_bytes(tensors))
+        return
+    data = io.BytesIO()
+    torch.save(tensors, data)
+    write_atomically(path, data.getvalue())
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
