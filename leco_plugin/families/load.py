@@ -10,10 +10,12 @@ import torch
 
 from leco_plugin.config.schema import ModelConfig
 from leco_plugin.errors import ModelError
+from leco_plugin.families.checkpoint import SUFFIXES
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
 from leco_plugin.families.folder import FolderSource
 from leco_plugin.families.sd import SD2Denoiser, SDDenoiser
 from leco_plugin.families.sdxl import SDXLDenoiser
+from leco_plugin.families.single_file import FileSource
 from leco_plugin.families.source import TITLES, Family, Source
 from leco_plugin.tiny import MODEL_FOLDER
 
@@ -28,7 +30,7 @@ _HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", *_WEIGHTS]
 def load_model(
     model: ModelConfig | str, *, dtype: str, device: torch.device, checkpointing: bool = False
 ) -> SDDenoiser:
-    """Load the model that a job names: ``builtin:tiny``, a diffusers folder or a hub id.
+    """Load the model that a job names: ``builtin:tiny``, a diffusers folder, one file or a hub id.
 
     ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. Raises ModelError where there is no such
     model, it is of a family that is not known here, or is not what the job says of it.
@@ -53,7 +55,10 @@ def load_model(
 
 
 def open_model(name_or_path: str) -> Source:
-    """Where the parts of the model that a job names come from."""
+    """Where the parts of the model that a job names come from: a folder, one file, or the hub."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return FileSource(path)
     return FolderSource(model_folder(name_or_path))
 
 
@@ -64,9 +69,11 @@ def model_folder(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or path.suffix in {".safetensors", ".ckpt", ".pt"}:
+    if path.exists() or path.suffix.lower() in SUFFIXES:
+        what = "nor the weights of a model" if path.exists() else "and there is no such file"
         raise ModelError(
-            f"{name_or_path} is not a diffusers folder", fix="name a folder that holds model_index.json, or a hub id"
+            f"{name_or_path} is not a diffusers folder, {what}",
+            fix="name a folder that holds model_index.json, a .safetensors or .ckpt file, or a hub id",
         )
     return _from_hub(name_or_path)
 
