@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_check(commands)
     _add_demo(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -61,6 +62,15 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.set_defaults(command=_demo)
 
 
+def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    # its arguments are described where they are read, which is not imported for the other commands: with no prefix
+    # of its own this parser hands on all of them, --help too
+    about = "convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML to YAML"
+    convert = commands.add_parser("convert", help=about, add_help=False, prefix_chars="\0")
+    convert.add_argument("arguments", nargs="*")
+    convert.set_defaults(command=_convert)
+
+
 def _train(options: argparse.Namespace) -> int:
     from leco_plugin.config.build import load_job, parse_overrides
 
@@ -76,6 +86,12 @@ def _check(options: argparse.Namespace) -> int:
     from leco_plugin.check import check
 
     return check(options.file, options.json, sys.stdout, sys.stderr)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from leco_converters.command import main as convert
+
+    return convert(options.arguments, program="leco convert")
 
 
 def _demo(options: argparse.Namespace) -> int:

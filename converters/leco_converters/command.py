@@ -14,18 +14,16 @@ from leco_converters.request import Request
 from leco_plugin.errors import LecoError, Problem
 
 OK, LOST, REFUSED = 0, 1, 2
-DESCRIPTION = "convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML to YAML"
+_DESCRIPTION = "Convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML to YAML."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m leco_converters") -> int:
     """Run the command; returns 0 done, 1 strict and something lost, 2 refused with a reason."""
-    parser = argparse.ArgumentParser(prog="leco_converters", description=DESCRIPTION)
-    add_arguments(parser)
-    return run(parser.parse_args(arguments), sys.stdout, sys.stderr)
+    return run(_parser(program).parse_args(arguments), sys.stdout, sys.stderr)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to a parser."""
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=_DESCRIPTION)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="YAML, JSON or TOML file")
     parser.add_argument("target", type=Path, nargs="?", metavar="TARGET", help="default: beside the source")
     parser.add_argument(
@@ -38,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="write nothing, and exit with 1, if anything is lost")
     parser.add_argument("--force", action="store_true", help="replace files that are there; never the source")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    return parser
 
 
 def run(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:

@@ -12,13 +12,14 @@ import toml
 
 from leco_converters.flags import command_line
 from leco_converters.leco_job import leco_job
+from leco_converters.leftovers import run_settings
 from leco_converters.read_yaml import read_yaml
 from leco_converters.report import Note, Report
 from leco_converters.request import Plan, Request, Target
 from leco_converters.settings import Outcome, add_defaults
 from leco_converters.slider_job import slider_job
 from leco_converters.toml_text import write_toml
-from leco_converters.tree import Node, Source, places, plain
+from leco_converters.tree import Node, places, plain
 from leco_converters.understand import understand
 from leco_converters.write import Output, refuse_taken, write_all
 from leco_converters.yaml_text import write_yaml
@@ -26,7 +27,7 @@ from leco_plugin.config.build import build_job
 from leco_plugin.config.files import Document
 from leco_plugin.config.findings import Findings, Key, key_text
 from leco_plugin.config.prompts import read_prompts
-from leco_plugin.config.toml_file import sd_scripts_reading
+from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError, Problem, Where
 
 if sys.version_info >= (3, 11):
@@ -35,7 +36,6 @@ else:
     import tomli as tomllib
 
 _FILES = ("neutral_prompt_file", "prompt_file")
-_RUN = "a setting of the run, which a prompt file does not hold"
 
 
 @dataclass(frozen=True)
@@ -123,31 +123,13 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
         extra.append(_yaml_output(job, job_path, plan))
     elif outcomes is not None:
         _note_outcomes(plan, outcomes)
-    left = [] if job_path or plan.job is None else _run_settings(plan, told=outcomes is not None)
-    head = [] if job_path and plan.source is plan.prompt_source else plan.prompt_source.head
-    tail = [*plan.prompt_source.tail] if not (job_path and plan.job and plan.source is plan.prompt_source) else []
-    text = _prompt_text(plan.prompts, head, [*left, *tail])
+    head, tail = plan.prompt_source.head, plan.prompt_source.tail
+    if plan.job and not job_path:
+        tail = [*run_settings(plan, noted=outcomes is not None), *tail]
+    elif plan.job and plan.source is plan.prompt_source:
+        head, tail = [], []  # they stand in the job file
+    text = write_toml(plan.prompts, head, tail)
     return [Output(target, text, _TomlCheck(plain(plan.prompts), target)), *extra], flags
-
-
-def _run_settings(plan: Plan, told: bool) -> list[str]:
-    """Return the settings of the run as comments for the end of the prompt file."""
-    assert plan.job is not None
-    lines: list[str] = []
-    config = plan.job.table["config"]
-    process = config.table["process"].items[0]
-    if plan.source is not plan.prompt_source:
-        lines += plan.source.head
-    for table in (plan.job, config, process):
-        for name, node in table.table.items():
-            if name in ("config", "process", "leco") or not (node.line or node.value != {}):
-                continue
-            if not told and node.line and name not in ("job", "type", "meta", "name"):
-                plan.report.note("lost", plan.source, node, _RUN, "kept as a comment; --job writes it to a job file")
-            lines += write_yaml(Node({name: node.omitted()})).rstrip("\n").split("\n")
-    if plan.source is not plan.prompt_source:
-        lines += plan.source.tail
-    return ["", *lines] if lines else []
 
 
 def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
@@ -180,13 +162,11 @@ def _check_job(plan: Plan, job: Node, path: Path) -> None:
     lines = {key: node.line for key, node in keys.items() if node.line is not None}
     tree = plain(job)
     assert isinstance(tree, dict)
-    options = tree["config"]["process"][0]["leco"]
-    if options.pop("prompts_file", None):
-        prompts = plain(plan.prompts)
-        assert isinstance(prompts, dict)
-        options.update(prompts)
-    model = tree["config"]["process"][0].get("model")
-    if not model or "name_or_path" not in model:
+    process = tree["config"]["process"][0]
+    # the prompts are checked already; one in their place is enough here
+    options = {name: value for name, value in process["leco"].items() if name in LecoConfig.model_fields}
+    process["leco"] = {**options, "target": ""}
+    if "name_or_path" not in process.get("model", {}):
         raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
     try:
         build_job(Document(path, tree, lines))
@@ -254,15 +234,6 @@ def _in_job_only(job: Sequence[Outcome], flags: Sequence[Outcome]) -> list[Outco
     return [replace(one, kind="changed", done="stands in the job file only") for one in missing]
 
 
-def _prompt_text(prompts: Node, head: Sequence[str], tail: Sequence[str]) -> str:
-    """Return the TOML; comments that make the two parsers disagree move to lines of their own."""
-    tree = plain(prompts)
-    text = write_toml(prompts, head, tail)
-    if sd_scripts_reading(text, tree):
-        text = write_toml(prompts, head, tail, comments_behind=False)
-    return text
-
-
 @dataclass(frozen=True)
 class _TomlCheck:
     """Reads a prompt file back with both parsers."""
@@ -294,13 +265,12 @@ class _YamlCheck:
 
 
 def _yaml_output(root: Node, path: Path, plan: Plan) -> Output:
-    sources: list[Source] = [plan.source]
+    sources = [plan.source] if plan.job or "prompts_file" not in _leco(root) else []
     if plan.prompt_source is not plan.source and "prompts_file" not in _leco(root):
         sources.append(plan.prompt_source)
-    text = write_yaml(
-        root, [line for one in sources for line in one.head], [line for one in sources for line in one.tail]
-    )
-    return Output(path, text, _YamlCheck(plain(root), path))
+    head = [line for one in sources for line in one.head]
+    tail = [line for one in sources for line in one.tail]
+    return Output(path, write_yaml(root, head, tail), _YamlCheck(plain(root), path))
 
 
 def _leco(root: Node) -> dict[str, Node]:

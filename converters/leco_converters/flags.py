@@ -26,6 +26,13 @@ _VALUES: Mapping[Name, str] = {
     ("train", "lr_warmup_steps"): "lr_warmup_steps",
     ("train", "gradient_accumulation"): "gradient_accumulation_steps",
     ("train", "gradient_accumulation_steps"): "gradient_accumulation_steps",
+    ("train", "lr_decay_steps"): "lr_decay_steps",
+    ("train", "lr_scheduler_num_cycles"): "lr_scheduler_num_cycles",
+    ("train", "lr_scheduler_power"): "lr_scheduler_power",
+    ("train", "lr_scheduler_min_lr_ratio"): "lr_scheduler_min_lr_ratio",
+    ("train", "loss_type"): "loss_type",
+    ("train", "huber_c"): "huber_c",
+    ("train", "huber_schedule"): "huber_schedule",
     ("train", "max_grad_norm"): "max_grad_norm",
     ("train", "min_snr_gamma"): "min_snr_gamma",
     ("train", "noise_offset"): "noise_offset",
@@ -34,6 +41,10 @@ _VALUES: Mapping[Name, str] = {
     ("leco", "max_denoising_steps"): "max_denoising_steps",
     ("leco", "denoise_guidance_scale"): "leco_denoise_guidance_scale",
     ("model", "clip_skip"): "clip_skip",
+    ("model", "max_token_length"): "max_token_length",
+    ("save", "format"): "save_model_as",
+    ("save", "save_last_n_steps"): "save_last_n_steps",
+    ("save", "training_comment"): "training_comment",
     ("save", "save_every"): "save_every_n_steps",
     ("save", "dtype"): "save_precision",
 }
@@ -43,6 +54,8 @@ _SWITCHES: Mapping[Name, str] = {
     ("train", "gradient_checkpointing"): "gradient_checkpointing",
     ("train", "xformers"): "xformers",
     ("train", "sdp"): "sdpa",
+    ("model", "zero_terminal_snr"): "zero_terminal_snr",
+    ("save", "no_metadata"): "no_metadata",
 }
 _NETWORK_ARGS: Mapping[Name, str] = {("network", "conv"): "conv_dim", ("network", "conv_alpha"): "conv_alpha"}
 _SINGLE = {"training_seed": "seed", "log_dir": "logging_dir"}
@@ -50,6 +63,7 @@ _MIXED = {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bflo
 _SAVED = {"float32": "float", "fp32": "float", "float16": "fp16", "bfloat16": "bf16"}
 _OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "adam8bit": "AdamW8bit", "lion": "Lion"}
 _OPTIMIZERS |= {"adafactor": "Adafactor", "lion8bit": "Lion8bit", "prodigy": "Prodigy"}
+_SPELLED = {"mse": "l2", "mae": "l1"}
 _ELSEWHERE = {("train", "batch_size"), ("network", "type"), ("model", "is_xl"), ("model", "arch")}
 """Said by the prompt file, by other flags, or by which script is run."""
 
@@ -62,14 +76,15 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
     config = plan.job.table["config"].table if plan.job else {}
     process = plan.process.table if plan.process else {}
     for section, node in process.items():
-        if section in ("type", "device", "training_folder", "output_dir"):
+        if node.left_out or section in ("type", "device", "training_folder", "output_dir"):
             continue
         if section in _SINGLE:
             flags[_SINGLE[section]] = str(plain(node))
         elif not isinstance(node.value, dict):
             outcomes.append(_no_flag(node))
         for key, child in node.table.items():
-            _setting((section, key), child, flags, network, outcomes)
+            if not child.left_out:
+                _setting((section, key), child, flags, network, outcomes)
     for key, node in config.items():
         if key in _SINGLE:
             flags[_SINGLE[key]] = str(plain(node))
@@ -111,6 +126,7 @@ def _setting(name: Name, node: Node, flags: dict[str, str | None], network: list
 def _spelled(name: Name, value: str | int | float) -> str:
     text = str(value)
     known = {("train", "dtype"): _MIXED, ("save", "dtype"): _SAVED, ("train", "optimizer"): _OPTIMIZERS}
+    known[("train", "loss_type")] = _SPELLED
     return known.get(name, {}).get(text.lower(), text)
 
 

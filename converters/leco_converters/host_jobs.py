@@ -70,6 +70,8 @@ def _our_job(source: Source, read_prompts: ReadPrompts) -> Plan:
     leco = process.table["leco"]
     options = {name: child for name, child in leco.table.items() if name in LecoConfig.model_fields}
     job = _single(source.root, config, config.table["process"], process)
+    if "prompts_file" in leco.table:
+        options["prompts_file"] = leco.table["prompts_file"].omitted()
     job.table["config"].table["process"].items[0].table["leco"] = leco.like(options)
     if "prompts_file" in leco.table:
         prompt_source = read_source(source.path.parent / str(leco.table["prompts_file"].value))
@@ -199,7 +201,7 @@ def _single(root: Node, config: Node, processes: Node, process: Node) -> Node:
     """Return the job with this process alone; the tables are new, their entries are shared."""
     settings = process.like({name: child for name, child in process.table.items() if name != "slider"})
     if "slider" in process.table:
-        settings.table["leco"] = process.table["slider"].beside({})
+        settings.table["leco"] = process.table["slider"].like({})
     new_config = config.like({**config.table, "process": processes.like([settings])})
     return root.like({**root.table, "config": new_config})
 

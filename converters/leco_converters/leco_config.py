@@ -60,5 +60,5 @@ def _job(source: Source) -> Node:
                 present.table.update(table)
             else:
                 process[new_section] = node.like(table) if not index else node.beside(table)
-    process["leco"] = Node({})
+    process["leco"] = Node({"prompts_file": source.root.table["prompts_file"].omitted()})
     return Node({"job": Node("train"), "config": Node({**config, "process": Node([Node(process)])})})

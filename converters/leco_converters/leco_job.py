@@ -9,8 +9,8 @@ from leco_converters.settings import (
     ALIASES,
     CONVOLUTIONS,
     HARMLESS,
-    NETWORKS,
     SEEN_IN_THE_MODEL,
+    SPELLINGS,
     Outcome,
     refusal,
     sections,
@@ -32,7 +32,12 @@ def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, li
     config = old.table["config"]
     process = builder.process(config)
     options = process.setdefault("leco", Node({}))
-    process["leco"] = options.like({**options.table, **prompts.table})
+    named = options.table.pop("prompts_file", None)
+    new = {
+        name: named.like(node.value) if named and name == "prompts_file" else node
+        for name, node in prompts.table.items()
+    }
+    process["leco"] = options.like({**options.table, **new})
     if "name_or_path" not in process.get("model", Node({})).table and model:
         process["model"] = Node({"name_or_path": Node(model), **process.get("model", Node({})).table})
     new_config: dict[str, Node] = {"name": config.table.get("name", Node(name))}
@@ -96,13 +101,12 @@ class _Builder:
         return self.omit(node, why) if why else node
 
     def _section(self, section: str, node: Node, process: dict[str, Node]) -> None:
-        here = process.setdefault(section, node.like({}))
-        if here.value == {}:
-            process[section] = here = node.like({})
+        here = process[section] = node.like(process[section].table if section in process else {})
         for name, child in node.table.items():
             if (section, name) == ("train", "batch_size"):
                 done = "is a default of the prompts here"
                 self.outcomes.append(Outcome(child, "changed", "batch_size of the run", done))
+                here.table[name] = child.omitted()
                 continue
             new_section, new_name = ALIASES.get((section, name), (section, name))
             result = self._setting((section, name), (new_section, new_name), child)
@@ -116,11 +120,12 @@ class _Builder:
         why = refusal(model, new[1], value)
         if not why:
             return node
-        if isinstance(value, str) and new == ("network", "type") and value.lower() in NETWORKS:
-            if value.lower() in CONVOLUTIONS:
+        spelled = SPELLINGS.get(new, {}).get(str(value).lower())
+        if spelled:
+            if str(value).lower() in CONVOLUTIONS:
                 was = f"{value} trains convolutions too"
                 self.outcomes.append(Outcome(node, "lost", was, "written as lora, which trains linear layers"))
-            return node.like(NETWORKS[value.lower()])
+            return node.like(spelled)
         if isinstance(value, str) and not refusal(model, new[1], value.lower()):
             return node.like(value.lower())
         if old in HARMLESS and HARMLESS[old] == value:

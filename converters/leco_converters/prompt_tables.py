@@ -133,7 +133,9 @@ def _shuffled(item: Node, kept: dict[str, Node], shuffle: Node, source: Source, 
             value = texts.get(name, child.value)
             table[name] = Node(value, child.key, child.line, child.raw) if number else child.like(value)
             table[name].raw, table[name].left_out = child.raw, child.left_out
-        targets.append(item.like(table) if not number else item.beside(table))
+        if not number:
+            table["shuffle"] = shuffle.omitted()
+        targets.append(item.beside(table) if number else item.like(table))
     return targets
 
 

@@ -24,8 +24,22 @@ ALIASES: Mapping[Name, Name] = {
     ("train", "max_denoising_steps"): ("leco", "max_denoising_steps"),
     ("train", "gradient_accumulation_steps"): ("train", "gradient_accumulation"),
 }
-NETWORKS = {"lierla": "lora", "c3lier": "lora", "locon": "lora"}
-"""Other names of our network; the last two train convolutions too."""
+SPELLINGS: Mapping[Name, Mapping[str, str]] = {
+    ("network", "type"): {"lierla": "lora", "c3lier": "lora", "locon": "lora"},
+    ("train", "loss_type"): {"mse": "l2", "mae": "l1"},
+}
+"""Other words for our values."""
+AI_TOOLKIT: Mapping[str, frozenset[str]] = {
+    "network": frozenset({"type", "linear", "linear_alpha", "rank", "alpha", "conv", "conv_alpha", "dropout"}),
+    "train": frozenset(
+        {"steps", "lr", "unet_lr", "optimizer", "optimizer_params", "lr_scheduler", "noise_scheduler", "dtype"}
+        | {"max_denoising_steps", "batch_size", "gradient_checkpointing", "gradient_accumulation", "max_grad_norm"}
+        | {"min_snr_gamma", "noise_offset", "xformers", "train_unet", "train_text_encoder"}
+    ),
+    "save": frozenset({"dtype", "save_every", "max_step_saves_to_keep"}),
+    "model": frozenset({"name_or_path", "is_v2", "is_v_pred", "is_xl", "arch"}),
+}
+"""Settings that ai-toolkit's slider trainer reads and that other sources may have."""
 CONVOLUTIONS = ("c3lier", "locon")
 SEEN_IN_THE_MODEL = frozenset({"is_xl", "is_v2", "is_v_pred", "arch"})
 """Kinds of model that the trainer reads from the model itself."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from leco_converters.tree import Node, plain
+from leco_converters.tree import Node, inner_comments, plain
 from leco_converters.yaml_text import comment_lines, commented
 from leco_plugin.config.toml_file import sd_scripts_reading
 from leco_plugin.errors import ConfigError
@@ -17,17 +17,14 @@ from leco_plugin.errors import ConfigError
 _SAFE = re.compile("[^\"'\\\\\x00-\x1f\x7f]*\\Z")
 _SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
+_PLAIN_COMMENT = re.compile(r"[#A-Za-z0-9 .:;()/+-]*\Z")
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?\Z")
 _WIDTH = 110
 
 
-def write_toml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = (), *, comments_behind: bool = True) -> str:
-    """Return the text of a prompt file; raises ConfigError for a text that `toml` cannot be made to read.
-
-    ``comments_behind`` False puts every comment in its own line.
-    """
-    writer = _Writer(comments_behind)
-    lines = [*comment_lines(head), *([""] if head else []), *writer.table(root, ""), *comment_lines(tail)]
+def write_toml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -> str:
+    """Return the text of a prompt file; raises ConfigError for a text that `toml` cannot be made to read."""
+    lines = [*comment_lines(head), *([""] if head else []), *_table(root, ""), *comment_lines(tail)]
     while lines and not lines[0]:
         lines.pop(0)
     return "\n".join(lines) + "\n"
@@ -43,49 +40,49 @@ def text(value: str) -> str:
     raise ConfigError(f"sd-scripts cannot read the text {_shown(value)} in any spelling", fix="change the prompt")
 
 
-class _Writer:
-    def __init__(self, comments_behind: bool) -> None:
-        self._behind = comments_behind
+def _table(node: Node, path: str) -> Iterator[str]:
+    """Yield the lines of a table: single values first, as TOML wants, then the tables in it."""
+    last_value = max((i for i, child in enumerate(node.table.values()) if _is_value(child)), default=-1)
+    tables: list[tuple[str, Node]] = []
+    for index, (name, child) in enumerate(node.table.items()):
+        if not _is_value(child) or (child.left_out and index > last_value):
+            tables.append((name, child))
+        else:
+            yield from commented(name, child) if child.left_out else _assignment(name, child)
+    for name, child in tables:
+        yield from _below(name, child, path)
 
-    def table(self, node: Node, path: str) -> Iterator[str]:
-        """Yield the lines of a table: single values first, as TOML wants, then the tables in it."""
-        last_value = max((i for i, child in enumerate(node.table.values()) if _is_value(child)), default=-1)
-        tables: list[tuple[str, Node]] = []
-        for index, (name, child) in enumerate(node.table.items()):
-            if child.left_out and index > last_value:
-                tables.append((name, child))
-            elif child.left_out:
-                yield from commented(name, child)
-            elif _is_value(child):
-                yield from self._assignment(name, child)
-            else:
-                tables.append((name, child))
-        for name, child in tables:
-            yield from self._below(name, child, path)
 
-    def _below(self, name: str, child: Node, path: str) -> Iterator[str]:
-        if child.left_out:
-            yield from ["", *commented(name, child)]
-            return
-        header = f"{path}.{_key(name)}" if path else _key(name)
-        if isinstance(child.value, dict):
-            yield from ["", *_above(child), f"[{header}]", *self.table(child, header)]
-            return
-        yield from _above(child)
-        for item in child.items:
-            if item.left_out:
-                yield from commented(name, item)
-            else:
-                yield from ["", *_above(item), f"[[{header}]]", *self.table(item, header)]
+def _below(name: str, child: Node, path: str) -> Iterator[str]:
+    """Yield the lines of a table in another one, or of a list of tables."""
+    if child.left_out:
+        yield from ["", *commented(name, child)]
+        return
+    header = f"{path}.{_key(name)}" if path else _key(name)
+    if isinstance(child.value, dict):
+        yield from ["", *_above(child), f"[{header}]", *_table(child, header)]
+        return
+    yield from _above(child)
+    for item in child.items:
+        if item.left_out:
+            yield from commented(name, item)
+        else:
+            yield from ["", *_above(item), f"[[{header}]]", *_table(item, header)]
 
-    def _assignment(self, name: str, node: Node) -> Iterator[str]:
-        behind = f"  {comment_lines([node.after])[0]}" if node.after and self._behind else ""
-        yield from comment_lines(node.before)
-        # `toml` misreads comments inside a list
-        yield from (line for line in _inner_comments(node) if line)
-        if node.after and not self._behind:
-            yield from comment_lines([node.after])
-        yield f"{_key(name)} = {_value(node)}{behind}"
+
+def _assignment(name: str, node: Node) -> Iterator[str]:
+    yield from comment_lines(node.before)
+    # `toml` misreads comments inside a list
+    yield from comment_lines([text for text in inner_comments(node) if text])
+    line = f"{_key(name)} = {_value(node)}"
+    if not node.after:
+        yield line
+        return
+    comment = comment_lines([node.after])[0]
+    if _PLAIN_COMMENT.match(comment) or _reads_alike(f"{line}  {comment}\n", {name: plain(node)}):
+        yield f"{line}  {comment}"
+    else:
+        yield from (comment, line)
 
 
 def _value(node: Node) -> str:
@@ -166,12 +163,6 @@ def _is_value(node: Node) -> bool:
 
 def _above(node: Node) -> list[str]:
     return comment_lines([*node.before, *([node.after] if node.after else [])])
-
-
-def _inner_comments(node: Node) -> Iterator[str]:
-    for item in node.items:
-        yield from _above(item)
-        yield from _inner_comments(item)
 
 
 def _key(name: str) -> str:

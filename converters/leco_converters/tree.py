@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -82,6 +82,10 @@ def places(node: Node, key: Key = ()) -> Iterator[tuple[Key, Node]]:
         yield from places(child, (*key, name))
 
 
-def table(entries: Mapping[str, Node] | None = None) -> Node:
-    """Make a table that no file has."""
-    return Node(dict(entries or {}))
+def inner_comments(node: Node) -> Iterator[str]:
+    """Yield the comments inside a table or a list, in their order."""
+    for child in (*node.table.values(), *node.items):
+        yield from child.before
+        if child.after:
+            yield child.after
+        yield from inner_comments(child)

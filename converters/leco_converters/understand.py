@@ -11,8 +11,6 @@ from leco_converters.read import read_source
 from leco_converters.report import Report
 from leco_converters.request import Plan
 from leco_converters.tree import Node, Source, plain
-from leco_plugin.config.build import build_prompts
-from leco_plugin.config.files import read_document
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.errors import ConfigError, Problem, Where
 
@@ -36,7 +34,6 @@ def prompt_file(source: Source, report: Report) -> Node:
     """Return the prompts of a file that holds nothing else; raises ConfigError."""
     root = source.root
     if source.path.suffix.lower() == ".toml":
-        build_prompts(read_document(source.path))
         return root
     if isinstance(root.value, list):
         root = _list(root, source)

@@ -26,10 +26,11 @@ def write_yaml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -
     return "\n".join(lines) + "\n"
 
 
-def commented(name: str, node: Node) -> list[str]:
+def commented(name: str, node: Node, heading: str = LEFT_OUT) -> list[str]:
     """Return an entry as comment lines, with its own comments."""
     bare = Node(node.value, raw=node.raw, after=node.after)
-    return [*comment_lines(node.before), LEFT_OUT, *(f"# {line}".rstrip() for line in _entry(f"{_key(name)}:", bare))]
+    lines = [f"# {line}".rstrip() for line in _entry(f"{_key(name)}:", bare)]
+    return [*comment_lines(node.before), *([heading] if heading else []), *lines]
 
 
 def comment_lines(texts: Sequence[str]) -> list[str]:
