@@ -44,11 +44,19 @@ def test_a_small_edit_survives_bf16_predictions():
     assert (torch.tensor(1.0).bfloat16() - torch.tensor(0.001).bfloat16()).item() == 1.0
 
 
-def test_a_small_difference_survives_bf16_in_the_loss():
-    """100 against 100.25: one is no bf16 number, and the difference is 0.25 all the same."""
-    error = squared_error(full(100.0, torch.bfloat16), full(100.25))
+def test_the_concept_itself_is_float32():
+    """1 - 1/1024 between two bf16 predictions; in bf16 the difference would be 1."""
+    positive, unconditional = full(1, torch.bfloat16), full(1 / 1024, torch.bfloat16)
+    edited = goal(full(0), positive, unconditional, strength=1.0, action="enhance")
+    assert edited.unique().item() == 1 - 1 / 1024
+
+
+@pytest.mark.parametrize("target", [full(100.25), full(1 / 1024, torch.bfloat16)], ids=["float32", "bf16"])
+def test_a_small_difference_survives_bf16_in_the_loss(target):
+    """100 against 100.25, which is no bf16 number, and against 1/1024, which vanishes in their bf16 difference."""
+    error = squared_error(full(100.0, torch.bfloat16), target)
     assert error.dtype == torch.float32
-    assert error.tolist() == [0.0625]
+    assert error.tolist() == [pytest.approx((100 - target.max().item()) ** 2, rel=1e-6)]
 
 
 def test_float64_stays_float64():

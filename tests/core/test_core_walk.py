@@ -73,9 +73,9 @@ def test_guidance_goes_on_from_the_unconditional():
 
 
 def test_guidance_is_float32():
-    """1 + 3 * 1/128 is no bf16 number."""
-    one = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16)
-    assert guided(one + 1 / 128, one, 3.0).item() == 1 + 3 / 128
+    """Neither 1/1024 + 3 * (1 - 1/1024) nor the difference in it is a bf16 number."""
+    one, little = torch.ones(1, 1, 1, 1).bfloat16(), torch.full((1, 1, 1, 1), 1 / 1024).bfloat16()
+    assert guided(one, little, 3.0).item() == 3 - 2 / 1024
 
 
 def test_a_walk_tells_where_its_latents_really_are():
@@ -167,7 +167,7 @@ def test_the_stops_of_a_pool_are_uniform_from_the_first_draw():
 def test_a_new_pool_is_spread_evenly():
     """As many walks as stops stand at one stop each; the walking that this takes is 1 + 2 + ... + N-1."""
     walker = Walker(9)
-    walker.pool(8)
+    walker.pool(8).draw()
     assert sorted(walk.position for walk in walker.begun) == list(range(1, 9))
     assert len(walker.guided) == 36
 
