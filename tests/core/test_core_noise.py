@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models import seeded
 
 from leco_plugin.core.noise import child_generator, diffusion_snr, initial_latents
-from models import seeded
 
 
 def latents(seed: int = 0, *, sigma: float = 1.0, offset: float = 0.0) -> torch.Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models import randn
 
 from leco_plugin.core.objective import goal, min_snr_weight, precise, reached, squared_error
-from models import randn
 
 
 def full(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from models import seeded
 
 from leco_plugin.core.sizes import draw_resolution, size_conditioning
-from models import seeded
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
+from models import CPU, SD_SCHEDULE, LineSampler, randn, seeded
 from torch import Tensor
 
 from leco_plugin.core.walk import Deck, FreshWalks, PoolWalks, Walk, draw_stop, guided
 from leco_plugin.families.samplers import make_sampler
-from models import CPU, SD_SCHEDULE, LineSampler, randn, seeded
 
 SAMPLERS = ["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
 
