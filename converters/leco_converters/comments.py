@@ -14,6 +14,7 @@ from operator import itemgetter
 from leco_converters.tree import Node
 
 Span = tuple[int, int]
+_BREAK = re.compile("[\n\x85\u2028\u2029]")
 _TOML_TOKEN = re.compile(
     r'"""(?:[^\\]|\\.)*?"""(?:"{0,2})'
     r"|'''.*?'''(?:'{0,2})"
@@ -45,7 +46,7 @@ def yaml_comments(text: str, scalars: Sequence[Span]) -> Iterator[Comment]:
             at = text.find("#", scalars[index][1])
             continue
         end = at + 1
-        if at == 0 or text[at - 1] in " \t\n":
+        if at == 0 or text[at - 1] in " \t\n\x85\u2028\u2029":
             end = _line_end(text, at)
             yield _comment(text, at, end)
         at = text.find("#", end)
@@ -132,5 +133,6 @@ def _comment(text: str, at: int, end: int) -> Comment:
 
 
 def _line_end(text: str, at: int) -> int:
-    end = text.find("\n", at)
-    return len(text) if end < 0 else end
+    # YAML ends a line at these too
+    match = _BREAK.search(text, at)
+    return match.start() if match else len(text)

@@ -129,7 +129,7 @@ def _device(plan: Plan, node: Node) -> Node:
 
 
 def _note_placeholders(plan: Plan, targets: Targets, name: Node) -> None:
-    for target in targets.listed.items:
+    for target in (target for target in targets.listed.items if not target.left_out):
         for key in ("target_class", "positive", "negative"):
             node = target.table[key]
             if "[name]" in str(node.value) and name.value != "[name]":

@@ -14,6 +14,7 @@ from leco_plugin.config.findings import Findings
 from leco_plugin.config.prompt_keys import NEUTRAL_LISTS
 from leco_plugin.config.sliders import is_blank
 from leco_plugin.config.values import Size, Values, read_values
+from leco_plugin.errors import ConfigError, Problem, Where
 
 _LEFT_OUT = "left out, kept as a comment"
 _FIXED: Mapping[str, tuple[object, str]] = {
@@ -59,6 +60,9 @@ class _Builder:
 
     def build(self) -> Targets:
         items = [self._target(entry) for entry in self._entries]
+        if all(item.left_out for item in items):
+            place = Where(self._plan.prompt_source.path, self._listed.line)
+            raise ConfigError(Problem(place, "no prompt here can be a slider of ai-toolkit", "use --to leco-job"))
         before = list(self._listed.before)
         for name, child in self._root.table.items() if not self._flat else ():
             if child.left_out:
@@ -71,6 +75,9 @@ class _Builder:
     def _target(self, entry: Node) -> Node:
         values = _values(entry).over(self._top)
         is_prompt = self._is_prompt(entry)
+        if is_prompt and is_blank(_concept(values)) and is_blank(values.unconditional):
+            self._note("lost", entry, "positive and unconditional are both empty, which a slider cannot be", _LEFT_OUT)
+            return entry.omitted()
         left = self._left_out(entry, values, is_prompt)
         table = self._prompt(entry, values) if is_prompt else self._slider(entry, values)
         for name in ("multiplier", "weight"):
@@ -95,13 +102,11 @@ class _Builder:
 
     def _prompt(self, entry: Node, values: Values) -> dict[str, Node]:
         """Say with both sides of a slider what one direction of a prompt says."""
-        concept = (values.target if values.positive is None else values.positive) or ""
+        concept = _concept(values)
         other = values.unconditional or ""
         enhance = values.action == "enhance"
         self._note("changed", entry, f"{values.action or 'erase'} trains one direction",
                    "written as a slider, which trains the opposite at the negative strength too")  # fmt: skip
-        if is_blank(concept) and is_blank(other):
-            self._note("lost", entry, "both sides are empty", "the trainer learns nothing from it")
         old = {name: entry.table.get(name, Node("")) for name in ("target", "positive", "unconditional")}
         sides = {"positive": old["positive"].like(concept), "negative": old["unconditional"].like(other)}
         if not enhance:
@@ -139,11 +144,13 @@ class _Builder:
     def _share(self, entry: Node, values: Values, is_prompt: bool) -> None:
         """Collect sizes and batch sizes, which all targets share."""
         found = (None if is_prompt else values.resolutions) or values.resolution
-        sizes = list(dict.fromkeys(found.each)) if found else [(512, 512)]
-        first = entry is self._entries[0]
-        if not first and set(sizes) != set(self._result.sizes):
+        sizes = list(found.each) if found else [(512, 512)]
+        first = not self._result.sizes
+        if first:
+            self._result.sizes = sizes
+        elif sizes != self._result.sizes:
             self._note("lost", entry, "sizes of its own", "the trainer draws one of all sizes for every target")
-        self._result.sizes += [size for size in sizes if size not in self._result.sizes]
+            self._result.sizes += [size for size in sizes if size not in self._result.sizes]
         batch = values.batch_size or 1
         if first:
             self._result.batch_size = batch
@@ -153,6 +160,10 @@ class _Builder:
 
     def _note(self, kind: Literal["lost", "changed"], node: Node, was: str, done: str) -> None:
         self._plan.report.note(kind, self._plan.prompt_source, node, was, done)
+
+
+def _concept(values: Values) -> str:
+    return (values.target if values.positive is None else values.positive) or ""
 
 
 def _comments(node: Node) -> list[str]:

@@ -1,0 +1,84 @@
+"""Generated files keep their pairs on every way there and back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import generated as made
+from hypothesis import HealthCheck, given, settings
+from leco_converters import Request, convert
+from leco_converters.request import Target
+
+from leco_plugin.config.build import load_job, load_prompts
+from leco_plugin.config.schema import PromptPair
+from leco_plugin.errors import ConfigError
+
+SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def _convert(folder: Path, source: str, target: str, to: Target | None = None) -> tuple[Path, set[str]]:
+    result = convert(Request(folder / source, folder / target, to=to))
+    return folder / target, {note.kind for note in result.report.notes}
+
+
+def _pairs(path: Path) -> tuple[PromptPair, ...]:
+    return load_prompts(path).pairs
+
+
+@SETTINGS
+@given(made.prompt_trees)
+def test_a_yaml_prompt_file_gives_its_own_pairs_as_toml(tree: made.Tree):
+    """The config reader takes both; the converted file must say the same, without a note."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "a.yaml").write_text(made.as_yaml(tree, quotes='"'), encoding="utf-8")
+        toml, kinds = _convert(folder, "a.yaml", "b.toml")
+        assert _pairs(toml) == _pairs(folder / "a.yaml")
+        assert not kinds
+
+
+@SETTINGS
+@given(made.host_sliders)
+def test_an_ai_toolkit_job_gives_the_pairs_of_its_trainer_and_comes_back(slider: made.Tree):
+    """YAML to TOML, to YAML, to TOML: the pairs stay those that the trainer makes of the first file."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "a.yaml").write_text(made.as_yaml(made.host_job(slider)), encoding="utf-8")
+        toml, _ = _convert(folder, "a.yaml", "b.toml")
+        expected = made.host_pairs(slider)
+        assert list(_pairs(toml)) == expected
+        _, kinds = _convert(folder, "b.toml", "c.yaml")
+        assert "lost" not in kinds
+        again, _ = _convert(folder, "c.yaml", "d.toml")
+        assert list(_pairs(again)) == expected
+
+
+@SETTINGS
+@given(made.prompt_trees)
+def test_a_toml_comes_back_from_our_own_job_with_all_its_pairs(tree: made.Tree):
+    """TOML to a job of ours, to TOML: everything that a prompt file can say has a place there."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "a.toml").write_text(made.as_toml(tree), encoding="utf-8")
+        job, _ = _convert(folder, "a.toml", "b.yaml", "leco-job")
+        expected = _pairs(folder / "a.toml")
+        assert load_job(job).job.pairs == expected
+        again, _ = _convert(folder, "b.yaml", "c.toml")
+        assert _pairs(again) == expected
+
+
+@SETTINGS
+@given(made.prompt_trees)
+def test_a_toml_comes_back_from_ai_toolkit_with_its_pairs_or_the_report_says_what_changed(tree: made.Tree):
+    """Where the slider cannot say something, that is never silent."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "a.toml").write_text(made.as_toml(tree), encoding="utf-8")
+        try:
+            _, kinds = _convert(folder, "a.toml", "b.yaml")
+        except ConfigError as error:
+            assert "no prompt here can be a slider" in str(error)
+            return
+        again, _ = _convert(folder, "b.yaml", "c.toml")
+        assert kinds & {"lost", "changed"} or _pairs(again) == _pairs(folder / "a.toml")
