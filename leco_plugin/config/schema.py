@@ -266,6 +266,12 @@ class SaveConfig(Frozen):
     """Older intermediate files of the same run are deleted beyond this number; none keeps all."""
     save_last_n_steps: Whole | None = Field(None, ge=1)
     """Delete intermediate files of the same run that are older than so many steps; off when absent."""
+    save_state: bool = False
+    """Write with every LoRA file, and at the end, all that a run can be resumed from."""
+    save_state_on_train_end: bool = False
+    """Write that at the end of the run only, also where it is stopped."""
+    save_last_n_steps_state: Whole | None = Field(None, ge=1)
+    """Delete states of the same run that are older than so many steps; as save_last_n_steps when absent."""
     no_metadata: bool = False
     """Write nothing into the LoRA files but the weights."""
     training_comment: str | None = None
@@ -300,6 +306,8 @@ class JobConfig(Frozen):
     """auto (cuda, else mps, else cpu) or a torch device such as cuda:1."""
     training_seed: Whole | None = Field(None, ge=0, lt=2**63)
     """Fixes everything that is drawn; drawn itself, and recorded, when absent."""
+    resume: str | None = Field(None, min_length=1)
+    """Go on from a state: its folder, or newest for the newest one of this run that is whole."""
     model: ModelConfig
     network: NetworkConfig = NetworkConfig()
     train: TrainConfig = TrainConfig()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Generator, Tensor
 
 from leco_plugin.contracts import Sampler
 from leco_plugin.core.objective import precise
+from leco_plugin.core.state import Stateful, StateTree
+from leco_plugin.errors import TrainingError
 
 
 @dataclass(eq=False)
@@ -47,6 +49,30 @@ class Walk:
         """Take one sampler step along the guided ``prediction`` (B, C, h, w)."""
         self.latents = self.sampler.step(precise(prediction), self.position, self.latents, self.generator)
         self.position += 1
+
+    def state(self) -> StateTree:
+        """Everything that its further course depends on; TrainingError where the sampler cannot say it."""
+        if not isinstance(self.sampler, Stateful):
+            raise TrainingError(
+                f"{type(self.sampler).__name__} cannot be stored, and so the run cannot be resumed",
+                fix="switch save_state off, or use another model plugin",
+            )
+        return {
+            "latents": self.latents,
+            "sizes": self.sizes,
+            "sampler": self.sampler.state(),
+            "generator": self.generator.get_state(),
+            "position": self.position,
+        }
+
+    def restore(self, state: StateTree) -> None:
+        """Take the place of the walk of the same pair that gave ``state``."""
+        stored = cast(Mapping[str, Any], state)
+        device = self.latents.device
+        self.latents, self.sizes = stored["latents"].to(device), stored["sizes"].to(device)
+        cast(Stateful, self.sampler).restore(stored["sampler"])
+        self.generator.set_state(stored["generator"])
+        self.position = stored["position"]
 
 
 Begin = Callable[[int], Walk]
@@ -88,6 +114,14 @@ class Deck:
             self._left = torch.randperm(self._count, generator=self._generator).tolist()
         return self._left.pop()
 
+    def state(self) -> StateTree:
+        """What is left of the round."""
+        return self._left
+
+    def restore(self, state: StateTree) -> None:
+        """Go on with that round; the generator is the caller's."""
+        self._left = list(cast(Sequence[int], state))
+
 
 def draw_stop(steps: int, generator: Generator) -> int:
     """Steps that a walk takes before it is trained at, uniform over 1..``steps`` - 1."""
@@ -119,6 +153,14 @@ class FreshWalks:
         """Never called: a fresh walk ends where it is trained at."""
         raise AssertionError("fresh walks do not move on")
 
+    def state(self) -> StateTree:
+        """The generator: nothing else is left of a step."""
+        return self._generator.get_state()
+
+    def restore(self, state: StateTree) -> None:
+        """Draw on from there."""
+        self._generator.set_state(cast(Tensor, state))
+
 
 class PoolWalks:
     """Walks in flight: every step trains at the states that some have reached, and moves those on by one step.
@@ -136,10 +178,14 @@ class PoolWalks:
         self._pairs = Deck(pairs, generator)
         self._turns = Deck(size, generator)
         self._per_step = min(per_step, size)
-        self._walks = [self._start(stop) for stop in _spread(size, steps, generator)]
+        self._size, self._generator = size, generator
+        self._walks: list[Walk] = []
 
     def draw(self) -> list[Walk]:
         """``per_step`` different walks of the pool."""
+        # not before: a pool that is restored has walks already
+        if not self._walks:
+            self._walks = [self._start(stop) for stop in _spread(self._size, self._steps, self._generator)]
         turns: dict[int, None] = {}
         while len(turns) < self._per_step:
             turns[self._turns.draw()] = None
@@ -153,6 +199,28 @@ class PoolWalks:
                 walk.advance(prediction)
             else:
                 self._walks[turn] = self._start(1)
+
+    def state(self) -> StateTree:
+        """The walks, the decks that they are drawn from, and the generator."""
+        return {
+            "walks": [{"pair": walk.pair, "state": walk.state()} for walk in self._walks],
+            "pairs": self._pairs.state(),
+            "turns": self._turns.state(),
+            "generator": self._generator.get_state(),
+        }
+
+    def restore(self, state: StateTree) -> None:
+        """Go on with those walks."""
+        stored = cast(Mapping[str, Any], state)
+        self._walks = []
+        for each in stored["walks"]:
+            walk = self._begin(each["pair"])
+            walk.restore(each["state"])
+            self._walks.append(walk)
+        self._pairs.restore(stored["pairs"])
+        self._turns.restore(stored["turns"])
+        # last: beginning a walk has drawn from it
+        self._generator.set_state(stored["generator"])
 
     def _start(self, stop: int) -> Walk:
         walk = self._begin(self._pairs.draw())

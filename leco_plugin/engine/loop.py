@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from leco_plugin.config.schema import TrainConfig
 from leco_plugin.contracts import Network
+from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.core.walk import Walks
 from leco_plugin.engine.guard import Guard
 from leco_plugin.engine.optim import actual_rate, averaged, make_optimizer, make_schedule
@@ -68,6 +70,8 @@ class Loop:
     save: Callable[[int], None]
     """Called with the number of steps done, after every one at which a file is due."""
     save_every: int | None = None
+    save_state: Callable[[], None] | None = None
+    """Called after such a file where a state is due with it."""
     done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -105,11 +109,54 @@ class Loop:
                 self.done += 1
                 if due:
                     self._save(self.done)
+                    if self.save_state:
+                        self.save_state()
         return self.done < self.train.steps
 
     def averaged(self) -> AbstractContextManager[None]:
         """Block in which the network has the weights to be saved; see ``optim.averaged``."""
         return averaged(self._optimizer)
+
+    def state(self) -> StateTree:
+        """All that the further course of the run depends on; TrainingError where a part of it cannot be kept."""
+        if not isinstance(self.walks, Stateful):
+            raise TrainingError(f"{type(self.walks).__name__} cannot be stored", fix="switch save_state off")
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "done": self.done,
+            "weights": [parameter.detach().float() for parameter in self._parameters],
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "walks": self.walks.state(),
+            "meter": self._meter.state(),
+            "random": random,
+        }
+
+    def restore(self, state: StateTree) -> None:
+        """Go on from ``state``; TrainingError where the network or optimizer does not fit it."""
+        stored = cast(Mapping[str, Any], state)
+        weights = stored["weights"]
+        if [weight.shape for weight in weights] != [parameter.shape for parameter in self._parameters]:
+            raise TrainingError("the state is of a network of another shape", fix="start a new run without resume")
+        with torch.no_grad():
+            for parameter, weight in zip(self._parameters, weights, strict=True):
+                parameter.copy_(weight)
+        try:
+            self._optimizer.load_state_dict(stored["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise TrainingError(f"the state does not fit the optimizer: {error}", fix="start a new run") from error
+        self._schedule.load_state_dict(stored["schedule"])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(stored["scaler"])
+        cast(Stateful, self.walks).restore(stored["walks"])
+        self._meter.restore(stored["meter"])
+        torch.set_rng_state(stored["random"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in stored["random"]:
+            torch.cuda.set_rng_state(stored["random"]["cuda"], self.device)
+        self.done = self._saved_at = stored["done"]
 
     def _accumulate(self) -> None:
         """Gradients of one optimizer step: the mean over its pairs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,17 @@ class Kept:
             too_old = self.last_steps is not None and old < step - self.last_steps
             if old < step and (too_many or too_old):
                 self.drop(self.paths.pop(old))
+
+    def names(self) -> dict[int, str]:
+        """What is kept, for a state; paths would not hold when the folder is moved."""
+        return {step: path.name for step, path in self.paths.items()}
+
+    def take_over(self, folder: Path, names: Mapping[int, str], run: str) -> None:
+        """Go on with what ``run`` kept in ``folder`` before it was stopped."""
+        for step, name in names.items():
+            # a state is a file that somebody may have given the user: it must not name others to be deleted
+            if name.startswith(f"{run}-step{step:08d}") and name == Path(name).name:
+                self.paths[step] = folder / name
 
 
 @dataclass

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Generator
@@ -17,7 +19,17 @@ from leco_plugin.engine.loop import Loop
 from leco_plugin.engine.optim import check_optimizer, rate_warning
 from leco_plugin.engine.output import Output
 from leco_plugin.engine.report import Report
+from leco_plugin.engine.resume import (
+    MODEL_WEIGHTS,
+    States,
+    describe_run,
+    find_state,
+    model_weights_hash,
+    refuse_other_run,
+    resumed_seed,
+)
 from leco_plugin.engine.rows import Model
+from leco_plugin.engine.state_file import Stored
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.errors import ConfigError, ModelError, NetworkError
@@ -41,7 +53,6 @@ class LecoProcess:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
         self._report = Report(observer for some in hooks.leco_observers(job=job) for observer in some)
-        self._output = Output(job, self._seed)
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
@@ -49,13 +60,24 @@ class LecoProcess:
         job = self._job
         check_optimizer(job.train)
         self._make_folder()
+        stored = find_state(job, self._report)
+        if stored:
+            self._seed = resumed_seed(stored, job)
+        self._output = Output(job, self._seed)
         denoiser = self._load_model()
-        network = self._create_network(denoiser)
-        loop = self._loop(denoiser, network)
-        self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser)))
-        self._warn(denoiser)
-        interrupted = loop.run()
-        path = self._save(denoiser, loop, loop.done, final=not interrupted)
+        described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
+        self._states = States(job, described, self._report)
+        loop = self._loop(denoiser, self._create_network(denoiser))
+        with own_random_numbers(self._seed, denoiser.device):
+            if stored:
+                refuse_other_run(stored, described)
+                self._restore(loop, stored)
+            self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser, stored)))
+            self._warn(denoiser)
+            interrupted = loop.run()
+            path = self._save(denoiser, loop, loop.done, final=not interrupted)
+            if job.save.save_state or job.save.save_state_on_train_end:
+                self._save_state(loop, final=not interrupted)
         self._report(RunEnded(path, loop.done, time.perf_counter() - began, interrupted))
         return Outcome(path, loop.done, interrupted)
 
@@ -98,8 +120,11 @@ class LecoProcess:
         def save(done: int) -> None:
             self._save(denoiser, loop, done, final=False)
 
-        report, every = self._report, job.save.save_every
-        loop = Loop(step, walks, network, job.train, denoiser.device, report, save, every)
+        def save_state() -> None:
+            self._save_state(loop, final=False)
+
+        every, with_state = job.save.save_every, save_state if job.save.save_state else None
+        loop = Loop(step, walks, network, job.train, denoiser.device, self._report, save, every, with_state)
         return loop
 
     def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:
@@ -107,6 +132,16 @@ class LecoProcess:
             path = self._output.write(denoiser, loop.network, step, final=final)
         self._report(Saved(path, step, final))
         return path
+
+    def _save_state(self, loop: Loop, *, final: bool) -> None:
+        files, states = self._output.kept.names(), self._states.kept.names()
+        self._states.write({"loop": loop.state(), "files": files, "states": states}, loop.done, final=final)
+
+    def _restore(self, loop: Loop, stored: Stored) -> None:
+        tree = cast(Mapping[str, Any], stored.tree)
+        loop.restore(tree["loop"])
+        self._output.kept.take_over(self._job.output_folder, tree["files"], self._job.name)
+        self._states.kept.take_over(self._job.output_folder, tree["states"], self._job.name)
 
     def _warn(self, denoiser: Denoiser) -> None:
         pairs = self._job.pairs
@@ -120,7 +155,7 @@ class LecoProcess:
         if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
             self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
 
-    def _facts(self, denoiser: Denoiser) -> tuple[tuple[str, str], ...]:
+    def _facts(self, denoiser: Denoiser, stored: Stored | None) -> tuple[tuple[str, str], ...]:
         job = self._job
         return (
             ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
@@ -133,6 +168,7 @@ class LecoProcess:
             ("walk", f"{job.leco.max_denoising_steps} {job.train.noise_scheduler} steps, "
                      f"guidance {job.leco.denoise_guidance_scale:g}"),
             ("seed", str(self._seed)),
+            *((("goes on", f"after step {stored.step}"),) if stored else ()),
             ("saved to", str(self._output.path())),
         )  # fmt: skip
 
@@ -149,6 +185,15 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used here: {reason}", fix="set device: auto, or cpu") from None
     return device
+
+
+@contextmanager
+def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Block in which torch's global generators, which dropout draws from, follow ``seed``; the old ones come back."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def draw_seed() -> int:

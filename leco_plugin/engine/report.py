@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import psutil
 import torch
 from torch import Tensor
 
 from leco_plugin.contracts import Observer
+from leco_plugin.core.state import StateTree
 from leco_plugin.engine.step import StepResult
 from leco_plugin.events import Event, StepDone, Warned
 
@@ -60,6 +62,17 @@ class Meter:
         if result.reached is not None:
             measured = torch.stack(result.reached)
             self._goal = measured if self._goal is None else GOAL_MEMORY * self._goal + measured
+
+    def state(self) -> StateTree:
+        """What was measured and not yet reported, and the memory of the goal."""
+        return {"losses": self._losses, "samples": self._samples, "goal": self._goal}
+
+    def restore(self, state: StateTree) -> None:
+        """Go on measuring from there."""
+        stored = cast(Mapping[str, Any], state)
+        self._losses = [loss.to(self._device) for loss in stored["losses"]]
+        self._samples = stored["samples"]
+        self._goal = None if stored["goal"] is None else stored["goal"].to(self._device)
 
     def sum_up(self, step: int, learning_rate: float) -> StepDone:
         """The event for everything since the last one; waits for the device."""

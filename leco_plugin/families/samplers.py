@@ -10,6 +10,7 @@ import diffusers
 import torch
 from torch import Generator, Tensor
 
+from leco_plugin.core.state import StateTree
 from leco_plugin.errors import ModelError
 
 _CLASSES: Mapping[str, tuple[str, Mapping[str, object]]] = {
@@ -63,6 +64,34 @@ class DiffusersSampler:
         """Latents (B, C, h, w) after one more step."""
         timestep = self._scheduler.timesteps[index]
         return self._scheduler.step(prediction, timestep, latents, return_dict=False, generator=generator)[0]
+
+    def state(self) -> StateTree:
+        """What the steps taken have changed in the scheduler; the rest follows from how it is made."""
+        unused = vars(self.fresh()._scheduler)
+        used = vars(self._scheduler)
+        return {name: value for name, value in used.items() if name not in unused or not _same(value, unused[name])}
+
+    def restore(self, state: StateTree) -> None:
+        """Go on as the sampler that gave ``state``; it was made as this one was."""
+        changed = cast(Mapping[str, StateTree], state)
+        vars(self._scheduler).update({name: _moved(value, self._device) for name, value in changed.items()})
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool((one.cpu() == other.cpu()).all())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    return type(one) is type(other) and not isinstance(one, Tensor) and bool(one == other)
+
+
+def _moved(state: StateTree, device: torch.device) -> StateTree:
+    """Tensors of a history go where the predictions are."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, list):
+        return [_moved(value, device) for value in state]
+    return state
 
 
 def make_sampler(name: str, config: Mapping[str, object], steps: int, device: torch.device) -> DiffusersSampler:
