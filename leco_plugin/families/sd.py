@@ -107,7 +107,7 @@ class SDDenoiser:
     def _vae(self) -> AutoencoderKL:
         if not hasattr(self, "_loaded_vae"):
             # float32: SD's VAE overflows in fp16
-            self._loaded_vae = self._source.vae().to(self.device, torch.float32).eval().requires_grad_(False)
+            self._loaded_vae = self._source.vae().to(self.device).eval().requires_grad_(False)
         return self._loaded_vae
 
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from leco_plugin.errors import ModelError
 
@@ -64,10 +65,23 @@ def refuse(what: str) -> ModelError:
 
 
 @contextmanager
+def _without_bars() -> Iterator[None]:
+    """Block in which transformers draws no progress bars across the console's."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
 def loading(path: Path) -> Iterator[None]:
     """Block that reads a part of a model from ``path``; what goes wrong in it is a ModelError that names the path."""
     try:
-        yield
+        with _without_bars():
+            yield
     except ModelError:
         raise
     # what the libraries raise for a file that is missing, cut off or of another model is not one kind of error
