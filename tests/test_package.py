@@ -43,7 +43,7 @@ def attributes_read() -> set[str]:
     return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
-@pytest.mark.parametrize(("model", "name"), fields(), ids=".".join)
+@pytest.mark.parametrize(("model", "name"), fields(), ids=[".".join(field) for field in fields()])
 def test_every_option_is_read_somewhere(model, name, attributes_read):
     """An option that is parsed and never read would be a lie."""
     if f"{model}.{name}" in READ_ELSEWHERE:
