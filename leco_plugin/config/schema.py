@@ -116,6 +116,11 @@ Param = Annotated[bool | int | float | str | tuple[float, ...] | None, PlainVali
 """What an optimizer can be given."""
 
 
+def _full_is_all(value: object) -> object:
+    """LECO and Concept Sliders call it full."""
+    return "all" if value == "full" else value
+
+
 class Frozen(BaseModel):
     """Base of all settings: immutable, unknown keys refused, no silent conversion of types."""
 
@@ -177,12 +182,50 @@ class ModelConfig(Frozen):
 class NetworkConfig(Frozen):
     """The LoRA that is trained."""
 
-    type: Literal["lora"] = "lora"
-    """Kind of network."""
+    type: Literal["lora", "dora", "loha", "lokr"] = "lora"
+    """Kind of network; dora, loha and lokr are LyCORIS' names, and fewer programs load them."""
     linear: Whole = Field(4, ge=1)
     """Rank of the LoRA."""
     linear_alpha: Finite = Field(1.0, gt=0)
     """The LoRA's effect is scaled by alpha / rank."""
+    conv: Whole | None = Field(None, ge=1)
+    """Rank on 3x3 convolutions; when set, the network also goes on the resnets and resamplers of the UNet."""
+    conv_alpha: Finite = Field(1.0, gt=0)
+    """The effect on 3x3 convolutions is scaled by conv_alpha / conv."""
+    layers: Annotated[Literal["all", "attention", "xattn", "selfattn", "noxattn"], BeforeValidator(_full_is_all)] = (
+        "all"
+    )
+    """Layers it goes on: cross-attention (xattn), self-attention, both, all but cross-attention; full means all."""
+    only_if_contains: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Of these, only layers whose diffusers name holds one of these texts, such as mid_block."""
+    ignore_if_contains: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Of these, no layers whose diffusers name holds one of these texts."""
+    dropout: Finite = Field(0.0, ge=0, lt=1)
+    """Probability that a number between the two matrices is left out in the student's pass."""
+    rank_dropout: Finite = Field(0.0, ge=0, lt=1)
+    """Probability that a rank is left out in the student's pass."""
+    module_dropout: Finite = Field(0.0, ge=0, lt=1)
+    """Probability that a layer's part of the network is left out in the student's pass."""
+    network_weights: Annotated[Path | None, Field(strict=False)] = None
+    """LoRA file to go on from."""
+    dim_from_weights: bool = False
+    """Take layers, ranks and alphas from network_weights."""
+    dtype: DType = "fp32"
+    """Precision of the network's weights and gradients in training; below fp32, small steps are lost."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> NetworkConfig:
+        dropped = [name for name in ("dropout", "rank_dropout", "module_dropout") if getattr(self, name)]
+        if self.type != "lora" and dropped:
+            fix = f"leave {dropped[0]} out, or set type to lora"
+            raise PydanticCustomError("network", "{name} is there for type lora only", {"name": dropped[0], "fix": fix})
+        if self.conv is not None and self.layers not in ("all", "noxattn"):
+            context = {"layers": self.layers, "fix": "leave conv out, or set layers to all or noxattn"}
+            raise PydanticCustomError("network", "conv means nothing where layers is {layers}", context)
+        if self.dim_from_weights and self.network_weights is None:
+            fix = "name the file in network_weights"
+            raise PydanticCustomError("network", "dim_from_weights needs network_weights", {"fix": fix})
+        return self
 
 
 class TrainConfig(Frozen):

@@ -30,6 +30,8 @@ class LoraWeights:
     down: Tensor
     up: Tensor
     alpha: float
+    magnitude: Tensor | None = None
+    """DoRA's length of each output's weights, (out, 1, ...); None for a plain LoRA."""
 
 
 def unet_key(layer: str) -> str:
@@ -39,13 +41,19 @@ def unet_key(layer: str) -> str:
 
 def lora_tensors(layers: Mapping[str, LoraWeights], dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of a file, by key; NetworkError where a weight is not finite in ``dtype``."""
-    tensors = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     for name, weights in layers.items():
-        key = unet_key(name)
-        tensors[f"{key}.lora_down.weight"] = weights.down
-        tensors[f"{key}.lora_up.weight"] = weights.up
-        # always written: without it, some loaders scale by 1 instead of alpha / rank
-        tensors[f"{key}.alpha"] = torch.tensor(weights.alpha)
+        # alpha is always written: without it, some loaders scale by 1 instead of alpha / rank
+        alpha = torch.tensor(weights.alpha)
+        parts[name] = {"lora_down.weight": weights.down, "lora_up.weight": weights.up, "alpha": alpha}
+        if weights.magnitude is not None:
+            parts[name]["dora_scale"] = weights.magnitude
+    return layer_tensors(parts, dtype)
+
+
+def layer_tensors(layers: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a file, by key, from those of every layer; NetworkError where one is not finite in ``dtype``."""
+    tensors = {f"{unet_key(name)}.{part}": tensor for name, parts in layers.items() for part, tensor in parts.items()}
     cast = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
     for key, tensor in cast.items():
         if not tensor.isfinite().all():
@@ -58,32 +66,64 @@ def write_lora(path: Path, layers: Mapping[str, LoraWeights], dtype: str, metada
 
     Equal arguments give equal bytes: nothing of the clock or the machine goes in.
     """
-    data = save(lora_tensors(layers, _DTYPES[dtype]))
+    write_tensors(path, lora_tensors(layers, _DTYPES[dtype]), metadata)
+
+
+def write_layers(
+    path: Path, layers: Mapping[str, Mapping[str, Tensor]], dtype: str, metadata: Mapping[str, str]
+) -> None:
+    """Write the tensors of every layer as ``write_lora`` does."""
+    write_tensors(path, layer_tensors(layers, _DTYPES[dtype]), metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors as they are, atomically, with model hashes over them."""
+    data = save(dict(tensors))
     hashes = _hashes(data, metadata)
     write_atomically(path, _with_metadata(data, {**metadata, **hashes}))
 
 
-def read_lora(path: Path, known: Iterable[str]) -> dict[str, LoraWeights]:
-    """The layers of a file in this format, by those of the ``known`` layer names that it has.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file; NetworkError where it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise NetworkError(f"{path} cannot be read as a LoRA: {error}", fix="name a .safetensors file") from None
+
+
+def read_layers(path: Path, known: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each layer by what follows its key; NetworkError for a key that belongs to none of ``known``."""
+    names = {unet_key(name): name for name in known}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(path).items():
+        prefix, _, part = key.partition(".")
+        if prefix not in names:
+            raise _unfit(path, key)
+        layers.setdefault(names[prefix], {})[part] = tensor
+    if not layers:
+        raise _unfit(path, "nothing")
+    return layers
+
+
+def read_lora(path: Path, known: Iterable[str], *, dora: bool = False) -> dict[str, LoraWeights]:
+    """The layers of a LoRA file, or of a DoRA file, by those of the ``known`` layer names that it has.
 
     Raises NetworkError where the file cannot be read, or holds a key that belongs to none of the names.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise NetworkError(f"{path} cannot be read as a LoRA: {error}", fix="name a .safetensors file") from None
+    needed = {"lora_down.weight", "lora_up.weight", *(["dora_scale"] if dora else [])}
     layers = {}
-    for name in known:
-        key = unet_key(name)
-        if not tensors.keys() >= {f"{key}.lora_down.weight", f"{key}.lora_up.weight"}:
-            continue
-        down, up = tensors.pop(f"{key}.lora_down.weight"), tensors.pop(f"{key}.lora_up.weight")
-        alpha = tensors.pop(f"{key}.alpha", None)
-        layers[name] = LoraWeights(down, up, down.shape[0] if alpha is None else float(alpha))
-    if tensors or not layers:
-        unknown = next(iter(tensors), "nothing")
-        raise NetworkError(f"{path} does not fit this model: it holds {unknown}", fix="use the model it was made for")
+    for name, parts in read_layers(path, known).items():
+        extra = parts.keys() - needed - {"alpha"}
+        if extra or not parts.keys() >= needed:
+            raise _unfit(path, f"{unet_key(name)}.{next(iter(extra or parts))}")
+        down, alpha = parts["lora_down.weight"], parts.get("alpha")
+        number = down.shape[0] if alpha is None else float(alpha)
+        layers[name] = LoraWeights(down, parts["lora_up.weight"], number, parts.get("dora_scale"))
     return layers
+
+
+def _unfit(path: Path, what: str) -> NetworkError:
+    return NetworkError(f"{path} does not fit this model: it holds {what}", fix="use the model it was made for")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

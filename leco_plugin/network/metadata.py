@@ -12,8 +12,9 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError
 
 # a plugin may bring a family of its own, which is then called what the plugin calls it
-_BASE_VERSIONS = {"sd1": "sd_v1"}
-_ARCHITECTURES = {"sd1": "stable-diffusion-v1/lora"}
+_BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"}
+_V_ARCHITECTURES = {"sd2": "stable-diffusion-v2-768-v"}
 
 
 def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int, step: int) -> dict[str, str]:
@@ -33,13 +34,18 @@ def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int
 
 def _model(job: JobConfig, family: str, prediction_type: str) -> dict[str, str]:
     height, width = max(pair.resolution for pair in job.pairs)
+    v_model = prediction_type == "v_prediction"
+    version = _BASE_VERSIONS.get(family, family)
+    architecture = _ARCHITECTURES.get(family, family)
     return {
-        "ss_base_model_version": _BASE_VERSIONS.get(family, family),
-        "ss_v2": "False",
+        # sd-scripts has no name of its own for SDXL models that predict v
+        "ss_base_model_version": f"{version}_v" if v_model and family in ("sd1", "sd2") else version,
+        "ss_v2": str(family == "sd2"),
+        "ss_v_parameterization": str(v_model),
         "ss_sd_model_name": _model_name(job.model.name_or_path),
         "ss_output_name": job.name,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURES.get(family, f"{family}/lora"),
+        "modelspec.architecture": f"{_V_ARCHITECTURES.get(family, architecture) if v_model else architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": job.name,
         "modelspec.resolution": f"{width}x{height}",

@@ -1,4 +1,4 @@
-"""The built-in LoRA network as a plugin."""
+"""The built-in networks as a plugin."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from leco_plugin.hookspecs import hookimpl
 if TYPE_CHECKING:
     from leco_plugin.config.schema import JobConfig
     from leco_plugin.contracts import Denoiser
+    from leco_plugin.network.lycoris import PeftLycoris
     from leco_plugin.network.peft_lora import PeftLora
 
 
 @hookimpl
-def leco_create_network(job: JobConfig, denoiser: Denoiser, seed: int) -> PeftLora | None:
-    """PEFT's LoRA for `network.type: lora`."""
-    from leco_plugin.network.peft_lora import PeftLora
+def leco_create_network(job: JobConfig, denoiser: Denoiser, seed: int) -> PeftLora | PeftLycoris:
+    """PEFT's networks: lora, dora, loha, lokr."""
+    from leco_plugin.network.create import create_network
 
-    if job.network.type != "lora":
-        return None
-    return PeftLora(denoiser.module, rank=job.network.linear, alpha=job.network.linear_alpha, seed=seed)
+    return create_network(job.network, denoiser.module, seed)

@@ -1,0 +1,114 @@
+"""Which layers of a UNet a network goes on, at which rank, and what they are called in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from leco_plugin.errors import NetworkError
+from leco_plugin.network.blocks import original_name
+
+_TRANSFORMERS = ("Transformer2DModel",)
+_CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+# LECO and Concept Sliders call these training methods; each names what a layer's path holds, or must not hold
+_CHOICES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "all": ((), ()),
+    "attention": (("attn1", "attn2"), ()),
+    "xattn": (("attn2",), ()),
+    "selfattn": (("attn1",), ()),
+    "noxattn": ((), ("attn2",)),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a layer's part of the network is, and by how much it is scaled: alpha / rank."""
+
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """What the layer's effect is multiplied with at strength 1."""
+        return self.alpha / self.rank
+
+
+Plan = dict[str, Size]
+"""Sizes by the layers' names in the model."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of the possible layers are taken."""
+
+    layers: str = "all"
+    """all, attention, xattn, selfattn or noxattn."""
+    only_if_contains: Sequence[str] = ()
+    ignore_if_contains: Sequence[str] = ()
+
+    def takes(self, name: str) -> bool:
+        """Whether the layer with this name in the model is one of them."""
+        some, none = _CHOICES[self.layers]
+        wanted = (not some or _any_in(some, name)) and not _any_in(none, name)
+        wanted = wanted and (not self.only_if_contains or _any_in(self.only_if_contains, name))
+        return wanted and not _any_in(self.ignore_if_contains, name)
+
+
+def transformer_layers(module: nn.Module) -> list[str]:
+    """Names of the attention and feed-forward linears and 1x1 projections inside ``module``'s transformer blocks."""
+    return [name for name, layer in _inside(module, _TRANSFORMERS) if not _is_wide(layer)]
+
+
+def convolution_layers(module: nn.Module) -> dict[str, bool]:
+    """Names of the layers of ``module``'s resnets and resamplers, and whether they are 3x3 convolutions."""
+    return {name: _is_wide(layer) for name, layer in _inside(module, _CONVOLUTIONS)}
+
+
+def plan_layers(module: nn.Module, linear: Size, conv: Size | None = None, choice: Choice | None = None) -> Plan:
+    """The layers that ``choice`` takes: those of the transformer blocks, and with ``conv`` those of the resnets.
+
+    As in sd-scripts, 3x3 convolutions have the size ``conv`` and all else has ``linear``. Raises NetworkError where
+    nothing is left.
+    """
+    plan = dict.fromkeys(transformer_layers(module), linear)
+    if not plan:
+        raise NetworkError(f"{type(module).__name__} has no transformer block that a LoRA could go on")
+    if conv is not None:
+        plan |= {name: conv if wide else linear for name, wide in convolution_layers(module).items()}
+    choice = choice or Choice()
+    chosen = {name: size for name, size in plan.items() if choice.takes(name)}
+    if not chosen:
+        raise NetworkError("the network goes on no layer at all", fix="loosen network.layers and what stands beside it")
+    return chosen
+
+
+def file_names(module: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+    """What each of ``layers`` is called in a LoRA file: as in diffusers, and in SDXL's files as in its checkpoint."""
+    config: Any = getattr(module, "config", None)
+    if getattr(config, "addition_embed_type", None) != "text_time":
+        return {layer: layer for layer in layers}
+    every = {name for name, _ in module.named_modules()}
+    try:
+        return {layer: original_name(layer, every) for layer in layers}
+    except ValueError as error:
+        raise NetworkError(f"the layer {error} has no name in a LoRA file for SDXL") from error
+
+
+def _inside(module: nn.Module, blocks: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+    for block_name, block in module.named_modules():
+        if type(block).__name__ not in blocks:
+            continue
+        for name, layer in block.named_modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                yield f"{block_name}.{name}", layer
+
+
+def _is_wide(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+
+
+def _any_in(parts: Iterable[str], name: str) -> bool:
+    return any(part in name for part in parts)

@@ -1,0 +1,130 @@
+"""LoHa and LoKr through PEFT, in LyCORIS' file format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoHaConfig, LoKrConfig, inject_adapter_in_model
+from peft.tuners.lycoris_utils import LycorisLayer
+from torch import Tensor, nn
+
+from leco_plugin.errors import NetworkError
+from leco_plugin.network.layers import Plan, Size, file_names
+from leco_plugin.network.lora_file import read_layers, write_layers
+from leco_plugin.network.peft_lora import ADAPTER, conv_arguments, exactly
+
+_CONFIGS: Mapping[str, Any] = {"loha": LoHaConfig, "lokr": LoKrConfig}
+_PREFIXES = {"loha": "hada_", "lokr": "lokr_"}
+
+
+class PeftLycoris:
+    """LoHa (arXiv:2108.06098) or LoKr (arXiv:2212.10650) on layers of a UNet.
+
+    Their weight is put together before it meets the input, so a batch has one strength.
+    """
+
+    takes_rows = False
+
+    def __init__(
+        self, module: nn.Module, kind: str, *, size: Size, plan: Plan, seed: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._kind, self._size, self._plan = kind, size, plan
+        self._names = file_names(module, plan)
+        config = _CONFIGS[kind](
+            r=size.rank,
+            alpha=size.alpha,
+            target_modules=list(plan),
+            rank_pattern={exactly(name): own.rank for name, own in plan.items() if own.rank != size.rank},
+            alpha_pattern={exactly(name): own.alpha for name, own in plan.items() if own.alpha != size.alpha},
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+        self._layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LycorisLayer)}
+        self._scales = {name: self._own_scale(name) for name in self._layers}
+        for layer in self._layers.values():
+            layer.scaling[ADAPTER] = 1.0
+            for parameter in self._parts(layer).values():
+                parameter.data = parameter.data.to(dtype)
+                parameter.requires_grad_(True)
+        self._set(1.0)
+
+    def _own_scale(self, name: str) -> float:
+        # LyCORIS has no rank where both factors of a LoKr layer are whole, and then no scaling by alpha either
+        whole = {"lokr_w1", "lokr_w2"} <= self._parts(self._layers[name]).keys()
+        return 1.0 if whole else self._plan[name].scale
+
+    def _parts(self, layer: LycorisLayer) -> dict[str, nn.Parameter]:
+        """The layer's weights by their names in LyCORIS and PEFT alike."""
+        tables = {name: getattr(layer, name) for name in layer.adapter_layer_names}
+        return {name: table[ADAPTER] for name, table in tables.items() if ADAPTER in table}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All weights, layer by layer."""
+        return [parameter for layer in self._layers.values() for parameter in self._parts(layer).values()]
+
+    @contextmanager
+    def multiplier(self, value: float | Sequence[float]) -> Iterator[None]:
+        """Block in which the network has this strength, one number for all rows; restores what it found."""
+        values = {float(value)} if isinstance(value, (int, float)) else set(map(float, value))
+        if len(values) != 1:
+            raise ValueError(f"{self._kind} takes one strength at a time, not {sorted(values)}")
+        before = self._strength
+        self._set(values.pop())
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def _set(self, strength: float) -> None:
+        self._strength = strength
+        for name, layer in self._layers.items():
+            layer.scaling[ADAPTER] = strength * self._scales[name]
+
+    def load(self, path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over the weights of a file; NetworkError where they are not those of this network."""
+        if layers.keys() != self._layers.keys():
+            name = min(layers.keys() ^ self._layers.keys())
+            raise NetworkError(f"{path} and the job do not have the same layers, as {name} shows")
+        for name, layer in self._layers.items():
+            own = self._parts(layer)
+            found = {part: tensor for part, tensor in layers[name].items() if part != "alpha"}
+            alpha = float(layers[name].get("alpha", torch.tensor(self._plan[name].alpha)))
+            shapes = {part: weight.shape for part, weight in own.items()}
+            if {part: tensor.shape for part, tensor in found.items()} != shapes or alpha != self._plan[name].alpha:
+                raise NetworkError(
+                    f"{path} has another rank, alpha or model than the job, as the layer {name} shows",
+                    fix="set the same rank and alpha",
+                )
+            for part, parameter in own.items():
+                parameter.data.copy_(found[part])
+
+    def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
+        """Write the network as LyCORIS does, atomically, with ``metadata`` and what describes the network."""
+        layers: dict[str, dict[str, Tensor]] = {}
+        for name, layer in self._layers.items():
+            parts: dict[str, Tensor] = {part: weight.data for part, weight in self._parts(layer).items()}
+            layers[self._names[name]] = {**parts, "alpha": torch.tensor(self._plan[name].alpha)}
+        arguments = {"algo": self._kind, **conv_arguments(self._plan, self._size)}
+        described = {
+            "ss_network_module": "lycoris.kohya",
+            "ss_network_dim": str(self._size.rank),
+            "ss_network_alpha": f"{self._size.alpha:g}",
+            "ss_network_args": json.dumps(arguments),
+        }
+        write_layers(path, layers, dtype, {**metadata, **described})
+
+
+def read_lycoris(path: Path, kind: str, module: nn.Module, plan: Plan) -> dict[str, dict[str, Tensor]]:
+    """The weights of a LyCORIS file for ``module``, by layer; NetworkError where it is of another kind."""
+    names = {in_file: layer for layer, in_file in file_names(module, plan).items()}
+    layers = {names[in_file]: parts for in_file, parts in read_layers(path, names).items()}
+    for parts in layers.values():
+        if not all(part == "alpha" or part.startswith(_PREFIXES[kind]) for part in parts):
+            raise NetworkError(f"{path} is no {kind} file: it holds {min(parts)}", fix="set network.type to what it is")
+    return layers
