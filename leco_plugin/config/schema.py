@@ -5,103 +5,28 @@ The key names are those of an ai-toolkit job, so that one job file runs in every
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from leco_plugin.config.optimizers import optimizer_name
+from leco_plugin.config.kinds import (
+    Action,
+    DType,
+    FileDType,
+    FileName,
+    Finite,
+    Layers,
+    LrScheduler,
+    Optimizer,
+    Params,
+    Side,
+    StepsOrFraction,
+    Whole,
+)
 
-_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-_WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
-_LONGEST_NAME = 200
-_SHORT = {"float": "fp32", "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
-_LONG = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
-
-
-def _short_dtype(value: object) -> object:
-    return _SHORT.get(value, value) if isinstance(value, str) else value
-
-
-def _long_dtype(value: object) -> object:
-    return _LONG.get(value, value) if isinstance(value, str) else value
-
-
-def _whole(value: object) -> object:
-    """Take 1e3, which YAML reads as a float, for the whole number that it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _steps_or_fraction(value: float) -> float:
-    """Whole numbers are steps, and those below 1 a fraction of the run."""
-    if value >= 1 and not value.is_integer():
-        fix = "write a whole number of steps, or a fraction of the run below 1"
-        raise PydanticCustomError("steps", "must be whole, or below 1, not {value}", {"value": value, "fix": fix})
-    return int(value) if value.is_integer() else value
-
-
-def _param(value: object) -> object:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
-        return tuple(value)
-    fix = "write a number, true or false, text, or a list of numbers"
-    raise PydanticCustomError("param", "is nothing that an optimizer can be given", {"fix": fix})
-
-
-def _own_parameters(params: dict[str, Param]) -> dict[str, Param]:
-    for name, instead in (("lr", "train.lr"), ("params", "network")):
-        if name in params:
-            fix = f"leave it out; {instead} says it"
-            raise PydanticCustomError("params", "{name} is not set here", {"name": name, "fix": fix})
-    return params
-
-
-def _file_name(name: str) -> str:
-    """Refuse what cannot be a file's name on every system; raises ValueError."""
-    if not name.strip():
-        raise ValueError("must not be empty")
-    bad = _NOT_IN_NAMES.search(name)
-    if bad:
-        raise ValueError(f"is used as a file name, which cannot hold {bad.group()!a}")
-    if name != name.strip() or name.endswith("."):
-        raise ValueError("is used as a file name, which cannot begin or end with a blank or end with a dot")
-    if _WINDOWS_DEVICES.fullmatch(name):
-        raise ValueError("is used as a file name, and Windows keeps this one for a device")
-    if len(name.encode()) > _LONGEST_NAME:
-        raise ValueError(f"is used as a file name, and is longer than {_LONGEST_NAME} bytes")
-    return name
-
-
-Action = Literal["erase", "enhance"]
-LrScheduler = Literal[
-    "constant",
-    "constant_with_warmup",
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "cosine_with_min_lr",
-    "inverse_sqrt",
-    "warmup_stable_decay",
-]
-DType = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_short_dtype)]
-FileDType = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator(_long_dtype)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Side = Annotated[int, Field(gt=0, multiple_of=8)]
-Finite = FiniteFloat
 _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "lr_decay_steps": ("warmup_stable_decay",),
     "lr_scheduler_num_cycles": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
@@ -111,14 +36,6 @@ _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "huber_schedule": ("huber", "smooth_l1"),
 }
 """Options that only some choices of another one read."""
-StepsOrFraction = Annotated[FiniteFloat, AfterValidator(_steps_or_fraction)]
-Param = Annotated[bool | int | float | str | tuple[float, ...] | None, PlainValidator(_param)]
-"""What an optimizer can be given."""
-
-
-def _full_is_all(value: object) -> object:
-    """LECO and Concept Sliders call it full."""
-    return "all" if value == "full" else value
 
 
 class Frozen(BaseModel):
@@ -192,9 +109,7 @@ class NetworkConfig(Frozen):
     """Rank on 3x3 convolutions; when set, the network also goes on the resnets and resamplers of the UNet."""
     conv_alpha: Finite = Field(1.0, gt=0)
     """The effect on 3x3 convolutions is scaled by conv_alpha / conv."""
-    layers: Annotated[Literal["all", "attention", "xattn", "selfattn", "noxattn"], BeforeValidator(_full_is_all)] = (
-        "all"
-    )
+    layers: Layers = "all"
     """Layers it goes on: cross-attention (xattn), self-attention, both, all but cross-attention; full means all."""
     only_if_contains: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Of these, only layers whose diffusers name holds one of these texts, such as mid_block."""
@@ -237,9 +152,9 @@ class TrainConfig(Frozen):
     """Learning rate at its peak."""
     unet_lr: Finite | None = Field(None, ge=0)
     """Learning rate of the UNet's LoRA, all that LECO trains; `lr` when absent."""
-    optimizer: Annotated[str, AfterValidator(optimizer_name)] = "adamw"
+    optimizer: Optimizer = "adamw"
     """What turns gradients into steps: adamw, adamw8bit, lion, adafactor, prodigy, ..., or `module.Class`."""
-    optimizer_params: Annotated[dict[str, Param], AfterValidator(_own_parameters)] = {}
+    optimizer_params: Params = {}
     """What the optimizer is made with besides the learning rate, such as weight_decay."""
     lr_scheduler: LrScheduler = "constant"
     """How the learning rate goes from `lr` at the start to the end of the run."""
@@ -321,6 +236,31 @@ class SaveConfig(Frozen):
     """A remark for the files' metadata."""
 
 
+class LoggingConfig(Frozen):
+    """Where figures go besides the console."""
+
+    logging_dir: Annotated[Path | None, Field(strict=False)] = None
+    """Folder for logs; every run writes into one of its own in it, named by the time."""
+    log_with: Literal["tensorboard", "wandb", "all"] | None = None
+    """Tracker; tensorboard where only logging_dir is set."""
+    log_prefix: str = ""
+    """Put before the time in the name of that folder."""
+    log_tracker_name: str | None = Field(None, min_length=1)
+    """Name of the tracker, which is wandb's project; leco_train when absent."""
+    wandb_run_name: str | None = Field(None, min_length=1)
+    """Name of the run in wandb; wandb makes one up when absent."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> LoggingConfig:
+        if self.log_with in ("tensorboard", "all") and self.logging_dir is None:
+            context = {"name": self.log_with, "fix": "set logging_dir to a folder"}
+            raise PydanticCustomError("logging", "log_with {name} needs logging_dir", context)
+        if self.wandb_run_name and self.log_with not in ("wandb", "all"):
+            fix = "leave it out, or set log_with to wandb"
+            raise PydanticCustomError("logging", "wandb_run_name means nothing without wandb", {"fix": fix})
+        return self
+
+
 class LecoConfig(Frozen):
     """What LECO adds to a training job, besides its prompts."""
 
@@ -339,7 +279,7 @@ class LecoConfig(Frozen):
 class JobConfig(Frozen):
     """One training run of the process `leco`, fully resolved."""
 
-    name: Annotated[str, AfterValidator(_file_name)]
+    name: FileName
     """Base name of the files that the run writes."""
     training_folder: Annotated[Path, Field(strict=False)] = Path("output")
     """The run writes into the folder `name` inside this one."""
@@ -355,6 +295,7 @@ class JobConfig(Frozen):
     network: NetworkConfig = NetworkConfig()
     train: TrainConfig = TrainConfig()
     save: SaveConfig = SaveConfig()
+    logging: LoggingConfig = LoggingConfig()
     leco: LecoConfig = LecoConfig()
     pairs: tuple[PromptPair, ...] = Field(min_length=1)
     meta: dict[str, str] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from leco_plugin.config.schema import Action, PromptPair
+from leco_plugin.config.kinds import Action
+from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.values import Size, Sizes, Values
 
 _STANDARD = Sizes(((512, 512),))

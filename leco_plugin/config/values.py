@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from leco_plugin.config.findings import Findings, Key, did_you_mean
-from leco_plugin.config.schema import Action
+from leco_plugin.config.kinds import Action
 
 Size = tuple[int, int]
 _SURROGATE = re.compile("[\ud800-\udfff]")
