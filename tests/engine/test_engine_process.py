@@ -182,13 +182,39 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, walk):
     assert digest("three", 6) != first
 
 
-def test_the_walks_differ_between_pool_and_fresh(tmp_path):
-    """The option reaches the run."""
-    losses = []
-    for walk in ("fresh", "pool"):
-        _, watching = run(tiny_job(tmp_path / walk, leco={"walk": walk}))
-        losses.append([step.loss for step in watching.of(StepDone)])
-    assert losses[0] != losses[1]
+def losses(folder: Path, **sections: Any) -> list[float]:
+    """Of five steps with lr 0, in which nothing but the walks and their weights can differ."""
+    train = {"steps": 5, "lr": 0.0, **sections.pop("train", {})}
+    _, watching = run(tiny_job(folder, train=train, save={"dtype": "float32"}, **sections))
+    return [step.loss for step in watching.of(StepDone)]
+
+
+@pytest.fixture(scope="module")
+def usual_losses(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(tmp_path_factory.mktemp("usual"))
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [
+        ("train", "min_snr_gamma", 0.5),
+        ("train", "noise_offset", 0.2),
+        ("train", "noise_scheduler", "euler"),
+        ("train", "gradient_accumulation", 2),
+        ("leco", "denoise_guidance_scale", 7.0),
+        ("leco", "max_denoising_steps", 6),
+        ("leco", "pairs_per_step", 2),
+        ("leco", "walk", "pool"),
+    ],
+)
+def test_an_option_reaches_the_run(tmp_path, usual_losses, section, option, value):
+    """Other losses than with the default."""
+    assert losses(tmp_path, **{section: {option: value}}) != usual_losses
+
+
+def test_nothing_else_changes_the_losses(tmp_path, usual_losses):
+    """Else the comparison above would say nothing."""
+    assert losses(tmp_path) == usual_losses
 
 
 def test_a_seed_that_was_not_given_is_drawn_shown_and_recorded(tmp_path):
