@@ -143,6 +143,21 @@ class NetworkConfig(Frozen):
         return self
 
 
+class MemoryConfig(Frozen):
+    """What keeps the base model small and fast; `train` has its precision and gradient_checkpointing."""
+
+    attention: Literal["sdpa", "xformers", "mem_eff"] = "sdpa"
+    """sdpa: torch's attention; mem_eff: without its kernel that holds the whole matrix; xformers: on CUDA."""
+    fp8_base: bool = False
+    """Hold the base model's weights in eight bits: half the memory of bf16, and somewhat less exact."""
+    torch_compile: bool = False
+    """Compile the model at its first call: minutes at the start, faster steps."""
+    dynamo_backend: str = Field("inductor", min_length=1)
+    """What compiles it."""
+    lowram: bool = False
+    """Load weights straight onto the device: less main memory."""
+
+
 class TrainConfig(Frozen):
     """The optimization."""
 
@@ -293,6 +308,7 @@ class JobConfig(Frozen):
     """Go on from a state: its folder, or newest for the newest one of this run that is whole."""
     model: ModelConfig
     network: NetworkConfig = NetworkConfig()
+    memory: MemoryConfig = MemoryConfig()
     train: TrainConfig = TrainConfig()
     save: SaveConfig = SaveConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from leco_plugin.config.schema import ModelConfig
+from leco_plugin.config.schema import MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.checkpoint import SUFFIXES
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
 from leco_plugin.families.folder import FolderSource
+from leco_plugin.families.memory import apply_memory, check_platform
 from leco_plugin.families.sd import SD2Denoiser, SDDenoiser
 from leco_plugin.families.sdxl import SDXLDenoiser
 from leco_plugin.families.single_file import FileSource
@@ -28,20 +29,31 @@ _HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", *_WEIGHTS]
 
 
 def load_model(
-    model: ModelConfig | str, *, dtype: str, device: torch.device, checkpointing: bool = False
+    model: ModelConfig | str,
+    *,
+    dtype: str,
+    device: torch.device,
+    checkpointing: bool = False,
+    memory: MemoryConfig | None = None,
 ) -> SDDenoiser:
     """Load the model that a job names: ``builtin:tiny``, a diffusers folder, one file or a hub id.
 
     ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. Raises ModelError where there is no such
-    model, it is of a family that is not known here, or is not what the job says of it.
+    model, it is of a family that is not known here, or is not what the job says of it, and where the machine lacks
+    what ``memory`` asks for.
     """
     if isinstance(model, str):
         model = ModelConfig(name_or_path=model)
+    memory = memory or MemoryConfig()
+    check_platform(memory, device)
     source = open_model(model.name_or_path)
     confirm_family(source, model)
     scheduler = scheduler_config(source, model)
-    unet = source.unet(_DTYPES[dtype], None)
-    unet.requires_grad_(False).to(device)
+    unet = source.unet(_DTYPES[dtype], device if memory.lowram else None)
+    unet.requires_grad_(False)
+    # narrowed before it is moved: the device never holds it whole
+    apply_memory(unet, memory)
+    unet.to(device)
     if checkpointing:
         # checkpointing works in training mode only; a Stable Diffusion UNet has no dropout to switch on
         unet.train()

@@ -18,4 +18,10 @@ def leco_load_model(job: JobConfig, device: torch.device) -> SDDenoiser:
     """Any model that diffusers loads and that is of a known family; ModelError for others."""
     from leco_plugin.families.load import load_model
 
-    return load_model(job.model, dtype=job.train.dtype, device=device, checkpointing=job.train.gradient_checkpointing)
+    return load_model(
+        job.model,
+        dtype=job.train.dtype,
+        device=device,
+        checkpointing=job.train.gradient_checkpointing,
+        memory=job.memory,
+    )

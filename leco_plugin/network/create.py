@@ -47,6 +47,8 @@ def _create_lora(
     seed: int,
     weights: dict[str, LoraWeights] | None,
 ) -> PeftLora:
+    if config.type == "dora" and any(weight.dtype.itemsize == 1 for weight in module.parameters()):
+        raise NetworkError("dora cannot measure weights in eight bits", fix="take fp8_base out, or set type to lora")
     network = PeftLora(
         module,
         rank=size.rank,

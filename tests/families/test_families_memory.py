@@ -1,0 +1,201 @@
+"""Options that save memory: the same predictions and gradients, and clear words where a platform lacks them."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import CPU, randn, randomize, small_unet
+from small_models import model_folder
+from torch import Tensor, nn
+
+from leco_plugin.config.schema import MemoryConfig, NetworkConfig
+from leco_plugin.errors import ModelError, NetworkError
+from leco_plugin.families import memory
+from leco_plugin.families.fp8 import is_narrow, narrow, widened
+from leco_plugin.families.load import load_model
+from leco_plugin.families.memory import apply_memory, check_platform
+from leco_plugin.network.create import create_network
+
+CUDA = torch.device("cuda")
+
+
+def learn(unet: Any, *, checkpointing: bool = False, strength: Any = 1.0) -> tuple[Tensor, list[Tensor]]:
+    """Predictions of two rows with a random LoRA, convolutions included, and its gradients."""
+    if checkpointing:
+        unet.train()
+        unet.enable_gradient_checkpointing()
+    network = create_network(NetworkConfig(linear=4, conv=2), unet, seed=0)
+    randomize(network.parameters(), std=0.1)
+    with network.multiplier(strength):
+        predicted = unet(randn(2, 4, 8, 8), torch.tensor(300), randn(2, 5, 8, seed=1)).sample
+        gradients = torch.autograd.grad(predicted.square().sum(), network.parameters())
+    return predicted.detach(), list(gradients)
+
+
+def assert_same(one: tuple[Tensor, list[Tensor]], two: tuple[Tensor, list[Tensor]]) -> None:
+    torch.testing.assert_close(one[0], two[0], rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(one[1], two[1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_efficient_attention_computes_the_same(checkpointing: bool):
+    """Predictions and gradients are those of torch's attention."""
+    plain, efficient = small_unet(), small_unet()
+    apply_memory(plain, MemoryConfig())
+    apply_memory(efficient, MemoryConfig(attention="mem_eff"))
+
+    assert {type(part).__name__ for part in efficient.attn_processors.values()} == {"MemoryEfficientProcessor"}
+    assert_same(learn(efficient, checkpointing=checkpointing), learn(plain))
+
+
+def test_memory_efficient_attention_keeps_out_the_kernel_for_whole_matrices(monkeypatch: pytest.MonkeyPatch):
+    """While it runs, torch's mathematical kernel is off."""
+    seen: list[bool] = []
+    attention = nn.functional.scaled_dot_product_attention
+
+    def watch(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(torch.backends.cuda.math_sdp_enabled())
+        return attention(*args, **kwargs)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watch)
+    unet = small_unet()
+    apply_memory(unet, MemoryConfig(attention="mem_eff"))
+    unet(randn(2, 4, 8, 8), torch.tensor(300), randn(2, 5, 8))
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cuda.math_sdp_enabled()
+
+
+def plain_of(unet: nn.Module) -> nn.Module:
+    """A plain UNet of the weights that a narrowed one stands for."""
+    plain = small_unet()
+    for name, layer in unet.named_modules():
+        if is_narrow(layer):
+            plain.get_submodule(name).weight.data = widened(layer).float()
+    return plain
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_eight_bits_compute_what_their_weights_say(checkpointing: bool):
+    """Predictions and gradients are those of a plain UNet that has the rounded weights."""
+    unet = small_unet()
+    narrow(unet)
+    plain = plain_of(unet)
+
+    assert_same(learn(unet, checkpointing=checkpointing, strength=[1.0, -0.5]), learn(plain, strength=[1.0, -0.5]))
+
+
+def test_eight_bits_are_close_and_half_as_large_as_sixteen():
+    """All large weights are narrow, small ones survive by their scale, and predictions stay near."""
+    unet, plain = small_unet().bfloat16(), small_unet()
+    with torch.no_grad():
+        for model in (unet, plain):
+            model.mid_block.resnets[0].conv1.weight *= 1e-4
+    narrow(unet)
+    large = [weight for name, weight in unet.named_parameters() if weight.ndim > 1 and "_block" in name]
+    error = widened(unet.mid_block.resnets[0].conv1).float() - plain.mid_block.resnets[0].conv1.weight
+
+    assert {weight.dtype.itemsize for weight in large} == {1}
+    assert error.norm() < 0.05 * plain.mid_block.resnets[0].conv1.weight.norm()
+    inputs = randn(2, 4, 8, 8), torch.tensor(300), randn(2, 5, 8)
+    rough = unet(inputs[0].bfloat16(), inputs[1], inputs[2].bfloat16()).sample.float()
+    exact = plain(*inputs).sample
+    assert (rough - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_lora_on_eight_bits_begins_as_it_does_on_more():
+    """Its own weights are never rounded to eight bits."""
+    unet, plain = small_unet(), small_unet()
+    narrow(unet)
+    parameters = [create_network(NetworkConfig(conv=2), model, seed=3).parameters() for model in (unet, plain)]
+
+    assert all(torch.equal(one, two) for one, two in zip(*parameters, strict=True))
+
+
+def test_dora_needs_the_weights_themselves():
+    """It measures the base weights, and refuses what is not one."""
+    unet = small_unet()
+    narrow(unet)
+
+    with pytest.raises(NetworkError, match="eight bits"):
+        create_network(NetworkConfig(type="dora"), unet, seed=0)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_options_reach_the_model_that_is_loaded(family: str, tmp_path: Path):
+    """fp8_base and lowram give a model that predicts about the same; the LoRA is on its own."""
+    folder, _ = model_folder(family, tmp_path)
+    exact = load_model(str(folder), dtype="fp32", device=CPU)
+    low = load_model(
+        str(folder), dtype="bf16", device=CPU, memory=MemoryConfig(fp8_base=True, lowram=True, attention="mem_eff")
+    )
+    assert any(map(is_narrow, low.module.modules()))
+    assert not any(weight.requires_grad for weight in low.module.parameters())
+    answers = []
+    for denoiser in (exact, low):
+        sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]])
+        rows = denoiser.encode(["red"]).rows([0])
+        with torch.no_grad():
+            answers.append(denoiser.predict(randn(1, 4, 8, 8), torch.tensor([500]), rows, sizes).float())
+    assert (answers[1] - answers[0]).norm() < 0.15 * answers[0].norm()
+
+
+def test_lowram_loads_the_same_weights(tmp_path: Path):
+    """Straight onto the device, from a folder."""
+    folder, pipeline = model_folder("sd1", tmp_path)
+    low = load_model(str(folder), dtype="fp32", device=CPU, memory=MemoryConfig(lowram=True))
+
+    loaded = low.module.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in pipeline.unet.state_dict().items())
+
+
+def test_a_compiled_model_computes_the_same():
+    """With the LoRA on, per row and in training; the compiler is called with what the LoRA added."""
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    torch._dynamo.reset()
+    unet, plain = small_unet(), small_unet()
+    options = MemoryConfig(torch_compile=True)
+    apply_memory(plain, MemoryConfig())
+    object.__setattr__(options, "dynamo_backend", backend)
+    apply_memory(unet, options)
+    assert_same(learn(unet, strength=[1.0, -0.5]), learn(plain, strength=[1.0, -0.5]))
+    assert graphs
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "missing", "said"),
+    [
+        ({"attention": "xformers"}, CPU, "", "works on CUDA devices only"),
+        ({"attention": "xformers"}, CUDA, "xformers", "pip install xformers"),
+        ({"attention": "mem_eff"}, CPU, "torch.nn.attention", "torch 2.3"),
+        ({"torch_compile": True}, CUDA, "triton", "pip install triton"),
+        ({"torch_compile": True}, CPU, "g++", r"C\+\+ compiler"),
+    ],
+)
+def test_what_a_platform_lacks_is_said_before_anything_is_loaded(
+    options: Any, device: torch.device, missing: str, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    """One sentence and the way out, even where the model does not exist."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_model("no/such model", dtype="fp32", device=device, memory=MemoryConfig(**options))
+    assert caught.value.problems[0].fix
+
+
+def test_nothing_is_missing_for_the_defaults():
+    """They work everywhere."""
+    for device in (CPU, CUDA, torch.device("mps")):
+        check_platform(MemoryConfig(), device)
+    assert memory.MemoryConfig().attention == "sdpa"
