@@ -18,6 +18,7 @@ _VALUES: Mapping[Name, str] = {
     ("network", "alpha"): "network_alpha",
     ("network", "dropout"): "network_dropout",
     ("network", "pretrained_lora_path"): "network_weights",
+    ("network", "network_weights"): "network_weights",
     ("train", "steps"): "max_train_steps",
     ("train", "lr"): "learning_rate",
     ("train", "unet_lr"): "unet_lr",
@@ -56,8 +57,18 @@ _SWITCHES: Mapping[Name, str] = {
     ("train", "sdp"): "sdpa",
     ("model", "zero_terminal_snr"): "zero_terminal_snr",
     ("save", "no_metadata"): "no_metadata",
+    ("network", "dim_from_weights"): "dim_from_weights",
+    ("memory", "fp8_base"): "fp8_base",
+    ("memory", "torch_compile"): "torch_compile",
+    ("memory", "lowram"): "lowram",
 }
-_NETWORK_ARGS: Mapping[Name, str] = {("network", "conv"): "conv_dim", ("network", "conv_alpha"): "conv_alpha"}
+_ATTENTION = {"sdpa": "sdpa", "xformers": "xformers", "mem_eff": "mem_eff_attn"}
+_NETWORK_ARGS: Mapping[Name, str] = {
+    ("network", "conv"): "conv_dim",
+    ("network", "conv_alpha"): "conv_alpha",
+    ("network", "rank_dropout"): "rank_dropout",
+    ("network", "module_dropout"): "module_dropout",
+}
 _SINGLE = {"training_seed": "seed", "log_dir": "logging_dir"}
 _MIXED = {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bfloat16": "bf16"}
 _SAVED = {"float32": "float", "fp32": "float", "float16": "fp16", "bfloat16": "bf16"}
@@ -112,7 +123,9 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
 
 def _setting(name: Name, node: Node, flags: dict[str, str | None], network: list[str], outcomes: list[Outcome]) -> None:
     value = plain(node)
-    if name in _NETWORK_ARGS and value:
+    if name == ("memory", "attention") and value in _ATTENTION:
+        flags[_ATTENTION[str(value)]] = None
+    elif name in _NETWORK_ARGS and value:
         network.append(f"{_NETWORK_ARGS[name]}={value}")
     elif name in _SWITCHES:
         if value is True:

@@ -60,5 +60,11 @@ def _job(source: Source) -> Node:
                 present.table.update(table)
             else:
                 process[new_section] = node.like(table) if not index else node.beside(table)
+    network = process.get("network", Node({})).table
+    if "type" in network and network["type"].value == "c3lier":
+        # one rank and alpha for linear layers and convolutions there
+        for name, old in (("conv", "linear"), ("conv_alpha", "linear_alpha")):
+            if old in network:
+                network.setdefault(name, network[old].beside(network[old].value))
     process["leco"] = Node({"prompts_file": source.root.table["prompts_file"].omitted()})
     return Node({"job": Node("train"), "config": Node({**config, "process": Node([Node(process)])})})

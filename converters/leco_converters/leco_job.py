@@ -122,7 +122,7 @@ class _Builder:
             return node
         spelled = SPELLINGS.get(new, {}).get(str(value).lower())
         if spelled:
-            if str(value).lower() in CONVOLUTIONS:
+            if str(value).lower() in CONVOLUTIONS and "conv" not in model.model_fields:
                 was = f"{value} trains convolutions too"
                 self.outcomes.append(Outcome(node, "lost", was, "written as lora, which trains linear layers"))
             return node.like(spelled)

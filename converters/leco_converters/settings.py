@@ -21,6 +21,8 @@ Name = tuple[str, str]
 ALIASES: Mapping[Name, Name] = {
     ("network", "rank"): ("network", "linear"),
     ("network", "alpha"): ("network", "linear_alpha"),
+    ("network", "training_method"): ("network", "layers"),
+    ("network", "pretrained_lora_path"): ("network", "network_weights"),
     ("train", "max_denoising_steps"): ("leco", "max_denoising_steps"),
     ("train", "gradient_accumulation_steps"): ("train", "gradient_accumulation"),
 }
@@ -111,7 +113,11 @@ def add_defaults(plan: Plan) -> None:
     process = plan.process
     if process is None:
         return
-    for (section, name), value in _DEFAULTS.get(plan.origin, {}).items():
+    defaults = dict(_DEFAULTS.get(plan.origin, {}))
+    conv = plan.setting("network", "conv")
+    if plan.origin == "ai-toolkit" and conv is not None and conv.value:
+        defaults["network", "conv_alpha"] = conv.value
+    for (section, name), value in defaults.items():
         rank = [old for old, new in ALIASES.items() if new == (section, name)]
         if any(plan.setting(*known) is not None for known in ((section, name), *rank)):
             continue

@@ -56,7 +56,7 @@ def _table(node: Node, path: str) -> Iterator[str]:
 def _below(name: str, child: Node, path: str) -> Iterator[str]:
     """Yield the lines of a table in another one, or of a list of tables."""
     if child.left_out:
-        yield from ["", *commented(name, child)]
+        yield from commented(name, child)
         return
     header = f"{path}.{_key(name)}" if path else _key(name)
     if isinstance(child.value, dict):

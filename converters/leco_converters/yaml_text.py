@@ -90,7 +90,7 @@ def _entry(name: str, node: Node) -> Iterator[str]:
     if short is not None:
         yield f"{name} {short}{behind}"
         return
-    yield f"{name}{behind}"
+    yield f"{name}{_empty(node)}{behind}"
     yield from (f"  {line}" if line else "" for line in _lines(node))
 
 
@@ -101,6 +101,10 @@ def _item(node: Node) -> Iterator[str]:
         yield f"- {short}{_behind(node)}"
         return
     lines = list(_lines(node))
+    if _empty(node):
+        yield from comment_lines([node.after] if node.after else [])
+        yield from [*lines, f"-{_empty(node)}"]
+        return
     # comments above the first key would stand behind the dash
     first = next((index for index, line in enumerate(lines) if line and not line.startswith("#")), 0)
     yield from lines[:first]
@@ -110,12 +114,19 @@ def _item(node: Node) -> Iterator[str]:
     yield from (f"  {line}" if line else "" for line in lines[first + 1 :])
 
 
+def _empty(node: Node) -> str:
+    """Return what a table or list without entries says; the comments in it say nothing."""
+    if any(not child.left_out for child in (*node.table.values(), *node.items)):
+        return ""
+    return " {}" if isinstance(node.value, dict) else " []"
+
+
 def _short(node: Node, *, is_prompt: bool = True) -> str | None:
     """Return what fits behind the key: a scalar, an empty table, a list of numbers."""
     if node.value == {}:
         return "{}"
     if isinstance(node.value, dict):
-        return "{}" if all(child.left_out for child in node.value.values()) and not _has_comments(node) else None
+        return None
     if isinstance(node.value, list):
         if _has_comments(node) or any(isinstance(item.value, dict) or item.left_out for item in node.value):
             return "[]" if not node.value else None

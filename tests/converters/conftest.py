@@ -1,47 +1,18 @@
-"""What the tests of conversions share: writing a source, converting it, and reading the result."""
+"""Writes a source, converts it, and reads the result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from leco_converters import Conversion, Note, Request, convert
+from convert_results import Convert, Refused, Result
+from leco_converters import Request, convert
 
-from leco_plugin.config.build import load_prompts
-from leco_plugin.config.schema import PromptPair
 from leco_plugin.errors import ConfigError, Problem
 
 
-@dataclass(frozen=True)
-class Result:
-    """A conversion and the file that it wrote."""
-
-    path: Path
-    text: str
-    conversion: Conversion
-
-    @property
-    def pairs(self) -> tuple[PromptPair, ...]:
-        """The pairs of a prompt file."""
-        return load_prompts(self.path).pairs
-
-    def notes(self, key: str) -> list[Note]:
-        """What the report says about one key of the source."""
-        return [note for note in self.conversion.report.notes if note.where.key == key]
-
-    def lost(self) -> list[str]:
-        """Keys without a counterpart."""
-        return [note.where.key for note in self.conversion.report.notes if note.kind == "lost"]
-
-
-ToToml = Callable[..., Result]
-Refused = Callable[..., tuple[Problem, ...]]
-
-
 @pytest.fixture
-def to_toml(tmp_path: Path) -> ToToml:
+def to_toml(tmp_path: Path) -> Convert:
     """Convert a text to a prompt TOML."""
 
     def run(text: str, name: str = "source.yaml", **options: object) -> Result:
@@ -55,7 +26,7 @@ def to_toml(tmp_path: Path) -> ToToml:
 
 
 @pytest.fixture
-def to_yaml(tmp_path: Path) -> ToToml:
+def to_yaml(tmp_path: Path) -> Convert:
     """Convert a text to a job file."""
 
     def run(text: str, name: str = "source.toml", **options: object) -> Result:

@@ -1,0 +1,160 @@
+"""The command: exit codes, where its words go, and how long it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from leco_converters.command import main
+
+from leco_plugin.cli import main as leco
+
+ROOT = Path(__file__).parents[2]
+LOSES = "anchors: []\ntargets: [{target_class: a, positive: b}]\n"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A file of which one key is lost."""
+    path = tmp_path / "a.yaml"
+    path.write_text(LOSES)
+    return path
+
+
+def test_it_writes_and_reports(source: Path, capsys: pytest.CaptureFixture[str]):
+    """Exit code 0, and the report where people see it."""
+    assert main([str(source)]) == 0
+    out, err = capsys.readouterr()
+    assert f"lost: {source}:1: anchors: " in out
+    assert f"wrote {source.with_suffix('.toml')}" in out
+    assert "2 training pairs" in out
+    assert not err
+
+
+def test_strict_ends_with_1_and_writes_nothing(source: Path, capsys: pytest.CaptureFixture[str]):
+    """The report is the same."""
+    assert main([str(source), "--strict"]) == 1
+    out, err = capsys.readouterr()
+    assert "anchors" in out
+    assert "nothing is written" in err
+    assert list(source.parent.iterdir()) == [source]
+
+
+def test_an_error_ends_with_2_and_has_place_and_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """On the console's side for errors."""
+    path = tmp_path / "a.yaml"
+    path.write_text("targets:\n  - {target_class: a, positive: b, weight: x}\n")
+    assert main([str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    first, second = err.splitlines()
+    assert first.startswith(f"{path}:2: targets[0].weight: ")
+    assert second.startswith("  fix: ")
+
+
+def test_json_is_one_object(source: Path, capsys: pytest.CaptureFixture[str]):
+    """With every note, and what was written."""
+    assert main([str(source), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["written"] == [str(source.with_suffix(".toml"))]
+    assert report["pairs"] == 2
+    assert report["lost"] is True
+    assert report["notes"][0]["key"] == "anchors"
+    assert report["notes"][0]["done"]
+
+
+def test_json_names_errors_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """With exit code 2."""
+    assert main([str(tmp_path / "no.yaml"), "--json"]) == 2
+    (error,) = json.loads(capsys.readouterr().out)["errors"]
+    assert error["message"] == "there is no such file"
+    assert error["fix"]
+
+
+def test_flags_are_printed(source: Path, capsys: pytest.CaptureFixture[str]):
+    """As the last line, to be copied."""
+    assert main([str(source), "--flags", "--model", "some/model"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("accelerate launch")
+    assert "--pretrained_model_name_or_path=some/model" in last
+
+
+def test_leco_convert_is_the_same_command(source: Path, capsys: pytest.CaptureFixture[str]):
+    """With the same arguments and codes, help included."""
+    assert leco(["convert", "--json", str(source), "--strict"]) == 1
+    assert json.loads(capsys.readouterr().out)["lost"] is True
+    with pytest.raises(SystemExit) as caught:
+        leco(["convert", "--help"])
+    assert caught.value.code == 0
+    assert "usage: leco convert" in capsys.readouterr().out
+
+
+def test_text_cannot_steer_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Keys of a foreign file are spelled out."""
+    path = tmp_path / "a.yaml"
+    path.write_text('targets: [{target_class: a, positive: b, "\\e[2Jx": 1}]\n')
+    assert main([str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[2Jx" in out
+
+
+def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python as a user does, from this checkout."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "converters")])
+    command = [sys.executable, *(["-c", code] if code else ["-m", "leco_converters"]), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False)
+
+
+def test_the_module_runs(source: Path):
+    """`python -m leco_converters`."""
+    result = run(str(source))
+    assert result.returncode == 0, result.stderr
+    assert source.with_suffix(".toml").exists()
+
+
+def test_torch_is_never_imported(source: Path):
+    """Nor any other library of models, so that the answer comes at once."""
+    code = (
+        "import sys\nfrom leco_plugin.cli import main\n"
+        "main(['convert', sys.argv[1], '--job', '--model', 'm'])\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = run(str(source), code=code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_other_commands_do_not_wait_for_the_converters():
+    """They are imported when they are asked for."""
+    code = (
+        "import sys\nfrom leco_plugin.cli import main\nmain(['check', sys.argv[1]])\n"
+        "assert 'leco_converters' not in sys.modules\n"
+    )
+    result = run(str(ROOT / "config_examples" / "slider.toml"), code=code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_megabyte_with_5000_targets_takes_less_than_two_seconds(tmp_path: Path):
+    """Of this process' own time, starting Python included: the machine may be busy."""
+    prompt = "a photo of something with high detail, sharp focus, intricate, best quality, number"
+    targets = "".join(
+        f'        - target_class: "thing {index}"  # target {index}\n          positive: "{prompt} {index}"\n'
+        f'          negative: "blurry {prompt[:40]} {index}"\n          weight: 1.0\n'
+        for index in range(5000)
+    )
+    text = f"job: train\nconfig:\n  name: n\n  process:\n    - type: slider\n      slider:\n        targets:\n{targets}"
+    assert len(text) > 1_000_000
+    (tmp_path / "a.yaml").write_text(text)
+    before, start = os.times(), time.monotonic()
+    result = run(str(tmp_path / "a.yaml"))
+    after = os.times()
+    assert result.returncode == 0, result.stderr
+    assert "20000 training pairs" in result.stdout
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    assert min(used or 99, time.monotonic() - start) < 2
