@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +18,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 refused with a reason, 130 stopped by the user."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
+    return _guarded(lambda: command(options))
+
+
+def train_from_flags(arguments: Sequence[str] | None = None, *, sdxl: bool) -> int:
+    """Train from sd-scripts' flags, those of this program where ``arguments`` is absent; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return _guarded(lambda: _train_flags(given, sdxl=sdxl))
+
+
+def _guarded(command: Callable[[], int]) -> int:
     try:
-        return command(options)
+        return command()
     except LecoError as error:
         for problem in error.problems:
             print(_printable(str(problem), sys.stderr.encoding), file=sys.stderr)  # noqa: T201
@@ -80,6 +91,19 @@ def _train(options: argparse.Namespace) -> int:
     from leco_plugin.plugins import run_job
 
     return INTERRUPTED if run_job(loaded.job, host=options.host).interrupted else OK
+
+
+def _train_flags(arguments: Sequence[str], *, sdxl: bool) -> int:
+    from leco_plugin.config.sd_scripts import load_flags
+
+    loaded = load_flags(arguments, sdxl=sdxl)
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise LecoError("LECO trains in one process on one device", fix="accelerate launch --num_processes=1 ...")
+    for line in (*loaded.notes, *(f"warning: {warning}" for warning in loaded.warnings)):
+        print(_printable(line, sys.stderr.encoding), file=sys.stderr)  # noqa: T201
+    from leco_plugin.plugins import run_job
+
+    return INTERRUPTED if run_job(loaded.job).interrupted else OK
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -57,6 +57,15 @@ def stop_on_signal() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+class Scaler(torch.amp.GradScaler):
+    """torch's gradient scaler, for weights that are fp16 themselves too, as full_fp16 asks for."""
+
+    def _unscale_grads_(
+        self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, True)
+
+
 @dataclass
 class Loop:
     """Optimizer steps over one LECO step, until the last one or until it is asked to stop."""
@@ -78,7 +87,7 @@ class Loop:
         self._parameters = list(self.network.parameters())
         self._optimizer = make_optimizer(self.train, self._parameters)
         self._schedule = make_schedule(self.train, self._optimizer)
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.train.dtype == "fp16")
+        self._scaler = Scaler(self.device.type, enabled=self.train.dtype == "fp16")
         self._guard = Guard(self._optimizer, self.device)
         self._meter = Meter(self.device, self.train.steps)
         self._saved_at = 0

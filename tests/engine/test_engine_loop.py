@@ -334,3 +334,14 @@ def test_a_gradient_that_is_not_finite_moves_nothing(norm):
         run.run()
     assert weight.item() == run.before
     assert run.saved == [2]
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+def test_fp16_weights_train_with_a_scaled_loss():
+    """full_fp16: torch's own scaler refuses gradients that are fp16; the first scales are too large for them."""
+    run = Run(3, steps=12, lr=0.5, dtype="fp16")
+    run.model.network.weight.data = run.model.network.weight.data.half()
+    run.loop.__post_init__()
+    run.run()
+    assert run.model.network.weight.dtype == torch.float16
+    assert -6 < run.model.network.weight.item() < -1
