@@ -39,6 +39,7 @@ def slider_job(plan: Plan, name: str, model: str) -> Node:
     if "training_seed" in own:
         process["training_seed"] = own["training_seed"]
     _note_placeholders(plan, targets, new_config["name"])
+    _note_trimmed(plan, targets, process["train"].table["steps"].value)
     old_list = config.get("process", Node([Node({})]))
     new_config["process"] = old_list.like([old_list.items[0].like(process)])
     root = {"job": Node("train"), "config": Node(new_config)}
@@ -62,6 +63,10 @@ def _settings(plan: Plan, targets: Targets, model: str) -> dict[str, Node]:
     result["train"].table.update(train_unet=Node(True), train_text_encoder=Node(False))
     is_xl = targets.varies_crops or min(min(size) for size in targets.sizes) >= 1024
     own = plan.setting("model", "name_or_path")
+    if own is not None and str(own.value).startswith("builtin:"):
+        plan.report.note(
+            "lost", plan.source, own, "ai-toolkit has no built-in model", "written as it is; put yours there"
+        )
     if own is None and not model:
         guess = SDXL if is_xl else SD1
         was = "the source names no base model"
@@ -112,7 +117,7 @@ def _rest(plan: Plan) -> dict[str, Node]:
 
 def _note_walk(plan: Plan, options: Node) -> None:
     for name, node in options.table.items():
-        if name == "denoise_guidance_scale" and node.value == 3:
+        if node.left_out or (name == "denoise_guidance_scale" and node.value == 3):
             continue
         if name == "denoise_guidance_scale":
             was = f"{node.value}, but the trainer always walks at 3"
@@ -126,6 +131,12 @@ def _device(plan: Plan, node: Node) -> Node:
         plan.report.note("changed", plan.source, node, "ai-toolkit has no auto", "written as cuda:0")
         return node.like("cuda:0")
     return node
+
+
+def _note_trimmed(plan: Plan, targets: Targets, steps: object) -> None:
+    if isinstance(steps, int) and len(targets.listed.items) > steps:
+        was = f"ai-toolkit drops all but the first {steps} targets of a run of {steps} steps"
+        plan.report.note("lost", plan.prompt_source, targets.listed, was, "all are written; raise train.steps")
 
 
 def _note_placeholders(plan: Plan, targets: Targets, name: Node) -> None:

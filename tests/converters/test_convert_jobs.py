@@ -213,6 +213,21 @@ def test_our_own_job_becomes_a_slider_job_with_its_settings(to_yaml: Convert):
     assert {"config.process[0].train.lr_warmup_steps", "config.process[0].leco.denoise_guidance_scale"} <= set(lost)
 
 
+def test_more_targets_than_steps_are_reported(to_yaml: Convert):
+    """ai-toolkit would drop the last of them."""
+    entries = '[[targets]]\ntarget_class = "a"\npositive = "b"\n' * 1601
+    assert any("first 1600 targets" in note.was for note in to_yaml(entries).conversion.report.notes)
+
+
+def test_the_built_in_model_is_none_of_ai_toolkits(to_yaml: Convert):
+    """Its name stays, and the report says that it means nothing there."""
+    text = (
+        "job: extension\nconfig:\n  name: n\n  process:\n    - type: leco\n"
+        "      model: {name_or_path: 'builtin:tiny'}\n      leco: {target_class: a, positive: b}\n"
+    )
+    assert "config.process[0].model.name_or_path" in to_yaml(text, "source.yaml", to="ai-toolkit").lost()
+
+
 @pytest.mark.parametrize(
     ("text", "name", "options"),
     [
