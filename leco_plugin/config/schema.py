@@ -100,7 +100,7 @@ class NetworkConfig(Frozen):
     """The LoRA that is trained."""
 
     type: Literal["lora", "dora", "loha", "lokr"] = "lora"
-    """Kind of network; dora, loha and lokr are LyCORIS' names, and fewer programs load them."""
+    """Kind of network; dora, loha and lokr files are in LyCORIS' format, which diffusers does not read."""
     linear: Whole = Field(4, ge=1)
     """Rank of the LoRA."""
     linear_alpha: Finite = Field(1.0, gt=0)

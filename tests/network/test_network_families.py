@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from models import randn, randomize, tiny_job
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
+from leco_plugin.families.offline import configs
 from leco_plugin.network.blocks import original_name
 from leco_plugin.network.create import create_network
 from leco_plugin.network.dropout import Dropout
@@ -95,20 +97,38 @@ def test_keys_of_sdxl_are_those_of_sd_scripts(tmp_path: Path):
     assert not any("down_blocks" in key or "resnets" in key for key in keys)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_original_names_are_those_that_diffusers_converts(family: str):
-    """diffusers' converter takes every weight under its original name back to where it came from."""
-    unet = make_unet(family)
+def in_original_names(unet: nn.Module) -> dict[str, Tensor]:
+    """All weights under the names of an original checkpoint."""
     every = [name for name, _ in unet.named_modules()]
     renamed = {}
     for key, tensor in unet.state_dict().items():
         name, kind = key.rsplit(".", 1)
         renamed[f"model.diffusion_model.{original_name(name, every)}.{kind}"] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_original_names_are_those_that_diffusers_converts(family: str):
+    """diffusers' converter takes every weight under its original name back to where it came from."""
+    unet = make_unet(family)
+    renamed = in_original_names(unet)
     back = convert_ldm_unet_checkpoint(renamed, unet_config(family))
 
     assert len(renamed) == len(unet.state_dict())
     assert back.keys() == unet.state_dict().keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in unet.state_dict().items())
+
+
+@pytest.mark.parametrize(("family", "linear", "conv"), [("sd1", 192, 86), ("sd2", 192, 86), ("sdxl", 722, 66)])
+def test_full_size_models_have_the_layers_that_sd_scripts_counts(family: Any, linear: int, conv: int):
+    """So many modules; and diffusers' converter leads all their original names back to the layers."""
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(configs(family)["unet"])
+    renamed = in_original_names(unet)
+    back = convert_ldm_unet_checkpoint(renamed, configs(family)["unet"])
+
+    assert (len(transformer_layers(unet)), len(convolution_layers(unet))) == (linear, conv)
+    assert {name: tensor.shape for name, tensor in back.items()} == {n: t.shape for n, t in unet.state_dict().items()}
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
