@@ -144,12 +144,12 @@ _OUTPUT: Mapping[str, Flag] = {
 
 _ONE_PROCESS = "LECO trains in one process on one device"
 _MEMORY: Mapping[str, Flag] = {
-    **_sets("text", ("mixed_precision", "*precision"), ("dynamo_backend", "train.dynamo_backend")),
+    **_sets("text", ("mixed_precision", "*precision"), ("dynamo_backend", "memory.dynamo_backend")),
     **_switches(("full_fp16", "*precision"), ("full_bf16", "*precision")),
     **_switches(("gradient_checkpointing", "train.gradient_checkpointing")),
     **_switches(("sdpa", "*attention"), ("xformers", "*attention"), ("mem_eff_attn", "*attention")),
-    **_switches(("torch_compile", "train.torch_compile"), ("fp8_base", "train.fp8_base")),
-    **_switches(("fp8_base_unet", "train.fp8_base"), ("lowram", "train.lowram")),
+    **_switches(("torch_compile", "memory.torch_compile"), ("fp8_base", "memory.fp8_base")),
+    **_switches(("fp8_base_unet", "memory.fp8_base"), ("lowram", "memory.lowram")),
     **_noted("memory is not cleared between steps in any case", "switch", "highvram"),
     **_refused("gradient_checkpointing keeps what it needs on the device", "switch", "cpu_offload_checkpointing"),
     **_refused("blocks of the UNet are not moved between devices here", "int", "blocks_to_swap"),

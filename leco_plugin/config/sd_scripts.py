@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from leco_plugin.config.blame import blame
 from leco_plugin.config.build import load_prompts
@@ -42,7 +42,7 @@ _PRECISIONS: Mapping[str, tuple[str, str]] = {
     "fp16": ("fp16", "float16"),
     "bf16": ("bf16", "bfloat16"),
 }
-_ATTENTION = {"sdpa": "sdpa", "xformers": "xformers", "mem_eff_attn": "mem_eff_attn"}
+_ATTENTION = {"sdpa": "sdpa", "xformers": "xformers", "mem_eff_attn": "mem_eff"}
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,6 @@ class _Reader:
                 self._wrong(name, flag.refused, "leave it out")
             elif flag.note:
                 self.notes.append(f"{self._called(name)} changes nothing: {flag.note}")
-            elif not flag.to.startswith("*") and flag.to and not _exists(flag.to):
-                self._wrong(name, "is not there yet", "leave it out")
         for name in REQUIRED:
             if not self.values.get(name) and not any(f"--{name}" in problem.message for problem in self.errors):
                 self.errors.append(Problem(None, f"--{name} is missing", f"add --{name}"))
@@ -145,7 +143,7 @@ class _Reader:
     def job(self, sdxl: bool) -> FlagsJob:
         """The job; raises ConfigError with every error so far, and those of the schema and the prompt file."""
         settings: dict[str, object] = {"model.is_xl": sdxl, "save.max_step_saves_to_keep": None}
-        settings |= {to: self.values[name] for name, to in options() if name in self.values and _exists(to)}
+        settings |= {to: self.values[name] for name, to in options() if name in self.values}
         settings |= self._precision() | self._attention() | self._optimizer() | self._network()
         pairs, warnings = self._prompts()
         tree = _nested(settings)
@@ -190,11 +188,7 @@ class _Reader:
         asked = [name for name in _ATTENTION if name in self.values]
         if len(asked) > 1:
             self._wrong(asked[0], f"contradicts {self._called(asked[1])}", "keep one of the two")
-        elif asked and _exists("train.attention"):
-            return {"train.attention": _ATTENTION[asked[0]]}
-        elif asked and asked != ["sdpa"]:
-            self._wrong(asked[0], "is not there yet", "use --sdpa, which is how attention is computed here")
-        return {}
+        return {"memory.attention": _ATTENTION[asked[0]]} if asked else {}
 
     def _optimizer(self) -> dict[str, object]:
         asked = {name: self.values[name] for name in ("optimizer_type", "use_8bit_adam", "use_lion_optimizer")
@@ -326,15 +320,3 @@ def _nested(settings: Mapping[str, object]) -> dict[str, object]:
         else:
             tree[name] = value
     return tree
-
-
-def _exists(dotted: str) -> bool:
-    """Whether the schema has this option."""
-    model: type[BaseModel] = JobConfig
-    *sections, name = dotted.split(".")
-    for section in sections:
-        found = model.model_fields[section].annotation if section in model.model_fields else None
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            return False
-        model = found
-    return name in model.model_fields
