@@ -35,7 +35,7 @@ def _guarded(command: Callable[[], int]) -> int:
             print(_printable(str(problem), sys.stderr.encoding), file=sys.stderr)  # noqa: T201
         return REFUSED
     except KeyboardInterrupt:
-        print("stopped; nothing was saved", file=sys.stderr)  # noqa: T201
+        print("stopped at once; only what had been saved before is there", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
 
 

@@ -35,7 +35,7 @@ def plugin_manager(extra: Sequence[object] = (), *, installed: bool = True) -> p
         manager.register(import_module(module), name)
     try:
         if installed:
-            manager.load_setuptools_entrypoints(ENTRY_POINTS)
+            _load_installed(manager)
         for plugin in extra:
             manager.register(plugin)
         manager.check_pending()
@@ -52,6 +52,17 @@ def run_job(job: JobConfig, *, host: str = "builtin", manager: pluggy.PluginMana
     if found is None:
         raise PluginError(f"no plugin offers a host called {host!r}", fix="builtin is always there")
     return found.run(job)
+
+
+def _load_installed(manager: pluggy.PluginManager) -> None:
+    try:
+        manager.load_setuptools_entrypoints(ENTRY_POINTS)
+    except pluggy.PluginValidationError:
+        raise
+    # importing it runs somebody else's code: whatever that raises, the user has to know which kind of thing failed
+    except Exception as error:
+        message = f"an installed plugin cannot be loaded: {type(error).__name__}: {error}"
+        raise PluginError(message, fix="update or uninstall the package that it came with") from error
 
 
 def _hook_names() -> str:

@@ -80,7 +80,6 @@ class Output:
         metadata = run_metadata(
             job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self.seed, step=step
         )
-        metadata["ss_unet_lr"] = f"{train.learning_rate:g}"
         metadata["ss_loss_type"] = train.loss_type
         if train.optimizer_params:
             metadata["ss_leco_optimizer_params"] = json.dumps(train.optimizer_params)

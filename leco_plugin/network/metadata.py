@@ -60,7 +60,7 @@ def _training(job: JobConfig, seed: int, step: int) -> dict[str, str]:
         "ss_steps": str(step),
         "ss_max_train_steps": str(train.steps),
         "ss_learning_rate": f"{train.lr:g}",
-        "ss_unet_lr": f"{train.lr:g}",
+        "ss_unet_lr": f"{train.learning_rate:g}",
         "ss_lr_scheduler": train.lr_scheduler,
         "ss_lr_warmup_steps": str(train.lr_warmup_steps),
         "ss_optimizer": train.optimizer,

@@ -21,6 +21,9 @@ from leco_plugin.network.lora_file import LoraWeights, read_lora, write_lora
 ADAPTER = "leco"
 __all__ = ["ADAPTER", "PeftLora", "transformer_layers"]
 
+_MOST_ROW_SCALES = 1024
+"""Combinations of strengths that are kept on the device; a run with a few pairs a step has far fewer."""
+
 
 class PeftLora:
     """LoRA on layers of a UNet; its weights are float32 whatever the base model is, unless ``dtype`` says otherwise.
@@ -91,6 +94,8 @@ class PeftLora:
             return base * value
         key = (tuple(value), base, dimensions)
         if key not in self._row_scales:
+            if len(self._row_scales) >= _MOST_ROW_SCALES:
+                self._row_scales.clear()
             scales = torch.tensor(key[0], device=self._parameters[0].device) * base
             self._row_scales[key] = scales.reshape(-1, *[1] * (dimensions - 1))
         return self._row_scales[key]
