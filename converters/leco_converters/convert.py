@@ -147,19 +147,19 @@ def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
 
 def _check_prompts(plan: Plan, folder: Path) -> int:
     """Read the prompts as a prompt file is read; raises ConfigError at their places in the source."""
-    keys: dict[Key, Node] = dict(places(plan.prompts))
-    lines = {key: node.line for key, node in keys.items() if node.line is not None}
-    findings = Findings(plan.prompt_source.path, lines)
-    pairs = read_prompts(plain(plan.prompts), findings, folder)
+    tree, path = plain(plan.prompts), plan.prompt_source.path
+    findings = Findings(path)
+    pairs = read_prompts(tree, findings, folder)
     if findings.errors:
-        raise ConfigError([_at_source(problem, keys) for problem in findings.errors])
+        # the lines are only looked up where they are needed: a large file has many
+        findings = Findings(path, _lines(plan.prompts))
+        read_prompts(tree, findings, folder)
+        raise ConfigError(_at_source(findings.errors, plan.prompts))
     return len(pairs)
 
 
 def _check_job(plan: Plan, job: Node, path: Path) -> None:
     """Read the job as a job file is read; raises ConfigError at its places in the source."""
-    keys: dict[Key, Node] = dict(places(job))
-    lines = {key: node.line for key, node in keys.items() if node.line is not None}
     tree = plain(job)
     assert isinstance(tree, dict)
     process = tree["config"]["process"][0]
@@ -169,20 +169,25 @@ def _check_job(plan: Plan, job: Node, path: Path) -> None:
     if "name_or_path" not in process.get("model", {}):
         raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
     try:
-        build_job(Document(path, tree, lines))
+        build_job(Document(path, tree, _lines(job)))
     except ConfigError as error:
         at = [replace(problem, where=_moved(problem.where, plan.source.path)) for problem in error.problems]
-        raise ConfigError([_at_source(problem, keys) for problem in at]) from None
+        raise ConfigError(_at_source(at, job)) from None
 
 
-def _at_source(problem: Problem, keys: dict[Key, Node]) -> Problem:
-    """Name the key as the source does."""
-    names = {key_text(key): node for key, node in keys.items()}
-    where = problem.where
-    node = names.get(where.key) if where else None
-    if where is None or node is None or not node.key:
-        return problem
-    return replace(problem, where=Where(where.file, where.line, key_text(node.key)))
+def _lines(root: Node) -> dict[Key, int]:
+    return {key: node.line for key, node in places(root) if node.line is not None}
+
+
+def _at_source(problems: Sequence[Problem], root: Node) -> list[Problem]:
+    """Name the keys of a result as the source does."""
+    names = {key_text(key): key_text(node.key) for key, node in places(root) if node.key}
+    moved = []
+    for problem in problems:
+        where = problem.where
+        known = where is not None and where.key in names
+        moved.append(replace(problem, where=replace(where, key=names[where.key])) if where and known else problem)
+    return moved
 
 
 def _moved(where: Where | None, path: Path) -> Where | None:

@@ -173,3 +173,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     (tmp_path / "a.yaml").write_text(GOOD)
     with pytest.raises(ConfigError, match="there is no folder"):
         convert(Request(tmp_path / "a.yaml", tmp_path / "no" / "a.toml"))
+
+
+def test_thousands_of_errors_are_named_quickly(refused: Refused):
+    """Each at its place."""
+    start = time.process_time()
+    problems = refused("targets:\n" + "  - {target_class: a, positive: b, weight: x}\n" * 3000)
+    assert [problem.where.line for problem in problems if problem.where] == list(range(2, 3002))
+    assert time.process_time() - start < 3
