@@ -32,7 +32,10 @@ class TextTable(Protocol):
 
 
 class Sampler(Protocol):
-    """The sampler of one walk, with its history; N steps from noise to picture."""
+    """The sampler of one walk, with its history; N steps from noise to picture.
+
+    One that is also ``core.state.Stateful`` lets runs of the pool be resumed.
+    """
 
     @property
     def timesteps(self) -> Tensor:

@@ -48,10 +48,10 @@ def make_optimizer(train: TrainConfig, parameters: Sequence[nn.Parameter]) -> to
     """
     make = cast(Callable[..., torch.optim.Optimizer], find_optimizer(train))
     params: dict[str, object] = {**named_optimizer(train.optimizer).params, **train.optimizer_params}
-    if train.optimizer == "adamw":
+    if train.optimizer == "adamw" and not {"fused", "foreach"} & params.keys():
         # fused on CUDA: it can leave out a step on the device. foreach=False keeps CPU runs the same everywhere
-        on = parameters[0].device.type
-        params = {"fused": True if on == "cuda" else None, "foreach": False if on == "cpu" else None, **params}
+        kernels: Mapping[str, Mapping[str, object]] = {"cuda": {"fused": True}, "cpu": {"foreach": False}}
+        params |= kernels.get(parameters[0].device.type, {})
     # transformers' Adafactor works its rate out itself then, and takes none
     rate = None if params.get("relative_step") else train.learning_rate
     try:

@@ -118,6 +118,18 @@ def test_every_optimizer_goes_on_where_it_was(tmp_path, train):
     assert parts == whole.read_bytes()
 
 
+def test_dropout_draws_on_where_it_was(tmp_path):
+    """From torch's own generator, which is the run's while it lasts and is left as it was found."""
+    changes = {"network": {"dropout": 0.3}}
+    torch.manual_seed(1)
+    untouched = torch.rand(1)
+    torch.manual_seed(1)
+    whole, _ = run(job(tmp_path / "whole", **changes))
+    assert torch.equal(torch.rand(1), untouched)
+    parts, _ = in_two_parts(tmp_path / "stopped", 3, **changes)
+    assert parts == whole.read_bytes()
+
+
 def test_the_goal_and_the_rate_are_reported_as_if_nothing_had_happened(tmp_path):
     """What is shown after the stop is what an unbroken run shows."""
     _, whole = run(job(tmp_path / "whole"))
