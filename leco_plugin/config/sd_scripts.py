@@ -96,7 +96,9 @@ class _Reader:
             fix = f"did you mean --{guess}?" if guess else "remove it"
             self.errors.append(Problem(None, f"{name}: unknown flag" if name[:1] == "-" else f"{name!r}: no flag", fix))
         for name, raw in vars(known).items():
-            self._take(name, raw)
+            # scripts pass on variables that may be empty, and sd-scripts takes that for nothing
+            if raw != "":
+                self._take(name, raw)
 
     def config_file(self, path: Path) -> None:
         """Take in a TOML file, its sections flattened; what is on the command line already counts more."""

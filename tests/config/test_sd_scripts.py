@@ -357,6 +357,28 @@ def test_the_command_trains(capfd):
         assert "needs the package bitsandbytes" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_the_commands_train_small_models_of_the_other_families(here, capfd, family):
+    """The guide's two command lines with the model's own path and fewer steps, stopped and resumed by flags alone."""
+    from small_models import model_folder
+
+    folder, _ = model_folder(family, here / "model")
+    sdxl = family == "sdxl"
+    (here / "prompts.toml").write_text(
+        'guidance_scale = 2.0\nresolution = 64\n[[targets]]\ntarget_class = "a"\npositive = "b"\nnegative = "c"\n'
+    )
+    guide = [*(SDXL_GUIDE if sdxl else SD_GUIDE), *(() if sdxl else ("--v2",)), "--optimizer_type=AdamW", "--seed=1"]
+    short = ["--max_denoising_steps=4", "--save_state", "--save_every_n_steps=1", "--logging_dir="]
+    given = [*guide, *short, f"--pretrained_model_name_or_path={folder}"]
+    assert train_from_flags([*given, "--max_train_steps=2"], sdxl=sdxl) == 0, capfd.readouterr().err
+    assert train_from_flags([*given, "--max_train_steps=3", "--resume=newest"], sdxl=sdxl) == 0
+    name = "my_sdxl_slider" if sdxl else "my_leco"
+    with safe_open(f"output/{name}.safetensors", "pt") as file:
+        assert file.metadata()["ss_steps"] == "3"
+    assert train_from_flags([*given, "--max_train_steps=3", "--output_name=other"], sdxl=not sdxl) == 2
+    assert not Path("output/other.safetensors").exists()
+
+
 def test_two_processes_are_refused(monkeypatch, capsys):
     """They would write the same files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
