@@ -5,14 +5,14 @@ Imports neither torch nor any model library, so the answer comes at once.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
 from leco_plugin.config.schema import JobConfig, PromptPair
-from leco_plugin.errors import ConfigError, Problem
+from leco_plugin.errors import ConfigError
+from leco_plugin.streams import harmless, problem_fields, write_json, write_lines
 
 OK = 0
 REFUSED = 2
@@ -27,15 +27,15 @@ def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO) -> int:
         loaded = load(path)
     except ConfigError as error:
         if json_output:
-            _write_json(out, {"errors": [_problem_fields(problem) for problem in error.problems]})
+            write_json(out, {"errors": [problem_fields(problem) for problem in error.problems]})
         else:
-            _write_lines(err, map(str, error.problems))
+            write_lines(err, map(str, error.problems))
         return REFUSED
     if json_output:
-        _write_json(out, _fields(loaded))
+        write_json(out, _fields(loaded))
     else:
-        _write_lines(out, describe(loaded))
-        _write_lines(err, (f"warning: {warning}" for warning in loaded.warnings))
+        write_lines(out, describe(loaded))
+        write_lines(err, (f"warning: {warning}" for warning in loaded.warnings))
     return OK
 
 
@@ -88,7 +88,7 @@ def settings(pair: PromptPair) -> str:
 
 def quote(text: str) -> str:
     """Put a prompt in quotes, with line ends and other unprintable characters spelled out."""
-    return f"'{_printable(text)}'"
+    return f"'{harmless(text)}'"
 
 
 def _job_lines(job: JobConfig) -> Iterator[str]:
@@ -109,46 +109,15 @@ def _leaves(values: dict[str, object], above: str = "") -> Iterator[tuple[str, o
 def _plain(value: object) -> str:
     if value is None or value == {}:
         return "not set"
-    return _printable(value) if isinstance(value, str) else str(value).lower()
-
-
-def _printable(text: str) -> str:
-    # text from a foreign file must not be able to steer the terminal
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
-    )
+    return harmless(value) if isinstance(value, str) else str(value).lower()
 
 
 def _fields(loaded: Loaded | LoadedPrompts) -> dict[str, object]:
     pairs = loaded.job.pairs if isinstance(loaded, Loaded) else loaded.pairs
     fields: dict[str, object] = {
         "pairs": [pair.model_dump(mode="json") for pair in pairs],
-        "warnings": [_problem_fields(warning) for warning in loaded.warnings],
+        "warnings": [problem_fields(warning) for warning in loaded.warnings],
     }
     if isinstance(loaded, Loaded):
         fields["job"] = loaded.job.model_dump(mode="json", exclude={"pairs"})
     return fields
-
-
-def _problem_fields(problem: Problem) -> dict[str, object]:
-    where = problem.where
-    return {
-        "file": str(where.file) if where else None,
-        "line": where.line if where else None,
-        "key": where.key if where else "",
-        "message": problem.message,
-        "fix": problem.fix,
-    }
-
-
-def _write_json(out: TextIO, fields: dict[str, object]) -> None:
-    # ASCII only: valid JSON on a console of any encoding
-    out.write(json.dumps(fields, ensure_ascii=True, allow_nan=False) + "\n")
-
-
-def _write_lines(stream: TextIO, lines: Iterable[str]) -> None:
-    """Write lines; a character that the console cannot show is spelled out."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    for text in lines:
-        for line in text.split("\n"):
-            stream.write(_printable(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from leco_plugin import __version__
 from leco_plugin.errors import LecoError
+from leco_plugin.streams import write_lines
 
 OK, REFUSED, INTERRUPTED = 0, 2, 130
 
@@ -31,11 +32,10 @@ def _guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except LecoError as error:
-        for problem in error.problems:
-            print(_printable(str(problem), sys.stderr.encoding), file=sys.stderr)  # noqa: T201
+        write_lines(sys.stderr, map(str, error.problems))
         return REFUSED
     except KeyboardInterrupt:
-        print("stopped at once; only what had been saved before is there", file=sys.stderr)  # noqa: T201
+        write_lines(sys.stderr, ["stopped at once; only what had been saved before is there"])
         return INTERRUPTED
 
 
@@ -86,8 +86,7 @@ def _train(options: argparse.Namespace) -> int:
     from leco_plugin.config.build import load_job, parse_overrides
 
     loaded = load_job(options.job, parse_overrides(options.set))
-    for warning in loaded.warnings:
-        print(_printable(f"warning: {warning}", sys.stderr.encoding), file=sys.stderr)  # noqa: T201
+    write_lines(sys.stderr, (f"warning: {warning}" for warning in loaded.warnings))
     from leco_plugin.plugins import run_job
 
     return INTERRUPTED if run_job(loaded.job, host=options.host).interrupted else OK
@@ -99,8 +98,7 @@ def _train_flags(arguments: Sequence[str], *, sdxl: bool) -> int:
     loaded = load_flags(arguments, sdxl=sdxl)
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise LecoError("LECO trains in one process on one device", fix="accelerate launch --num_processes=1 ...")
-    for line in (*loaded.notes, *(f"warning: {warning}" for warning in loaded.warnings)):
-        print(_printable(line, sys.stderr.encoding), file=sys.stderr)  # noqa: T201
+    write_lines(sys.stderr, (*loaded.notes, *(f"warning: {warning}" for warning in loaded.warnings)))
     from leco_plugin.plugins import run_job
 
     return INTERRUPTED if run_job(loaded.job).interrupted else OK
@@ -130,9 +128,3 @@ def _seed(text: str) -> int:
     if not 0 <= number < 2**63:
         raise ValueError
     return number
-
-
-def _printable(text: str, encoding: str | None) -> str:
-    """``text`` with what the console cannot spell escaped."""
-    encoding = encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)

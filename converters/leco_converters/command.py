@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from typing import TextIO
 
 from leco_converters.convert import Conversion, convert
 from leco_converters.request import Request
-from leco_plugin.errors import LecoError, Problem
+from leco_plugin.errors import LecoError
+from leco_plugin.streams import problem_fields, write_json, write_lines
 
 OK, LOST, REFUSED = 0, 1, 2
 _DESCRIPTION = "Convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML to YAML."
@@ -58,16 +58,16 @@ def run(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
             conversion = convert(request)
     except LecoError as error:
         if options.json:
-            _write_json(out, {"errors": [_fields(problem) for problem in error.problems]})
-        _write(err, map(str, error.problems))
+            write_json(out, {"errors": [problem_fields(problem) for problem in error.problems]})
+        write_lines(err, map(str, error.problems))
         return REFUSED
     refused = options.strict and conversion.report.lost
     if options.json:
-        _write_json(out, _report(conversion))
+        write_json(out, _report(conversion))
     else:
-        _write(out, _lines(conversion))
+        write_lines(out, _lines(conversion))
     if refused:
-        _write(err, ["nothing is written, because something has no counterpart and --strict is set"])
+        write_lines(err, ["nothing is written, because something has no counterpart and --strict is set"])
     return LOST if refused else OK
 
 
@@ -101,29 +101,3 @@ def _report(conversion: Conversion) -> dict[str, object]:
         "notes": [note.fields() for note in conversion.report.notes],
         "flags": conversion.flags,
     }
-
-
-def _fields(problem: Problem) -> dict[str, object]:
-    where = problem.where
-    return {
-        "file": str(where.file) if where else None,
-        "line": where.line if where else None,
-        "key": where.key if where else "",
-        "message": problem.message,
-        "fix": problem.fix,
-    }
-
-
-def _write_json(out: TextIO, fields: dict[str, object]) -> None:
-    out.write(json.dumps(fields, ensure_ascii=True, allow_nan=False) + "\n")
-
-
-def _write(stream: TextIO, lines: Iterable[str]) -> None:
-    """Write lines; what the console cannot show, or what would steer it, is spelled out."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    for text in lines:
-        for line in text.split("\n"):
-            shown = "".join(
-                char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in line
-            )
-            stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")

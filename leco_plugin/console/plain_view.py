@@ -7,6 +7,7 @@ from typing import TextIO
 
 from leco_plugin.console import figures
 from leco_plugin.events import Event, RunEnded, RunStarted, Saved, StepDone, Warned
+from leco_plugin.streams import write_lines
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -21,10 +22,7 @@ class PlainView:
 
     def notify(self, event: Event) -> None:
         """Write what ``event`` tells, if it is worth a line."""
-        for line in self._lines(event):
-            # a log or console that cannot spell a prompt shows it escaped
-            encoding = self._out.encoding or "utf-8"
-            self._out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        write_lines(self._out, self._lines(event))
         self._out.flush()
 
     def _lines(self, event: Event) -> list[str]:
