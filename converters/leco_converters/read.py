@@ -8,18 +8,16 @@ from pathlib import Path
 from leco_converters.comments import attach, toml_comments
 from leco_converters.read_yaml import read_yaml
 from leco_converters.tree import Node, Source
-from leco_plugin.config.files import read_document
+from leco_plugin.config.files import read_document, read_text
 from leco_plugin.config.findings import Key
-from leco_plugin.errors import ConfigError, Problem, Where
 
-_LARGEST = 4 * 1024 * 1024
 _YAML = (".yaml", ".yml")
 
 
 def read_source(path: Path) -> Source:
     """Read YAML, TOML or JSON, as the ending says; raises ConfigError where it cannot be read."""
     if path.suffix.lower() in _YAML:
-        return read_yaml(_read_text(path), path)
+        return read_yaml(read_text(path), path)
     document = read_document(path)
     marks: list[tuple[int, Node]] = []
     text = document.text.removeprefix("\ufeff")
@@ -56,29 +54,3 @@ def _line_starts(text: str) -> list[int]:
         starts.append(at + 1)
         at = text.find("\n", at + 1)
     return starts
-
-
-def _read_text(path: Path) -> str:
-    """Return the text of a settings file, with newlines as line ends; raises ConfigError."""
-    try:
-        if not path.is_file():
-            found = "this is a folder, not a file" if path.is_dir() else "there is no such file"
-            raise _refuse(path, found, "check the spelling and the folder it is in")
-        if path.stat().st_size > _LARGEST:
-            raise _refuse(path, f"larger than {_LARGEST} bytes, so it is not a settings file", "check the path")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise _refuse(path, f"cannot be read: {reason}", "check the path and its permissions") from None
-    try:
-        if b"\0" in data:
-            raise _refuse(path, "there is a NUL byte, so this is not UTF-8 text", "save it as UTF-8")
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise _refuse(path, "the text is not UTF-8", "save it as UTF-8", line) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _refuse(path: Path, message: str, fix: str, line: int | None = None) -> ConfigError:
-    return ConfigError(Problem(Where(path, line), message, fix))

@@ -49,11 +49,15 @@ def read_document(path: Path) -> Document:
     return Document(path, tree, lines, text)
 
 
+def read_text(path: Path) -> str:
+    """Read a text file, with newlines as line ends and without a byte order mark; raises ConfigError."""
+    return _decode(path, _read(path)).removeprefix("\ufeff")
+
+
 def read_prompt_lines(path: Path) -> list[str]:
     """Read one prompt per line, stripped, without the empty lines; raises ConfigError like `read_document`."""
-    text = _decode(path, _read(path)).removeprefix("\ufeff")
     # not splitlines(): that also splits at form feeds and Unicode separators, which are part of a prompt
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def _read(path: Path) -> bytes:
@@ -77,7 +81,7 @@ def _decode(path: Path, data: bytes) -> str:
         raise _refuse(path, "the text is UTF-16, not UTF-8", "save it as UTF-8")
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
-        raise _refuse(path, "there is a NUL byte, so this is not a text file", "save it as UTF-8 text", line)
+        raise _refuse(path, "there is a NUL byte, so this is not UTF-8 text", "save it as UTF-8 text", line)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
