@@ -14,7 +14,7 @@ from torch import Generator
 
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.contracts import Denoiser, Hooks, Network
-from leco_plugin.engine.concepts import encode_concepts
+from leco_plugin.engine.assemble import assemble
 from leco_plugin.engine.loop import Loop
 from leco_plugin.engine.optim import check_optimizer, rate_warning
 from leco_plugin.engine.output import Output
@@ -28,10 +28,8 @@ from leco_plugin.engine.resume import (
     refuse_other_run,
     resumed_seed,
 )
-from leco_plugin.engine.rows import Model
 from leco_plugin.engine.state_file import Stored
-from leco_plugin.engine.step import LecoStep, StepSettings
-from leco_plugin.engine.walks import make_walks
+from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, ModelError, NetworkError
 from leco_plugin.events import RunEnded, RunStarted, Saved, Warned
 
@@ -104,7 +102,6 @@ class LecoProcess:
 
     def _loop(self, denoiser: Denoiser, network: Network) -> Loop:
         job, generator = self._job, Generator().manual_seed(self._seed)
-        concepts = encode_concepts(job.pairs, denoiser)
         settings = StepSettings(
             denoise_guidance_scale=job.leco.denoise_guidance_scale,
             noise_offset=job.train.noise_offset,
@@ -114,8 +111,9 @@ class LecoProcess:
             huber_schedule=job.train.huber_schedule,
         )
         sampler = denoiser.sampler(job.train.noise_scheduler, job.leco.max_denoising_steps)
-        step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, sampler, settings)
-        walks = make_walks(job.leco, step, len(job.pairs), generator)
+        training = assemble(
+            job.pairs, job.leco, settings, denoiser=denoiser, network=network, sampler=sampler, generator=generator
+        )
 
         def save(done: int) -> None:
             self._save(denoiser, loop, done, final=False)
@@ -124,7 +122,8 @@ class LecoProcess:
             self._save_state(loop, final=False)
 
         every, with_state = job.save.save_every, save_state if job.save.save_state else None
-        loop = Loop(step, walks, network, job.train, denoiser.device, self._report, save, every, with_state)
+        step, walks, device = training.step, training.walks, denoiser.device
+        loop = Loop(step, walks, network, job.train, device, self._report, save, every, with_state)
         return loop
 
     def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:
