@@ -10,6 +10,7 @@ from pathlib import Path
 
 from leco_plugin import __version__
 from leco_plugin.errors import LecoError
+from leco_plugin.hosts.command import add_host
 from leco_plugin.streams import write_lines
 
 OK, REFUSED, INTERRUPTED = 0, 2, 130
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_demo(commands)
     _add_convert(commands)
+    add_host(commands)
     return parser
 
 

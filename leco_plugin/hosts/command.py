@@ -1,0 +1,61 @@
+"""`leco host`: prepare, check and start the trainers that LECO runs in. Imports a host only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from leco_plugin.streams import write_lines
+
+Commands = argparse._SubParsersAction
+Action = Callable[[Path], Iterable[str]]
+"""What is done to a host's checkout at a path; gives the lines to print, LecoError for what the user can put right."""
+Start = Callable[[Path, Sequence[str]], int]
+"""Starts a host at a path with the arguments that follow; gives the exit code."""
+
+_ABOUT: Mapping[str, str] = {
+    "install": "make LECO known to a checkout of the host",
+    "check": "say which version it is, and what is missing",
+    "remove": "take LECO out of it again",
+    "run": "start it with LECO in it; what follows PATH goes to the host",
+}
+_HOSTS: Mapping[str, Mapping[str, str]] = {
+    "install": {"ai-toolkit": "leco_plugin.hosts.ai_toolkit.checkout"},
+    "check": {"ai-toolkit": "leco_plugin.hosts.ai_toolkit.checkout"},
+    "remove": {"ai-toolkit": "leco_plugin.hosts.ai_toolkit.checkout"},
+    "run": {},
+}
+"""Module with the function of each action, by host."""
+
+
+def add_host(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `leco host` with its actions."""
+    host = commands.add_parser("host", help="use LECO inside another trainer: install, check, remove, run")
+    actions = host.add_subparsers(required=True, metavar="ACTION")
+    for name, hosts in _HOSTS.items():
+        if not hosts:
+            continue
+        parser = actions.add_parser(name, help=_ABOUT[name], description=_ABOUT[name].capitalize())
+        parser.add_argument("host", choices=tuple(hosts), metavar="HOST", help=", ".join(hosts))
+        parser.add_argument("path", type=Path, metavar="PATH", help="the host's folder")
+        if name == "run":
+            parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the host")
+        parser.set_defaults(command=_run if name == "run" else _act, action=name)
+
+
+def _act(options: argparse.Namespace) -> int:
+    action = cast(Action, _function(options))
+    write_lines(sys.stdout, action(options.path))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    return cast(Start, _function(options))(options.path, options.arguments)
+
+
+def _function(options: argparse.Namespace) -> object:
+    return getattr(import_module(_HOSTS[options.action][options.host]), options.action)
