@@ -109,7 +109,7 @@ def _leaves(values: dict[str, object], above: str = "") -> Iterator[tuple[str, o
 def _plain(value: object) -> str:
     if value is None or value == {}:
         return "not set"
-    return harmless(value) if isinstance(value, str) else str(value).lower()
+    return str(value).lower() if isinstance(value, bool) else harmless(str(value))
 
 
 def _fields(loaded: Loaded | LoadedPrompts) -> dict[str, object]:

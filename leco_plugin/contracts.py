@@ -6,7 +6,7 @@ Shapes, everywhere: a *row* is one sample of a model batch. R rows, B samples of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, device, nn
 
     from leco_plugin.config.schema import JobConfig
-    from leco_plugin.events import Event
+    from leco_plugin.events import Event, PicturesDrawn
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
 
@@ -79,7 +79,7 @@ class Denoiser(Protocol):
         """Whether ``sizes`` means anything to this model."""
 
     def encode(self, prompts: Sequence[str]) -> TextTable:
-        """Encode every prompt once; the text encoders are freed afterwards."""
+        """Encode every prompt once; the text encoders are freed afterwards, and loaded again for another table."""
 
     def truncated(self, prompts: Sequence[str]) -> Sequence[str]:
         """The prompts of which the text encoder saw only the beginning; known after ``encode``."""
@@ -130,6 +130,17 @@ class Observer(Protocol):
         """Called for every event, in order. What it raises is reported, and the observer dropped."""
 
 
+class Pictures(Protocol):
+    """Draws what a LoRA in training does."""
+
+    def draw(self, step: int) -> Iterator[PicturesDrawn]:
+        """Draw with the network as it is after ``step`` steps, at whatever strengths; yields each file when written.
+
+        Leaves multipliers and torch's random generators as they were. What it raises is reported, and the run goes on
+        without pictures.
+        """
+
+
 class Hooks(Protocol):
     """The hooks that hosts and processes call; see hookspecs.py for their rules."""
 
@@ -141,6 +152,9 @@ class Hooks(Protocol):
 
     def leco_create_network(self, *, job: JobConfig, denoiser: Denoiser, seed: int) -> Network | None:
         """The network that the job asks for, attached."""
+
+    def leco_pictures(self, *, job: JobConfig, denoiser: Denoiser, network: Network) -> Pictures | None:
+        """What draws pictures in the run."""
 
     def leco_observers(self, *, job: JobConfig) -> list[Iterable[Observer]]:
         """The observers of every plugin."""
@@ -186,6 +200,7 @@ __all__ = [
     "Host",
     "Network",
     "Observer",
+    "Pictures",
     "PredictionType",
     "Process",
     "RunResult",

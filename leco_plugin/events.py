@@ -14,6 +14,8 @@ class RunStarted:
     steps: int
     facts: tuple[tuple[str, str], ...]
     """What a user wants to see before waiting: (label, value) in order of interest."""
+    done: int = 0
+    """Steps that the run which this one goes on with has done."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,21 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class PicturesDrawn:
+    """A strip was written: a row for each seed, a column for each strength of the LoRA."""
+
+    path: Path
+    step: int
+    prompt: str
+    seeds: tuple[int, ...]
+    multipliers: tuple[float, ...]
+    """0 is the base model."""
+    number: int
+    """Which of those that are drawn after this step, from 1."""
+    of: int
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user has to know; the run goes on."""
 
@@ -61,4 +78,4 @@ class RunEnded:
     interrupted: bool
 
 
-Event = RunStarted | StepDone | Saved | Warned | RunEnded
+Event = RunStarted | StepDone | Saved | PicturesDrawn | Warned | RunEnded

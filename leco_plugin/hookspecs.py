@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from leco_plugin.config.schema import JobConfig
-    from leco_plugin.contracts import Denoiser, Hooks, Host, Network, Observer, Process
+    from leco_plugin.contracts import Denoiser, Hooks, Host, Network, Observer, Pictures, Process
 
 hookspec = pluggy.HookspecMarker("leco_plugin")
 hookimpl = pluggy.HookimplMarker("leco_plugin")
@@ -54,6 +54,16 @@ def leco_create_network(job: JobConfig, denoiser: Denoiser, seed: int) -> Networ
 
     Called once per run, after the model is loaded; ``seed`` fixes the initial weights. The plugin registered last
     is asked first. Raise ``NetworkError`` where the network is yours and cannot be made.
+    """
+
+
+@hookspec(firstresult=True)
+def leco_pictures(job: JobConfig, denoiser: Denoiser, network: Network) -> Pictures | None:
+    """Return what draws pictures while the run goes on, as ``job.sample`` asks, else None.
+
+    Called once per run, after the network is attached and before the first step: encode prompts now. It is asked to
+    draw before the first step, every ``job.sample.sample_every`` steps and after the last. The plugin registered last
+    is asked first.
     """
 
 

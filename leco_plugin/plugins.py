@@ -20,6 +20,7 @@ BUILT_IN = {
     "builtin-network": "leco_plugin.network.plugin",
     "leco-process": "leco_plugin.engine.plugin",
     "console": "leco_plugin.console.plugin",
+    "preview": "leco_plugin.preview.plugin",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel
 
@@ -64,7 +64,11 @@ def _fields(loc: Key) -> set[str]:
     """Names that the schema knows in the table at ``loc``."""
     model: type[BaseModel] = JobConfig
     for name in loc:
-        below = model.model_fields[str(name)].annotation
+        # items of a list are of the one kind that it holds
+        if isinstance(name, int):
+            continue
+        kind = model.model_fields[name].annotation
+        below = next(iter(get_args(kind)), kind)
         if not (isinstance(below, type) and issubclass(below, BaseModel)):
             return set()
         model = below

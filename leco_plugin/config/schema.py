@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from leco_plugin.config.kinds import (
@@ -18,6 +18,7 @@ from leco_plugin.config.kinds import (
     FileDType,
     FileName,
     Finite,
+    Frozen,
     Layers,
     LrScheduler,
     Optimizer,
@@ -26,6 +27,7 @@ from leco_plugin.config.kinds import (
     StepsOrFraction,
     Whole,
 )
+from leco_plugin.config.sample import SampleConfig
 
 _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "lr_decay_steps": ("warmup_stable_decay",),
@@ -36,12 +38,6 @@ _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "huber_schedule": ("huber", "smooth_l1"),
 }
 """Options that only some choices of another one read."""
-
-
-class Frozen(BaseModel):
-    """Base of all settings: immutable, unknown keys refused, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class PromptPair(Frozen):
@@ -169,7 +165,7 @@ class TrainConfig(Frozen):
     """Learning rate of the UNet's LoRA, all that LECO trains; `lr` when absent."""
     optimizer: Optimizer = "adamw"
     """What turns gradients into steps: adamw, adamw8bit, lion, adafactor, prodigy, ..., or `module.Class`."""
-    optimizer_params: Params = {}
+    optimizer_params: Params = Field(default_factory=dict)
     """What the optimizer is made with besides the learning rate, such as weight_decay."""
     lr_scheduler: LrScheduler = "constant"
     """How the learning rate goes from `lr` at the start to the end of the run."""
@@ -312,9 +308,10 @@ class JobConfig(Frozen):
     train: TrainConfig = TrainConfig()
     save: SaveConfig = SaveConfig()
     logging: LoggingConfig = LoggingConfig()
+    sample: SampleConfig = SampleConfig()
     leco: LecoConfig = LecoConfig()
     pairs: tuple[PromptPair, ...] = Field(min_length=1)
-    meta: dict[str, str] = {}
+    meta: dict[str, str] = Field(default_factory=dict)
     """What the job's `meta` section says, such as name and version; for the LoRA file's metadata."""
 
     @property

@@ -99,15 +99,21 @@ class SDDenoiser:
         return diffusion_snr(self._alphas_cumprod, timesteps)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in -1..1 of ``latents`` (B, C, h, w); the VAE is loaded when first asked."""
-        vae = self._vae()
-        with torch.no_grad():
-            return cast(Tensor, vae.decode(latents.float() / vae.config.scaling_factor, return_dict=False)[0])
+        """Pictures (B, 3, H, W) in -1..1 of ``latents`` (B, C, h, w).
+
+        The VAE is loaded when first asked, and is on the device only meanwhile: a run needs the memory.
+        """
+        vae = self._vae().to(self.device)
+        try:
+            with torch.no_grad():
+                return cast(Tensor, vae.decode(latents.float() / vae.config.scaling_factor, return_dict=False)[0])
+        finally:
+            vae.to("cpu")
 
     def _vae(self) -> AutoencoderKL:
         if not hasattr(self, "_loaded_vae"):
             # float32: SD's VAE overflows in fp16
-            self._loaded_vae = self._source.vae().to(self.device).eval().requires_grad_(False)
+            self._loaded_vae = self._source.vae().eval().requires_grad_(False)
         return self._loaded_vae
 
 
