@@ -21,6 +21,7 @@ from leco_plugin.core.walk import Walks
 from leco_plugin.engine.guard import Guard
 from leco_plugin.engine.optim import actual_rate, averaged, make_optimizer, make_schedule
 from leco_plugin.engine.report import Meter, Report
+from leco_plugin.engine.sampling import Sampling
 from leco_plugin.engine.step import LecoStep
 from leco_plugin.errors import LecoError, TrainingError
 
@@ -81,6 +82,8 @@ class Loop:
     save_every: int | None = None
     save_state: Callable[[], None] | None = None
     """Called after such a file where a state is due with it."""
+    sampling: Sampling | None = field(default=None, init=False)
+    """Draws pictures before the first step and between steps; it needs the loop itself."""
     done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,7 @@ class Loop:
         Raises TrainingError where loss or gradient are no longer finite, after the last good weights were saved.
         """
         report_every = 1 if self.device.type == "cpu" else REPORT_EVERY
+        self._draw()
         self._meter.start()
         with stop_on_signal() as stop:
             while self.done < self.train.steps and not stop.asked:
@@ -120,6 +124,8 @@ class Loop:
                     self._save(self.done)
                     if self.save_state:
                         self.save_state()
+                if not last:
+                    self._draw()
         return self.done < self.train.steps
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -166,6 +172,11 @@ class Loop:
         if self.device.type == "cuda" and "cuda" in stored["random"]:
             torch.cuda.set_rng_state(stored["random"]["cuda"], self.device)
         self.done = self._saved_at = stored["done"]
+
+    def _draw(self) -> None:
+        if self.sampling:
+            with self._meter.paused():
+                self.sampling.after(self.done)
 
     def _accumulate(self) -> None:
         """Gradients of one optimizer step: the mean over its pairs."""

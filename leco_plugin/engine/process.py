@@ -28,6 +28,7 @@ from leco_plugin.engine.resume import (
     refuse_other_run,
     resumed_seed,
 )
+from leco_plugin.engine.sampling import Sampling
 from leco_plugin.engine.state_file import Stored
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, ModelError, NetworkError
@@ -70,12 +71,14 @@ class LecoProcess:
             if stored:
                 refuse_other_run(stored, described)
                 self._restore(loop, stored)
-            self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser, stored)))
+            self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser, stored), loop.done))
             self._warn(denoiser)
             interrupted = loop.run()
             path = self._save(denoiser, loop, loop.done, final=not interrupted)
             if job.save.save_state or job.save.save_state_on_train_end:
                 self._save_state(loop, final=not interrupted)
+            if loop.sampling and not interrupted:
+                loop.sampling.draw(loop.done)
         self._report(RunEnded(path, loop.done, time.perf_counter() - began, interrupted))
         return Outcome(path, loop.done, interrupted)
 
@@ -124,6 +127,8 @@ class LecoProcess:
         every, with_state = job.save.save_every, save_state if job.save.save_state else None
         step, walks, device = training.step, training.walks, denoiser.device
         loop = Loop(step, walks, network, job.train, device, self._report, save, every, with_state)
+        pictures = self._hooks.leco_pictures(job=job, denoiser=denoiser, network=network)
+        loop.sampling = Sampling(pictures, job.sample.sample_every, loop.averaged, self._report)
         return loop
 
     def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:

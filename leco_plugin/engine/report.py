@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import psutil
@@ -54,6 +55,13 @@ class Meter:
     def start(self) -> None:
         """Time runs from now on."""
         self._since = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Block whose time is not that of steps."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
     def add(self, result: StepResult) -> None:
         """Take in one step."""
