@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -40,6 +41,15 @@ class Loaded:
 
     path: Path
     job: JobConfig
+    warnings: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedSection:
+    """The `leco` section of a host's job."""
+
+    leco: LecoConfig
+    pairs: tuple[PromptPair, ...]
     warnings: tuple[Problem, ...] = ()
 
 
@@ -99,6 +109,20 @@ def build_job(document: Document, overrides: Mapping[str, object] | None = None)
     return Loaded(document.path, job, (*in_file_order(findings.warnings), *builder.prompt_warnings))
 
 
+def build_section(document: Document, process: int) -> LoadedSection:
+    """Check only the `leco` section of the process with this number, for a host that reads the rest of its jobs itself.
+
+    Raises ConfigError with everything that is wrong in it and in its prompt file.
+    """
+    findings = document.findings()
+    builder = _JobBuilder(replace(document, tree=copy.deepcopy(document.tree)), findings)
+    section = builder.build_section(process)
+    errors = [*in_file_order(findings.errors), *builder.prompt_errors]
+    if errors or section is None:
+        raise ConfigError(errors)
+    return replace(section, warnings=(*in_file_order(findings.warnings), *builder.prompt_warnings))
+
+
 def _is_job(tree: object) -> bool:
     return isinstance(tree, dict) and not tree.keys().isdisjoint({"job", "config"})
 
@@ -123,6 +147,16 @@ class _JobBuilder:
         self._check_keys(process, key, _PROCESS_KEYS)
         pairs = self._prompts(process, key)
         return self._validated(config, process, key, pairs)
+
+    def build_section(self, number: int) -> LoadedSection | None:
+        """Read the `leco` section alone, in a job whose tables are known to be there."""
+        key: Key = ("config", "process", number)
+        process = cast(Any, self._document.tree)["config"]["process"][number]
+        pairs = self._prompts(process, key)
+        # what the host reads is taken as it is
+        own = {"model": {"name_or_path": "host"}, "leco": process["leco"]}
+        job = self._validated({"name": "host"}, own, key, pairs)
+        return LoadedSection(job.leco, job.pairs) if job else None
 
     def _config(self) -> dict[str, object] | None:
         root = self._document.tree

@@ -1,0 +1,195 @@
+"""The host's model behind LECO's contract: its prompts, its prediction, and the sampler of a walk."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from leco_plugin.contracts import PredictionType, Sampler, TextRows
+from leco_plugin.core.noise import diffusion_snr
+from leco_plugin.core.state import StateTree
+from leco_plugin.errors import ModelError
+from leco_plugin.families.samplers import cumulative_alphas, make_sampler
+
+Join = Callable[[list[Any]], Any]
+"""One of the host's prompt embeddings from several."""
+_TEMPLATE_SIDE = 256
+"""Pixels of the picture that shows how large latents are."""
+
+
+class _NoBatch:
+    """The batch of a job without pictures: whatever a model looks for in it is not there."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class HostTexts:
+    """Embeddings of every distinct prompt, each in the host's own kind."""
+
+    embeds: Sequence[Any]
+    join: Join
+
+    def rows(self, prompts: Sequence[int]) -> TextRows:
+        """The embeddings of a batch."""
+        return cast(TextRows, self.join([self.embeds[prompt] for prompt in prompts]))
+
+
+class HostDenoiser:
+    """A loaded model of the host, which it calls ``sd`` whatever it is."""
+
+    def __init__(self, sd: Any, join: Join, *, bypass_guidance_embedding: bool = False) -> None:
+        """Wrap ``sd``; ``join`` is the host's concat_prompt_embeds."""
+        self._sd, self._join = sd, join
+        self._more = {"bypass_guidance_embedding": bypass_guidance_embedding}
+        self._template: Tensor | None = None
+        if not sd.is_flow_matching:
+            self._alphas_cumprod = cumulative_alphas(sd.noise_scheduler.config)
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """Flow where the host says so, else what its job says: v or epsilon."""
+        return "flow" if self._sd.is_flow_matching else cast(PredictionType, self._sd.prediction_type)
+
+    @property
+    def family(self) -> str:
+        """The host's name of the architecture."""
+        return str(self._sd.arch)
+
+    @property
+    def module(self) -> nn.Module:
+        """The UNet or transformer."""
+        return cast(nn.Module, self._sd.unet)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the host computes."""
+        return cast(torch.device, self._sd.device_torch)
+
+    @property
+    def uses_size_conditioning(self) -> bool:
+        """SDXL alone."""
+        return bool(self._sd.is_xl)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> HostTexts:
+        """Encode every prompt by itself, as the host does for its samples; the host unloads the encoders when it wants.
+
+        Each in a list of its own: some pipelines edit the list that they are given.
+        """
+        sd = self._sd
+        sd.text_encoder_to(sd.device_torch)
+        embeds = [sd.encode_prompt([prompt]).to(sd.device_torch, dtype=sd.torch_dtype).detach() for prompt in prompts]
+        return HostTexts(embeds, self._join)
+
+    def truncated(self, prompts: Sequence[str]) -> list[str]:
+        """None: the host does not tell."""
+        return []
+
+    def cut(self, prompt: str) -> str:
+        """Nothing, since no prompt is known to be truncated."""
+        return ""
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w), in proportion to what the host's VAE makes of an empty picture."""
+        step = int(self._sd.get_bucket_divisibility())
+        if height % step or width % step:
+            message = f"{height} x {width} pixels is not a multiple of {step} in both directions, as this model needs"
+            raise ModelError(message, fix="change resolution in the prompts")
+        template, side = self._latents_of_nothing(step)
+        channels, template_height, template_width = template.shape[1:]
+        return channels, height * template_height // side, width * template_width // side
+
+    def _latents_of_nothing(self, step: int) -> tuple[Tensor, int]:
+        side = -(-_TEMPLATE_SIDE // step) * step
+        if self._template is None:
+            latents = self._sd.encode_images([torch.zeros(3, side, side)])
+            self._template = self._sd.get_latent_noise_from_latents(latents)
+            if self._template.ndim != 4:
+                raise ModelError(f"latents of {self.family} have {self._template.ndim} dimensions; LECO knows pictures")
+        return self._template, side
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
+        """The host's prediction (R, C, h, w), without guidance."""
+        sd = self._sd
+        added = {"add_time_ids": sizes} if self.uses_size_conditioning else {}
+        predicted = sd.predict_noise(
+            latents=latents.to(sd.torch_dtype),
+            conditional_embeddings=text,
+            timestep=timesteps,
+            guidance_scale=1.0,
+            guidance_embedding_scale=1.0,
+            # the walk's own sampler has scaled them: the host's scheduler is at no step of the walk
+            is_input_scaled=True,
+            batch=_NoBatch(),
+            **self._more,
+            **added,
+        )
+        return cast(Tensor, predicted)
+
+    def sampler(self, name: str, steps: int) -> Sampler:
+        """The sampler of a walk of ``steps`` steps; flow models have one, whatever the name."""
+        if self._sd.is_flow_matching:
+            return FlowSampler(self._sd.noise_scheduler, steps, self.device, patch_size=_patch_size(self._sd))
+        # Stable Diffusion's own schedule has this offset, which the host leaves out
+        config = {**self._sd.noise_scheduler.config, "steps_offset": 1}
+        return make_sampler(name, config, steps, self.device)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio (R,) at ``timesteps`` (R,)."""
+        if self._sd.is_flow_matching:
+            noise = timesteps.float() / 1000
+            return ((1 - noise) / noise).square()
+        return diffusion_snr(self._alphas_cumprod, timesteps)
+
+
+class FlowSampler:
+    """Euler steps along a flow model's own schedule; has no history."""
+
+    init_noise_sigma = 1.0
+
+    def __init__(self, scheduler: Any, steps: int, device: torch.device, *, patch_size: int) -> None:
+        self._scheduler, self._steps, self._device, self._patch_size = scheduler, steps, device, patch_size
+        self._plan(torch.zeros(1, 1, 64, 64))
+
+    def _plan(self, latents: Tensor) -> None:
+        scheduler = copy.deepcopy(self._scheduler)
+        # 'shift' alone sets noise levels along with the timesteps, as the model is sampled
+        scheduler.set_train_timesteps(
+            self._steps, device="cpu", timestep_type="shift", latents=latents, patch_size=self._patch_size
+        )
+        self._sigmas = scheduler.sigmas
+        self.timesteps = scheduler.timesteps.to(self._device)
+
+    def fresh(self) -> FlowSampler:
+        """Itself."""
+        return self
+
+    def model_input(self, latents: Tensor, index: int) -> Tensor:
+        """The latents as they are."""
+        return latents
+
+    def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
+        """Latents (B, C, h, w) after one more step towards the data."""
+        return latents + float(self._sigmas[index + 1] - self._sigmas[index]) * prediction
+
+    def state(self) -> StateTree:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: StateTree) -> None:
+        """Nothing to do."""
+
+
+def _patch_size(sd: Any) -> int:
+    """Latent pixels in a token's side, as the host counts them for its schedule."""
+    if sd.is_flux or "flex" in sd.arch:
+        return 2
+    size = getattr(getattr(sd.unet, "config", None), "patch_size", 1)
+    return size if isinstance(size, int) else 1

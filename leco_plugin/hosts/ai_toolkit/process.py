@@ -1,0 +1,80 @@
+"""`type: leco` in ai-toolkit, which imports this: `extensions_built_in` and `toolkit` are its own packages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from extensions_built_in.sd_trainer.DiffusionTrainer import DiffusionTrainer
+from toolkit.lora_special import LoRANetwork
+from toolkit.prompt_utils import concat_prompt_embeds
+from torch import Generator, Tensor
+
+from leco_plugin.engine.assemble import assemble
+from leco_plugin.errors import TrainingError
+from leco_plugin.hosts.ai_toolkit.architectures import ROWS
+from leco_plugin.hosts.ai_toolkit.model import HostDenoiser
+from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
+from leco_plugin.hosts.ai_toolkit.settings import read_job
+
+
+class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
+    """A training run; loading, optimizer, saving, sampling, resuming and the UI are the host's."""
+
+    def __init__(self, process_id: int, job: Any, config: Any, **options: Any) -> None:
+        # with cache_text_embeddings the host goes through datasets unasked
+        config.setdefault("datasets", [])
+        super().__init__(process_id, job, config, **options)
+
+    def hook_before_model_load(self) -> None:
+        """Check the job before anything large is loaded."""
+        self._leco = read_job(self.job, self.process_id, self.train_config, self.model_config)
+        for warning in self._leco.section.warnings:
+            self.print(f"warning: {warning}")
+        self._layers_found = list(LoRANetwork.UNET_TARGET_REPLACE_MODULE)
+        super().hook_before_model_load()
+
+    def hook_before_train_loop(self) -> None:
+        """Encode the prompts while the text encoder is there, and begin the walks."""
+        # `conv` adds to this list of the host for good, and would change the next job of the same program
+        LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
+        section, arch = self._leco.section, self.model_config.arch
+        denoiser = HostDenoiser(
+            self.sd, self._join, bypass_guidance_embedding=self.train_config.bypass_guidance_embedding
+        )
+        network = HostNetwork(self.network, takes_rows=takes_rows(self.network_config, arch_takes_rows=arch in ROWS))
+        self._training = assemble(
+            section.pairs,
+            section.leco,
+            self._leco.step,
+            denoiser=denoiser,
+            network=network,
+            sampler=denoiser.sampler(self._leco.sampler, section.leco.max_denoising_steps),
+            generator=self._generator(),
+        )
+        super().hook_before_train_loop()
+
+    def train_single_accumulation(self, batch: Any) -> Tensor:
+        """The loss () of one LECO step, after its backward pass; there is no ``batch``."""
+        result = self._training.step.run(self._training.walks, self._backward)
+        if not math.isfinite(float(result.loss)):
+            raise TrainingError(
+                f"the loss is {float(result.loss)} at step {self.step_num + 1}; the files saved before are kept",
+                fix="try a lower lr, dtype bf16 or fp32 instead of fp16, or a smaller guidance_scale",
+            )
+        return result.loss
+
+    def _backward(self, loss: Tensor) -> None:
+        # the host adds up what one optimizer step accumulates; its mean is meant
+        self.accelerator.backward(loss / self.train_config.gradient_accumulation)
+
+    def _join(self, embeds: list[Any]) -> Any:
+        return concat_prompt_embeds(embeds, padding_side=self.sd.te_padding_side)
+
+    def _generator(self) -> Generator:
+        """Everything that LECO draws; a resumed run goes on with other numbers than it began with."""
+        if self.training_seed is None:
+            self.training_seed = torch.seed() % 2**32
+        self.print(f"LECO: training_seed {self.training_seed}")
+        return Generator().manual_seed((self.training_seed + self.step_num * 2**32) % 2**63)

@@ -1,0 +1,105 @@
+"""A job of ai-toolkit in LECO's own terms: the `leco` section, and what of the host's sections LECO goes by."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leco_plugin.config.build import LoadedSection, build_section
+from leco_plugin.config.files import Document, read_document
+from leco_plugin.core.losses import LossType
+from leco_plugin.engine.step import StepSettings
+from leco_plugin.errors import ConfigError, LecoError
+from leco_plugin.hosts.ai_toolkit.architectures import check_architecture
+
+_LOSSES: Mapping[str, LossType] = {"mse": "l2", "l2": "l2", "mae": "l1", "l1": "l1", "pseudo_huber": "huber"}
+_REFUSED = {
+    "train_text_encoder": "remove it: LECO trains the diffusion model alone",
+    "snr_gamma": "use min_snr_gamma",
+    "learnable_snr_gos": "use min_snr_gamma",
+    "diff_output_preservation": "use preserve in the leco section",
+    "blank_prompt_preservation": "use preserve in the leco section",
+    "do_prior_divergence": "remove it",
+    "do_differential_guidance": "use guidance_scale of the prompt pairs",
+    "do_guidance_loss": "use guidance_scale of the prompt pairs",
+    "do_cfg": "use guidance_scale of the prompt pairs",
+    "do_random_cfg": "use guidance_scale of the prompt pairs",
+    "dynamic_noise_offset": "use noise_offset",
+    "adapter_assist_name_or_path": "remove it",
+    "diffusion_feature_extractor_path": "remove it",
+    "merge_network_on_save": "remove it: LECO saves the LoRA",
+}
+"""Options of `train` that are about pictures and captions, and that would do nothing; what to do instead."""
+
+
+@dataclass(frozen=True)
+class HostJob:
+    """What LECO needs to know of a job."""
+
+    section: LoadedSection
+    step: StepSettings
+    sampler: str
+    """The sampler of the walk, as the host calls it."""
+
+
+def read_job(job: Any, number: int, train: Any, model: Any) -> HostJob:
+    """Check the process with this number of the host's ``job``; ConfigError with everything that is wrong in it.
+
+    ``train`` and ``model`` are the host's own TrainConfig and ModelConfig.
+    """
+    process = job.raw_config["config"]["process"][number]
+    check_architecture(model.arch)
+    _check_host_options(process)
+    section = build_section(_document(job), number)
+    if train.loss_type not in _LOSSES:
+        raise ConfigError(f"train.loss_type {train.loss_type!r} compares pictures", fix="use mse, mae or pseudo_huber")
+    step = StepSettings(
+        denoise_guidance_scale=section.leco.denoise_guidance_scale,
+        noise_offset=float(train.noise_offset),
+        min_snr_gamma=None if train.min_snr_gamma is None else float(train.min_snr_gamma),
+        loss_type=_LOSSES[train.loss_type],
+    )
+    return HostJob(section, step, train.noise_scheduler)
+
+
+def _check_host_options(process: Mapping[str, Any]) -> None:
+    train = process.get("train") or {}
+    if not process.get("network"):
+        raise ConfigError("LECO trains a LoRA, and the job has no network", fix="add network: {type: lora, linear: 4}")
+    if process.get("datasets"):
+        raise ConfigError("LECO trains from prompts alone, and would ignore datasets", fix="remove datasets")
+    for name, fix in _REFUSED.items():
+        if train.get(name):
+            raise ConfigError(f"train.{name} means nothing to LECO", fix=fix)
+    if int(train.get("gradient_accumulation_steps") or 1) != 1:
+        message = "with train.gradient_accumulation_steps the host drops all gradients but the last"
+        raise ConfigError(message, fix="use gradient_accumulation, which averages over so many pairs")
+
+
+def _document(job: Any) -> Document:
+    """The host's tree with the lines of the file that it was read from, where that is found.
+
+    The host hands on only the tree. The file is the one of its command line that holds a job of this name; prompt
+    files are relative to its folder, and to the working folder where it is not found.
+    """
+    for argument in sys.argv[1:]:
+        for path in (Path(argument), Path("config", argument)):
+            if (document := _read(path)) and _name(document.tree) in (job.name, "[name]"):
+                return replace(document, tree=job.raw_config)
+    return Document(Path(f"job {job.name}"), job.raw_config)
+
+
+def _read(path: Path) -> Document | None:
+    try:
+        return read_document(path) if path.suffix in (".yaml", ".yml", ".json") and path.is_file() else None
+    except LecoError:
+        # the host has read it: its own reader allows more than ours
+        return None
+
+
+def _name(tree: object) -> object:
+    config = tree.get("config") if isinstance(tree, dict) else None
+    return config.get("name") if isinstance(config, dict) else None
