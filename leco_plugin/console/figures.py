@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leco_plugin.events import RunEnded, Saved, StepDone
+from leco_plugin.events import PicturesDrawn, RunEnded, Saved, StepDone
 
 
 def memory(number: int) -> str:
@@ -43,6 +43,14 @@ class Pace:
 def saved(event: Saved) -> str:
     """One line about a file."""
     return f"saved {event.path}" if event.final else f"saved {event.path} (step {event.step})"
+
+
+def drawn(event: PicturesDrawn) -> str:
+    """One line about the pictures after a step; nothing before the last of them."""
+    if event.number < event.of:
+        return ""
+    files = f"{event.of} files" if event.of > 1 else event.path.name
+    return f"drew {files} in {event.path.parent} (step {event.step})"
 
 
 def ended(event: RunEnded) -> str:

@@ -6,7 +6,7 @@ import time
 from typing import TextIO
 
 from leco_plugin.console import figures
-from leco_plugin.events import Event, RunEnded, RunStarted, Saved, StepDone, Warned
+from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 from leco_plugin.streams import write_lines
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -32,6 +32,8 @@ class PlainView:
             return self._step(event)
         if isinstance(event, Saved):
             return [figures.saved(event)]
+        if isinstance(event, PicturesDrawn):
+            return [line] if (line := figures.drawn(event)) else []
         if isinstance(event, Warned):
             return [f"warning: {event.message}"]
         if isinstance(event, RunEnded):

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from leco_plugin.console import figures
-from leco_plugin.events import Event, RunEnded, RunStarted, Saved, StepDone, Warned
+from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 
 _COLUMNS = ("loss {loss}", "goal {goal}", "lr {lr}", "{speed}/s", "{memory}", "{left} left")
 
@@ -42,6 +42,8 @@ class RichView:
             self._step_done(event)
         elif isinstance(event, Saved):
             self._console.print(f"[green]{escape(figures.saved(event))}", soft_wrap=True)
+        elif isinstance(event, PicturesDrawn):
+            self._pictures_drawn(event)
         elif isinstance(event, Warned):
             self._console.print(f"[bold yellow]warning:[/] {escape(event.message)}")
         elif isinstance(event, RunEnded):
@@ -61,6 +63,13 @@ class RichView:
         # a run that fails has no end to report, and would leave the terminal without a cursor
         atexit.register(self._progress.stop)
         self._progress.start()
+
+    def _pictures_drawn(self, event: PicturesDrawn) -> None:
+        line = figures.drawn(event)
+        busy = f"drawing {event.number}/{event.of}"
+        self._progress.update(self._task, description="training" if line else busy)
+        if line:
+            self._console.print(f"[green]{escape(line)}", soft_wrap=True)
 
     def _step_done(self, event: StepDone) -> None:
         speed, left = self._pace.add(event)
