@@ -35,6 +35,8 @@ class StepDone:
     """Time since the last event."""
     memory_bytes: int
     """Peak memory of the device, or of the process where the device is the CPU."""
+    drift: float | None = None
+    """How far untouched prompts moved: 0 not at all, 1 as far as the targets are asked to; None as above."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class RunEnded:
     steps: int
     seconds: float
     interrupted: bool
+    goal_reached: float | None = None
+    """As the last StepDone says it."""
+    drift: float | None = None
 
 
 Event = RunStarted | StepDone | Saved | PicturesDrawn | Warned | RunEnded

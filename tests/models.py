@@ -183,10 +183,18 @@ def line_step(model: LineModel, *pairs: PromptPair, **settings: Any) -> LecoStep
     return step_of(model, model.network, pairs, model.line_sampler, **settings)
 
 
-def step_of(denoiser: Any, network: Any, pairs: Sequence[PromptPair], sampler: Any, **settings: Any) -> LecoStep:
+def step_of(
+    denoiser: Any,
+    network: Any,
+    pairs: Sequence[PromptPair],
+    sampler: Any,
+    preserve: Sequence[str] = (),
+    **settings: Any,
+) -> LecoStep:
     """The LECO step over any model."""
-    concepts = encode_concepts(pairs, denoiser)
-    return LecoStep(Model(denoiser, network, concepts.table), concepts.items, sampler, StepSettings(**settings))
+    concepts = encode_concepts(pairs, denoiser, preserve)
+    model = Model(denoiser, network, concepts.table)
+    return LecoStep(model, concepts.items, sampler, StepSettings(**settings), concepts.untouched)
 
 
 # --- real models of a few channels -------------------------------------------------------------------------------

@@ -70,6 +70,11 @@ class PromptPair(Frozen):
     weight: Finite = 1.0
     """Weight of this pair's loss."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the pair's goal is what the model says for the target anyway."""
+        return self.guidance_scale == 0 and self.neutral == self.target
+
 
 class ModelConfig(Frozen):
     """The base model; it is never changed."""
@@ -285,6 +290,12 @@ class LecoConfig(Frozen):
     """Walks in flight."""
     pairs_per_step: Whole = Field(1, ge=1, le=32)
     """Walks that one step trains at together."""
+    preserve: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Prompts that shall stay as they are: a loss keeps them, at both signs of the multiplier."""
+    preserve_weight: Finite = Field(1.0, gt=0)
+    """Weight of that loss beside that of the pairs."""
+    stop_at: Finite | None = Field(None, gt=0, le=1)
+    """End the run when this fraction of the goal is reached, such as 0.95; off when absent."""
 
 
 class JobConfig(Frozen):

@@ -17,8 +17,8 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def goal_reached(fraction: float | None) -> str:
-    """A fraction of the goal as a percentage; a dash while nothing was measured."""
+def percentage(fraction: float | None) -> str:
+    """A fraction as a percentage; a dash while nothing was measured."""
     return "-" if fraction is None else f"{100 * fraction:.0f} %"
 
 
@@ -58,4 +58,10 @@ def ended(event: RunEnded) -> str:
     time = duration(event.seconds)
     if event.interrupted:
         return f"stopped after {event.steps} steps in {time}; what was learned so far is in {event.path}"
-    return f"finished {event.steps} steps in {time}; the LoRA is {event.path}"
+    return f"finished {event.steps} steps in {time}{_came_to(event)}; the LoRA is {event.path}"
+
+
+def _came_to(event: RunEnded) -> str:
+    if event.goal_reached is None:
+        return ""
+    return f", goal reached {percentage(event.goal_reached)}, drift of other prompts {percentage(event.drift)}"

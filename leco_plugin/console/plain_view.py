@@ -47,7 +47,8 @@ class PlainView:
             return []
         self._last_line = now
         return [
-            f"step {event.step}/{event.steps}  loss {event.loss:.5f}  goal reached "
-            f"{figures.goal_reached(event.goal_reached)}  lr {event.learning_rate:.2e}  {speed:.1f} samples/s  "
+            f"step {event.step}/{event.steps}  loss {event.loss:.5f}  "
+            f"goal reached {figures.percentage(event.goal_reached)}  drift {figures.percentage(event.drift)}  "
+            f"lr {event.learning_rate:.2e}  {speed:.1f} samples/s  "
             f"{figures.memory(event.memory_bytes)}  {figures.duration(left)} left"
         ]

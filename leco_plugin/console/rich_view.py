@@ -12,7 +12,7 @@ from rich.table import Table
 from leco_plugin.console import figures
 from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 
-_COLUMNS = ("loss {loss}", "goal {goal}", "lr {lr}", "{speed}/s", "{memory}", "{left} left")
+_COLUMNS = ("loss {loss}", "goal {goal}", "drift {drift}", "lr {lr}", "{speed}/s", "{memory}", "{left} left")
 
 
 class RichView:
@@ -31,7 +31,7 @@ class RichView:
             expand=True,
         )
         self._task = self._progress.add_task(
-            "training", total=None, loss="-", goal="-", lr="-", speed="-", memory="-", left="-"
+            "training", total=None, loss="-", goal="-", drift="-", lr="-", speed="-", memory="-", left="-"
         )
 
     def notify(self, event: Event) -> None:
@@ -77,7 +77,8 @@ class RichView:
             self._task,
             completed=event.step,
             loss=f"{event.loss:.4f}",
-            goal=figures.goal_reached(event.goal_reached),
+            goal=figures.percentage(event.goal_reached),
+            drift=figures.percentage(event.drift),
             lr=f"{event.learning_rate:.1e}",
             speed=f"{speed:.1f} samples",
             memory=figures.memory(event.memory_bytes),

@@ -26,6 +26,11 @@ def diffusion_snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
     return kept / (1 - kept)
 
 
+def draw_index(count: int, generator: Generator) -> int:
+    """One of 0..``count`` - 1."""
+    return int(torch.randint(count, (), generator=generator))
+
+
 def child_generator(parent: Generator) -> Generator:
     """A CPU generator of its own, seeded by one draw of ``parent``."""
     seed = int(torch.randint(0, 2**62, (), generator=parent))

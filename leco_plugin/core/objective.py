@@ -45,10 +45,10 @@ def min_snr_weight(snr: Tensor, gamma: float, *, velocity: bool) -> Tensor:
     return torch.where(snr > 0, clipped / snr.clamp(min=torch.finfo(snr.dtype).tiny), torch.ones_like(snr))
 
 
-def reached(student: Tensor, base: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances to the goal now and before: two () tensors.
+def distance(prediction: Tensor, other: Tensor) -> Tensor:
+    """Mean squared distance, a () tensor without gradient.
 
-    The fraction of the goal that is reached is ``1 - now / before``, over sums of both from many steps.
-    ``base`` is what the frozen model predicts for the pair's target prompt.
+    The fraction of the goal that is reached is ``1 - distance(student, goal) / distance(base, goal)``, over sums of
+    both from many steps; ``base`` is what the frozen model predicts for the pair's target prompt.
     """
-    return squared_error(student, target).mean().detach(), squared_error(base, target).mean().detach()
+    return squared_error(prediction, other).mean().detach()

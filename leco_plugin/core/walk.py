@@ -29,6 +29,10 @@ class Walk:
     generator: Generator
     position: int = 0
     """Sampler steps taken."""
+    share: float = 1.0
+    """What it counts for in the loss, 1 on average."""
+    turn: int = 0
+    """Where its round of the untouched prompts begins."""
 
     @property
     def samples(self) -> int:
@@ -63,6 +67,7 @@ class Walk:
             "sampler": self.sampler.state(),
             "generator": self.generator.get_state(),
             "position": self.position,
+            "turn": self.turn,
         }
 
     def restore(self, state: StateTree) -> None:
@@ -72,13 +77,13 @@ class Walk:
         self.latents, self.sizes = stored["latents"].to(device), stored["sizes"].to(device)
         cast(Stateful, self.sampler).restore(stored["sampler"])
         self.generator.set_state(stored["generator"])
-        self.position = stored["position"]
+        self.position, self.turn = stored["position"], stored["turn"]
 
 
 Begin = Callable[[int], Walk]
 """Starts a walk of the pair with this number at pure noise."""
-Guide = Callable[[Walk], Tensor]
-"""Guided prediction (B, C, h, w) at a walk's state with the LoRA on, without gradient."""
+Guide = Callable[[Sequence[Walk]], Sequence[Tensor]]
+"""Guided prediction (B, C, h, w) at every walk's state with the LoRA on, without gradient."""
 
 
 class Walks(Protocol):
@@ -128,6 +133,13 @@ def draw_stop(steps: int, generator: Generator) -> int:
     return int(torch.randint(1, steps, (), generator=generator))
 
 
+def walk_to(walks: Sequence[Walk], stops: Sequence[int], guide: Guide) -> None:
+    """Take each of ``walks`` to its stop, all that are still under way in one call."""
+    while going := [walk for walk, stop in zip(walks, stops, strict=True) if walk.position < stop]:
+        for walk, prediction in zip(going, guide(going), strict=True):
+            walk.advance(prediction)
+
+
 class FreshWalks:
     """LECO's own way: every step walks anew from noise to a stop drawn from 1..N-1."""
 
@@ -141,13 +153,15 @@ class FreshWalks:
 
     def draw(self) -> list[Walk]:
         """``per_step`` walks of pairs drawn with equal probability, each taken to a stop of its own."""
-        return [self._walk() for _ in range(self._per_step)]
+        drawn = [
+            (self._begin(self._draw_pair()), draw_stop(self._steps, self._generator)) for _ in range(self._per_step)
+        ]
+        walks, stops = [walk for walk, _ in drawn], [stop for _, stop in drawn]
+        walk_to(walks, stops, self._guide)
+        return walks
 
-    def _walk(self) -> Walk:
-        walk = self._begin(int(torch.randint(self._pairs, (), generator=self._generator)))
-        for _ in range(draw_stop(self._steps, self._generator)):
-            walk.advance(self._guide(walk))
-        return walk
+    def _draw_pair(self) -> int:
+        return int(torch.randint(self._pairs, (), generator=self._generator))
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Never called: a fresh walk ends where it is trained at."""
@@ -172,10 +186,19 @@ class PoolWalks:
     moves_on = True
 
     def __init__(
-        self, begin: Begin, guide: Guide, *, pairs: int, steps: int, size: int, per_step: int, generator: Generator
+        self,
+        begin: Begin,
+        guide: Guide,
+        *,
+        pairs: Sequence[int],
+        steps: int,
+        size: int,
+        per_step: int,
+        generator: Generator,
     ) -> None:
-        self._begin, self._guide, self._steps = begin, guide, steps
-        self._pairs = Deck(pairs, generator)
+        """Walks are begun for the numbers in ``pairs``, each as often as it stands there."""
+        self._begin, self._guide, self._pairs, self._steps = begin, guide, pairs, steps
+        self._deck = Deck(len(pairs), generator)
         self._turns = Deck(size, generator)
         self._per_step = min(per_step, size)
         self._size, self._generator = size, generator
@@ -185,7 +208,7 @@ class PoolWalks:
         """``per_step`` different walks of the pool."""
         # not before: a pool that is restored has walks already
         if not self._walks:
-            self._walks = [self._start(stop) for stop in _spread(self._size, self._steps, self._generator)]
+            self._walks = self._fill()
         turns: dict[int, None] = {}
         while len(turns) < self._per_step:
             turns[self._turns.draw()] = None
@@ -194,17 +217,20 @@ class PoolWalks:
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Move the drawn walks on, and replace those that are through."""
+        new: list[Walk] = []
         for turn, walk, prediction in zip(self._drawn, walks, predictions, strict=True):
             if walk.position + 1 < self._steps:
                 walk.advance(prediction)
             else:
-                self._walks[turn] = self._start(1)
+                self._walks[turn] = self._next()
+                new.append(self._walks[turn])
+        walk_to(new, [1] * len(new), self._guide)
 
     def state(self) -> StateTree:
         """The walks, the decks that they are drawn from, and the generator."""
         return {
             "walks": [{"pair": walk.pair, "state": walk.state()} for walk in self._walks],
-            "pairs": self._pairs.state(),
+            "pairs": self._deck.state(),
             "turns": self._turns.state(),
             "generator": self._generator.get_state(),
         }
@@ -217,16 +243,22 @@ class PoolWalks:
             walk = self._begin(each["pair"])
             walk.restore(each["state"])
             self._walks.append(walk)
-        self._pairs.restore(stored["pairs"])
+        self._deck.restore(stored["pairs"])
         self._turns.restore(stored["turns"])
         # last: beginning a walk has drawn from it
         self._generator.set_state(stored["generator"])
 
-    def _start(self, stop: int) -> Walk:
-        walk = self._begin(self._pairs.draw())
-        for _ in range(stop):
-            walk.advance(self._guide(walk))
-        return walk
+    def _fill(self) -> list[Walk]:
+        stops = _spread(self._size, self._steps, self._generator)
+        walks = [self._next() for _ in stops]
+        # no more at once than a step takes: more may not fit into memory
+        for first in range(0, self._size, self._per_step):
+            part = slice(first, first + self._per_step)
+            walk_to(walks[part], stops[part], self._guide)
+        return walks
+
+    def _next(self) -> Walk:
+        return self._begin(self._pairs[self._deck.draw()])
 
 
 def _spread(size: int, steps: int, generator: Generator) -> list[int]:

@@ -38,6 +38,7 @@ def assemble(
 
     Everything random comes from ``generator``, so that equal seeds give equal pairs, stops and noise in every host.
     """
-    concepts = encode_concepts(pairs, denoiser)
-    step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, sampler, settings)
-    return Training(step, make_walks(leco, step, len(pairs), generator))
+    concepts = encode_concepts(pairs, denoiser, leco.preserve)
+    model = Model(denoiser, network, concepts.table)
+    step = LecoStep(model, concepts.items, sampler, settings, concepts.untouched)
+    return Training(step, make_walks(leco, step, pairs, generator))

@@ -21,11 +21,30 @@ class Concept:
 
 
 @dataclass(frozen=True)
+class Untouched:
+    """Prompts that shall stay as they are, by their numbers in the text table."""
+
+    preserve: tuple[int, ...] = ()
+    """Those that a loss keeps, at both signs of the multiplier."""
+    watched: tuple[int, ...] = ()
+    """Those whose drift is measured where none is preserved."""
+
+    @property
+    def round(self) -> int:
+        """Turns until every one of them was asked at every sign."""
+        return 2 * len(self.preserve) or len(self.watched)
+
+
+NOTHING_UNTOUCHED = Untouched()
+
+
+@dataclass(frozen=True)
 class Concepts:
     """All pairs of a run over one table of encoded prompts."""
 
     table: TextTable
     items: tuple[Concept, ...]
+    untouched: Untouched
 
 
 def distinct_prompts(pairs: Sequence[PromptPair]) -> list[str]:
@@ -33,12 +52,22 @@ def distinct_prompts(pairs: Sequence[PromptPair]) -> list[str]:
     return list(dict.fromkeys(p for pair in pairs for p in _prompts(pair)))
 
 
-def encode_concepts(pairs: Sequence[PromptPair], denoiser: Denoiser) -> Concepts:
-    """Encode the prompts of ``pairs`` with the text encoders of ``denoiser``."""
-    prompts = distinct_prompts(pairs)
+def watched_prompts(pairs: Sequence[PromptPair]) -> list[str]:
+    """What of ``pairs`` the LoRA shall not change: what is kept, and what stands for "nothing of the concept"."""
+    edited = {prompt for pair in pairs if not pair.keeps for prompt in (pair.target, pair.positive)}
+    kept = [pair.target for pair in pairs if pair.keeps]
+    around = [prompt for pair in pairs for prompt in (pair.unconditional, pair.neutral)]
+    return [prompt for prompt in dict.fromkeys((*kept, *around, "")) if prompt not in edited]
+
+
+def encode_concepts(pairs: Sequence[PromptPair], denoiser: Denoiser, preserve: Sequence[str] = ()) -> Concepts:
+    """Encode the prompts of ``pairs`` and ``preserve`` with the text encoders of ``denoiser``."""
+    watched = watched_prompts(pairs)
+    prompts = list(dict.fromkeys((*distinct_prompts(pairs), *preserve, *watched)))
     number = {prompt: index for index, prompt in enumerate(prompts)}
     items = tuple(Concept(pair, *(number[prompt] for prompt in _prompts(pair))) for pair in pairs)
-    return Concepts(denoiser.encode(prompts), items)
+    untouched = Untouched(tuple(number[p] for p in preserve), tuple(number[p] for p in watched))
+    return Concepts(denoiser.encode(prompts), items, untouched)
 
 
 def _prompts(pair: PromptPair) -> tuple[str, str, str, str]:

@@ -20,6 +20,7 @@ from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.core.walk import Walks
 from leco_plugin.engine.guard import Guard
 from leco_plugin.engine.optim import actual_rate, averaged, make_optimizer, make_schedule
+from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Meter, Report
 from leco_plugin.engine.sampling import Sampling
 from leco_plugin.engine.step import LecoStep
@@ -77,11 +78,14 @@ class Loop:
     train: TrainConfig
     device: torch.device
     report: Report
+    progress: Progress
     save: Callable[[int], None]
     """Called with the number of steps done, after every one at which a file is due."""
     save_every: int | None = None
     save_state: Callable[[], None] | None = None
     """Called after such a file where a state is due with it."""
+    stop_at: float | None = None
+    """Fraction of the goal at which the run ends."""
     sampling: Sampling | None = field(default=None, init=False)
     """Draws pictures before the first step and between steps; it needs the loop itself."""
     done: int = field(default=0, init=False)
@@ -92,11 +96,12 @@ class Loop:
         self._schedule = make_schedule(self.train, self._optimizer)
         self._scaler = Scaler(self.device.type, enabled=self.train.dtype == "fp16")
         self._guard = Guard(self._optimizer, self.device)
-        self._meter = Meter(self.device, self.train.steps)
+        self._meter = Meter(self.device, self.train.steps, self.progress)
         self._saved_at = 0
+        self._goal_is_reached = False
 
     def run(self) -> bool:
-        """Train; True if it was stopped before its end.
+        """Train; True if the user stopped it before its end.
 
         Raises TrainingError where loss or gradient are no longer finite, after the last good weights were saved.
         """
@@ -104,7 +109,7 @@ class Loop:
         self._draw()
         self._meter.start()
         with stop_on_signal() as stop:
-            while self.done < self.train.steps and not stop.asked:
+            while self.done < self.train.steps and not stop.asked and not self._goal_is_reached:
                 scheduled = float(self._schedule.get_last_lr()[0])
                 self._accumulate()
                 last = self.done + 1 == self.train.steps
@@ -118,6 +123,7 @@ class Loop:
                     self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
                 if event:
                     self.report(event)
+                    self._goal_is_reached = self.stop_at is not None and self.progress.reached(self.stop_at)
                 self._schedule.step()
                 self.done += 1
                 if due:
@@ -126,7 +132,7 @@ class Loop:
                         self.save_state()
                 if not last:
                     self._draw()
-        return self.done < self.train.steps
+            return stop.asked and self.done < self.train.steps and not self._goal_is_reached
 
     def averaged(self) -> AbstractContextManager[None]:
         """Block in which the network has the weights to be saved; see ``optim.averaged``."""

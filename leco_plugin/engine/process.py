@@ -12,12 +12,13 @@ from typing import Any, cast
 import torch
 from torch import Generator
 
-from leco_plugin.config.schema import JobConfig, PromptPair
+from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
 from leco_plugin.engine.loop import Loop
 from leco_plugin.engine.optim import check_optimizer, rate_warning
 from leco_plugin.engine.output import Output
+from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.resume import (
     MODEL_WEIGHTS,
@@ -79,7 +80,11 @@ class LecoProcess:
                 self._save_state(loop, final=not interrupted)
             if loop.sampling and not interrupted:
                 loop.sampling.draw(loop.done)
-        self._report(RunEnded(path, loop.done, time.perf_counter() - began, interrupted))
+        if not interrupted:
+            for complaint in loop.progress.complaints():
+                self._report(Warned(complaint))
+        progress, seconds = loop.progress, time.perf_counter() - began
+        self._report(RunEnded(path, loop.done, seconds, interrupted, progress.goal_reached, progress.drift))
         return Outcome(path, loop.done, interrupted)
 
     def _make_folder(self) -> None:
@@ -112,6 +117,7 @@ class LecoProcess:
             loss_type=job.train.loss_type,
             huber_c=job.train.huber_c,
             huber_schedule=job.train.huber_schedule,
+            preserve_weight=job.leco.preserve_weight,
         )
         sampler = denoiser.sampler(job.train.noise_scheduler, job.leco.max_denoising_steps)
         training = assemble(
@@ -124,9 +130,19 @@ class LecoProcess:
         def save_state() -> None:
             self._save_state(loop, final=False)
 
-        every, with_state = job.save.save_every, save_state if job.save.save_state else None
-        step, walks, device = training.step, training.walks, denoiser.device
-        loop = Loop(step, walks, network, job.train, device, self._report, save, every, with_state)
+        loop = Loop(
+            step=training.step,
+            walks=training.walks,
+            network=network,
+            train=job.train,
+            device=denoiser.device,
+            report=self._report,
+            progress=Progress(job.pairs),
+            save=save,
+            save_every=job.save.save_every,
+            save_state=save_state if job.save.save_state else None,
+            stop_at=job.leco.stop_at,
+        )
         pictures = self._hooks.leco_pictures(job=job, denoiser=denoiser, network=network)
         loop.sampling = Sampling(pictures, job.sample.sample_every, loop.averaged, self._report)
         return loop
@@ -164,7 +180,7 @@ class LecoProcess:
         return (
             ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
-            ("targets", _some([repr(pair.target) for pair in job.pairs if not _keeps(pair)])),
+            ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
             ("network", f"{job.network.type}, rank {job.network.linear}, alpha {job.network.linear_alpha:g}"),
             ("steps", f"{job.train.steps} at lr {job.train.learning_rate:g} "
@@ -206,13 +222,8 @@ def draw_seed() -> int:
 
 
 def _count_actions(job: JobConfig) -> str:
-    actions = ["keep" if _keeps(pair) else pair.action for pair in job.pairs]
+    actions = ["keep" if pair.keeps else pair.action for pair in job.pairs]
     return ", ".join(f"{actions.count(action)} {action}" for action in dict.fromkeys(actions))
-
-
-def _keeps(pair: PromptPair) -> bool:
-    """Whether the pair's goal is what the model says anyway."""
-    return pair.guidance_scale == 0 and pair.neutral == pair.target
 
 
 def _some(texts: Sequence[str], most: int = 6) -> str:

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from leco_plugin.contracts import Observer
 from leco_plugin.core.state import StateTree
+from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.step import StepResult
 from leco_plugin.events import Event, StepDone, Warned
-
-GOAL_MEMORY = 0.97
-"""How much of the older measurements of the goal is left after one more."""
 
 
 class Report:
@@ -45,11 +43,10 @@ class Report:
 class Meter:
     """Collects what steps measured, on the device, and sums it up now and then."""
 
-    def __init__(self, device: torch.device, steps: int) -> None:
-        self._device, self._steps = device, steps
+    def __init__(self, device: torch.device, steps: int, progress: Progress) -> None:
+        self._device, self._steps, self._progress = device, steps, progress
         self._losses: list[Tensor] = []
         self._samples = 0
-        self._goal: Tensor | None = None
         self._since = time.perf_counter()
 
     def start(self) -> None:
@@ -67,20 +64,18 @@ class Meter:
         """Take in one step."""
         self._losses.append(result.loss)
         self._samples += result.samples
-        if result.reached is not None:
-            measured = torch.stack(result.reached)
-            self._goal = measured if self._goal is None else GOAL_MEMORY * self._goal + measured
+        self._progress.add(result.measured)
 
     def state(self) -> StateTree:
-        """What was measured and not yet reported, and the memory of the goal."""
-        return {"losses": self._losses, "samples": self._samples, "goal": self._goal}
+        """What was measured and not yet reported."""
+        return {"losses": self._losses, "samples": self._samples, "progress": self._progress.state()}
 
     def restore(self, state: StateTree) -> None:
         """Go on measuring from there."""
         stored = cast(Mapping[str, Any], state)
         self._losses = [loss.to(self._device) for loss in stored["losses"]]
         self._samples = stored["samples"]
-        self._goal = None if stored["goal"] is None else stored["goal"].to(self._device)
+        self._progress.restore(stored["progress"])
 
     def sum_up(self, step: int, learning_rate: float) -> StepDone:
         """The event for everything since the last one; waits for the device."""
@@ -90,19 +85,14 @@ class Meter:
             steps=self._steps,
             loss=float(torch.stack(self._losses).mean()),
             learning_rate=learning_rate,
-            goal_reached=self._goal_reached(),
+            goal_reached=self._progress.goal_reached,
+            drift=self._progress.drift,
             samples=self._samples,
             seconds=now - self._since,
             memory_bytes=_memory(self._device),
         )
         self._losses, self._samples, self._since = [], 0, now
         return event
-
-    def _goal_reached(self) -> float | None:
-        if self._goal is None:
-            return None
-        now, before = self._goal.tolist()
-        return 1 - now / before if before > 0 else None
 
 
 def _memory(device: torch.device) -> int:

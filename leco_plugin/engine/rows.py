@@ -20,6 +20,11 @@ class Row:
     prompt: int
     multiplier: float
 
+    @property
+    def base(self) -> Row:
+        """The same without the LoRA."""
+        return Row(self.walk, self.prompt, 0.0)
+
 
 @dataclass(frozen=True)
 class Model:

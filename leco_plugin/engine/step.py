@@ -11,12 +11,13 @@ from torch import Generator, Tensor
 from leco_plugin.contracts import Sampler
 from leco_plugin.core import losses, noise, objective, sizes
 from leco_plugin.core.walk import Walk, Walks, guided
-from leco_plugin.engine.concepts import Concept
+from leco_plugin.engine.concepts import NOTHING_UNTOUCHED, Concept, Untouched
 from leco_plugin.engine.rows import Model, Row, split_rows
 
 MEASURE_EVERY = 8
-"""At positions 1, 9, 17, ... of a walk the base model is asked for the target, too, so that the goal reached is known.
-For most pairs that row is among the teacher's anyway; for the others it costs about 1/8 row a step."""
+"""At positions 1, 9, 17, ... of a walk the base model is asked for the target, too, so that the goal reached is known,
+and with and without the LoRA for an untouched prompt, so that the drift is. Those that are not among the rows anyway
+cost at most 3/8 row a step."""
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss (); scaling and accumulation are the caller's."""
@@ -33,6 +34,25 @@ class StepSettings:
     loss_type: losses.LossType = "l2"
     huber_c: float = 0.1
     huber_schedule: losses.WidthSchedule = "snr"
+    preserve_weight: float = 1.0
+    """Weight of the loss that keeps the preserved prompts as they are."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean squared distances at one walk, () tensors; what was not asked at it is None."""
+
+    pair: int
+    now: Tensor | None = None
+    """From the student to the goal."""
+    before: Tensor | None = None
+    """From what the frozen model says for the target to the goal."""
+    size: Tensor | None = None
+    """Of what the frozen model says for the target, from nothing."""
+    contrast: Tensor | None = None
+    """From what the frozen model says for the positive to what it says for the unconditional."""
+    moved: Tensor | None = None
+    """From what the frozen model says for an untouched prompt to what the LoRA makes of it."""
 
 
 @dataclass(frozen=True)
@@ -41,39 +61,52 @@ class StepResult:
 
     loss: Tensor
     """() float32."""
-    reached: tuple[Tensor, Tensor] | None
-    """Squared distance to the goal now and before, where the step's rows tell; see ``objective.reached``."""
+    measured: tuple[Measured, ...]
+    """Of the walks whose rows tell."""
     samples: int
 
 
 class LecoStep:
     """The step over one model and one set of pairs; walks come from outside."""
 
-    def __init__(self, model: Model, concepts: Sequence[Concept], sampler: Sampler, settings: StepSettings) -> None:
+    def __init__(
+        self,
+        model: Model,
+        concepts: Sequence[Concept],
+        sampler: Sampler,
+        settings: StepSettings,
+        untouched: Untouched = NOTHING_UNTOUCHED,
+    ) -> None:
         self._model, self._concepts, self._sampler, self._settings = model, concepts, sampler, settings
+        self._untouched = untouched
 
-    def begin(self, pair: int, generator: Generator) -> Walk:
-        """A walk of the pair with this number at pure noise, drawn from a generator of its own."""
+    def begin(self, pair: int, generator: Generator, samples: int | None = None) -> Walk:
+        """A walk of the pair with this number at pure noise, drawn from a generator of its own.
+
+        It has ``samples`` samples, the pair's batch_size when absent.
+        """
         asked, denoiser = self._concepts[pair].pair, self._model.denoiser
         own = noise.child_generator(generator)
         resolution = sizes.draw_resolution(asked.resolution, asked.dynamic_resolution, own)
         conditioning = sizes.size_conditioning(resolution, asked.dynamic_crops, own)
         sampler = self._sampler.fresh()
         latents = noise.initial_latents(
-            asked.batch_size,
+            asked.batch_size if samples is None else samples,
             denoiser.latent_shape(*resolution),
             sigma=sampler.init_noise_sigma,
             offset=self._settings.noise_offset,
             generator=own,
         )
+        turn = noise.draw_index(max(1, self._untouched.round), own)
         device = denoiser.device
-        return Walk(pair, latents.to(device), conditioning.to(device), sampler, own)
+        return Walk(pair, latents.to(device), conditioning.to(device), sampler, own, turn=turn)
 
-    def guide(self, walk: Walk) -> Tensor:
-        """Guided prediction (B, C, h, w) at a walk's state with the LoRA on at the pair's multiplier."""
-        rows = [self._target_row(0, walk), *self._walk_rows(0, walk)]
-        known = self._model.predict_distinct([walk], rows)
-        return self._guided(0, walk, known[rows[0]], known)
+    def guide(self, walks: Sequence[Walk]) -> list[Tensor]:
+        """Guided prediction (B, C, h, w) at every walk's state with the LoRA on at its pair's multiplier."""
+        targets = [self._target_row(i, walk) for i, walk in enumerate(walks)]
+        others = [row for i, walk in enumerate(walks) for row in self._walk_rows(i, walk)]
+        known = self._model.predict_distinct(walks, [*targets, *others])
+        return [self._guided(i, walk, known[targets[i]], known) for i, walk in enumerate(walks)]
 
     def run(self, walks: Walks, backward: Backward) -> StepResult:
         """Draw walks, ask the teacher (LoRA off), train the student (LoRA on) at the same latents, move on.
@@ -85,34 +118,73 @@ class LecoStep:
         known = self._model.predict_distinct(drawn, self._known_rows(drawn, walks.moves_on))
         student = self._train(drawn, known, backward)
         if walks.moves_on:
-            moves = [self._guided(i, walk, student.parts[i], known) for i, walk in enumerate(drawn)]
+            moves = [
+                self._guided(i, walk, student.said[self._target_row(i, walk)], known) for i, walk in enumerate(drawn)
+            ]
             walks.moved(drawn, moves)
-        return StepResult(student.loss, self._reached(drawn, known, student), sum(w.samples for w in drawn))
+        measured = tuple(m for i, walk in enumerate(drawn) if (m := self._measured(i, walk, known, student)))
+        return StepResult(student.loss, measured, sum(walk.samples for walk in drawn))
 
     def _train(self, walks: Sequence[Walk], known: dict[Row, Tensor], backward: Backward) -> _Student:
-        parts: dict[int, Tensor] = {}
+        said: dict[Row, Tensor] = {}
         loss = torch.zeros((), device=walks[0].latents.device)
         goals = [self._goal(i, walk, known) for i, walk in enumerate(walks)]
-        for rows in self._model.batches(walks, (self._target_row(i, walk) for i, walk in enumerate(walks))):
+        asked = [row for i, walk in enumerate(walks) for row in self._student_rows(i, walk)]
+        for rows in self._model.batches(walks, asked):
             with torch.enable_grad(), self._model.network.multiplier(self._model.multipliers(walks, rows)):
-                predictions = split_rows(self._model.predict(walks, rows), walks, rows)
+                parts = split_rows(self._model.predict(walks, rows), walks, rows)
                 losses = [
-                    self._loss(walks[row.walk], part, goals[row.walk])
-                    for row, part in zip(rows, predictions, strict=True)
+                    self._row_loss(row, walks[row.walk], part, goals, known)
+                    for row, part in zip(rows, parts, strict=True)
                 ]
                 part_loss = torch.stack(losses).sum() / len(walks)
                 backward(part_loss)
             loss = loss + part_loss.detach()
-            parts.update((row.walk, part.detach()) for row, part in zip(rows, predictions, strict=True))
-        return _Student(loss, parts, goals)
+            said.update((row, part.detach()) for row, part in zip(rows, parts, strict=True))
+        return _Student(loss, said, goals)
+
+    def _row_loss(
+        self, row: Row, walk: Walk, student: Tensor, goals: Sequence[Tensor], known: dict[Row, Tensor]
+    ) -> Tensor:
+        """Towards the goal, or for a preserved prompt towards what the frozen model says."""
+        if row == self._target_row(row.walk, walk):
+            return walk.share * self._concepts[walk.pair].pair.weight * self._loss(walk, student, goals[row.walk])
+        return walk.share * self._settings.preserve_weight * self._loss(walk, student, known[row.base])
 
     def _known_rows(self, walks: Sequence[Walk], moving: bool) -> list[Row]:
-        rows = [row for i, walk in enumerate(walks) for row in self._teacher_rows(i, walk)]
-        measured = [(i, walk) for i, walk in enumerate(walks) if walk.position % MEASURE_EVERY == 1]
-        rows += [Row(i, self._concepts[walk.pair].target, 0.0) for i, walk in measured]
+        rows: list[Row] = []
+        for i, walk in enumerate(walks):
+            rows += self._teacher_rows(i, walk)
+            rows += [row.base for row in self._preserved_rows(i, walk)]
+            rows += self._measuring_rows(i, walk)
         if moving:
             rows += [row for i, walk in enumerate(walks) for row in self._walk_rows(i, walk)]
         return rows
+
+    def _student_rows(self, index: int, walk: Walk) -> list[Row]:
+        return [self._target_row(index, walk), *self._preserved_rows(index, walk)]
+
+    def _preserved_rows(self, index: int, walk: Walk) -> list[Row]:
+        """One preserved prompt, at both signs of the multiplier in turn."""
+        if not self._untouched.preserve:
+            return []
+        number = (walk.turn + walk.position) % self._untouched.round
+        prompt, multiplier = self._untouched.preserve[number // 2], self._concepts[walk.pair].pair.multiplier
+        return [Row(index, prompt, -multiplier if number % 2 else multiplier)]
+
+    def _measuring_rows(self, index: int, walk: Walk) -> list[Row]:
+        if walk.position % MEASURE_EVERY != 1:
+            return []
+        row = self._drift_row(index, walk)
+        return [self._target_row(index, walk).base, *((row, row.base) if row else ())]
+
+    def _drift_row(self, index: int, walk: Walk) -> Row | None:
+        """The untouched prompt that is measured at this walk, where none is preserved."""
+        others = () if self._untouched.preserve else self._untouched.watched
+        if not others:
+            return None
+        prompt = others[(walk.turn + walk.position // MEASURE_EVERY) % len(others)]
+        return Row(index, prompt, self._concepts[walk.pair].pair.multiplier)
 
     def _teacher_rows(self, index: int, walk: Walk) -> list[Row]:
         concept = self._concepts[walk.pair]
@@ -140,14 +212,14 @@ class LecoStep:
         pair = self._concepts[walk.pair].pair
         return objective.goal(neutral, positive, unconditional, strength=pair.guidance_scale, action=pair.action)
 
-    def _loss(self, walk: Walk, student: Tensor, goal: Tensor) -> Tensor:
-        errors = losses.row_errors(student, goal, self._settings.loss_type, self._huber_width(walk))
+    def _loss(self, walk: Walk, student: Tensor, aim: Tensor) -> Tensor:
+        errors = losses.row_errors(student, aim, self._settings.loss_type, self._huber_width(walk))
         if self._settings.min_snr_gamma is not None:
             denoiser = self._model.denoiser
             snr = denoiser.snr(walk.timestep.expand(walk.samples))
             velocity = denoiser.prediction_type != "epsilon"
             errors = errors * objective.min_snr_weight(snr, self._settings.min_snr_gamma, velocity=velocity)
-        return self._concepts[walk.pair].pair.weight * errors.mean()
+        return errors.mean()
 
     def _huber_width(self, walk: Walk) -> Tensor | None:
         settings = self._settings
@@ -157,23 +229,35 @@ class LecoStep:
         snr = self._model.denoiser.snr(timesteps)
         return losses.huber_width(settings.huber_c, settings.huber_schedule, timesteps, snr)
 
-    def _reached(
-        self, walks: Sequence[Walk], known: dict[Row, Tensor], student: _Student
-    ) -> tuple[Tensor, Tensor] | None:
-        """Sums over the walks whose base prediction for the target is among the rows anyway."""
-        measured = [
-            objective.reached(student.parts[i], known[base], student.goals[i])
-            for i, walk in enumerate(walks)
-            if (base := Row(i, self._concepts[walk.pair].target, 0.0)) in known
-        ]
-        if not measured:
+    def _measured(self, index: int, walk: Walk, known: dict[Row, Tensor], student: _Student) -> Measured | None:
+        """What this walk's rows tell; a pair that keeps its target tells how far that moved."""
+        row, moved = self._target_row(index, walk), self._moved(index, walk, known, student)
+        base, said = known.get(row.base), student.said[row]
+        if base is not None and self._concepts[walk.pair].pair.keeps:
+            return Measured(walk.pair, moved=objective.distance(said, base))
+        if base is None:
+            return Measured(walk.pair, moved=moved) if moved is not None else None
+        _, positive, unconditional = (known[row] for row in self._teacher_rows(index, walk))
+        return Measured(
+            walk.pair,
+            now=objective.distance(said, student.goals[index]),
+            before=objective.distance(base, student.goals[index]),
+            size=objective.distance(base, torch.zeros_like(base)),
+            contrast=objective.distance(positive, unconditional),
+            moved=moved,
+        )
+
+    def _moved(self, index: int, walk: Walk, known: dict[Row, Tensor], student: _Student) -> Tensor | None:
+        for row in self._preserved_rows(index, walk):
+            return objective.distance(student.said[row], known[row.base])
+        watched = self._drift_row(index, walk)
+        if watched is None or watched not in known or watched.base not in known:
             return None
-        now, before = zip(*measured, strict=True)
-        return torch.stack(now).sum(), torch.stack(before).sum()
+        return objective.distance(known[watched], known[watched.base])
 
 
 @dataclass(frozen=True)
 class _Student:
     loss: Tensor
-    parts: dict[int, Tensor]
+    said: dict[Row, Tensor]
     goals: list[Tensor]

@@ -103,7 +103,8 @@ def figures(event: StepDone) -> dict[str, Figure]:
         "memory_gib": event.memory_bytes / 2**30,
     }
     # not measured by every job
-    return shown if event.goal_reached is None else {**shown, "goal_reached": event.goal_reached}
+    measured = {"goal_reached": event.goal_reached, "drift": event.drift}
+    return {**shown, **{name: figure for name, figure in measured.items() if figure is not None}}
 
 
 def settings(job: JobConfig) -> dict[str, Figure]:

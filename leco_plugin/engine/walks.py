@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
+
 from torch import Generator
 
-from leco_plugin.config.schema import LecoConfig
+from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.walk import FreshWalks, PoolWalks, Walk, Walks
 from leco_plugin.engine.step import LecoStep
 
 
-def make_walks(leco: LecoConfig, step: LecoStep, pairs: int, generator: Generator) -> Walks:
-    """Walks over ``pairs`` pairs as ``leco.walk`` says; everything that they draw comes from ``generator``."""
+def make_walks(leco: LecoConfig, step: LecoStep, pairs: Sequence[PromptPair], generator: Generator) -> Walks:
+    """Walks over ``pairs`` as ``leco.walk`` says; everything that they draw comes from ``generator``."""
+    if leco.walk == "fresh":
+        return FreshWalks(
+            lambda pair: step.begin(pair, generator),
+            step.guide,
+            pairs=len(pairs),
+            steps=leco.max_denoising_steps,
+            per_step=leco.pairs_per_step,
+            generator=generator,
+        )
+    return _pool(leco, step, pairs, generator)
+
+
+def _pool(leco: LecoConfig, step: LecoStep, pairs: Sequence[PromptPair], generator: Generator) -> PoolWalks:
+    """A pair's batch as walks of one sample each: a step then trains at several stops instead of one."""
+    mean_batch = fmean(pair.batch_size for pair in pairs)
 
     def begin(pair: int) -> Walk:
-        return step.begin(pair, generator)
+        walk = step.begin(pair, generator, samples=1)
+        # a pair with a larger batch has more walks, and counts no more for it
+        walk.share = mean_batch / pairs[pair].batch_size
+        return walk
 
-    steps, per_step = leco.max_denoising_steps, leco.pairs_per_step
-    if leco.walk == "fresh":
-        return FreshWalks(begin, step.guide, pairs=pairs, steps=steps, per_step=per_step, generator=generator)
-    size = max(leco.pool_size, per_step)
-    return PoolWalks(begin, step.guide, pairs=pairs, steps=steps, size=size, per_step=per_step, generator=generator)
+    per_step = max(1, round(leco.pairs_per_step * mean_batch))
+    return PoolWalks(
+        begin,
+        step.guide,
+        pairs=[number for number, pair in enumerate(pairs) for _ in range(pair.batch_size)],
+        steps=leco.max_denoising_steps,
+        size=max(leco.pool_size, per_step),
+        per_step=per_step,
+        generator=generator,
+    )

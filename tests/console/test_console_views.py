@@ -22,7 +22,7 @@ ENDED = RunEnded(Path("out/size.safetensors"), 100, 83.4, interrupted=False)
 
 
 def step(number: int, *, loss: float = 0.25, reached: float | None = 0.5) -> StepDone:
-    return StepDone(number, 100, loss, 1e-4, reached, samples=2, seconds=0.5, memory_bytes=3 * 2**30)
+    return StepDone(number, 100, loss, 1e-4, reached, samples=2, seconds=0.5, memory_bytes=3 * 2**30, drift=0.12)
 
 
 def plain(*events: Event) -> list[str]:
@@ -41,7 +41,7 @@ def test_the_facts_come_first_as_they_are():
 def test_a_step_is_one_line_with_all_figures():
     """Two samples in half a second are four a second; 99 steps of half a second are left."""
     assert plain(step(1)) == [
-        "step 1/100  loss 0.25000  goal reached 50 %  lr 1.00e-04  4.0 samples/s  3.0 GiB  0:50 left"
+        "step 1/100  loss 0.25000  goal reached 50 %  drift 12 %  lr 1.00e-04  4.0 samples/s  3.0 GiB  0:50 left"
     ]
 
 
@@ -194,9 +194,9 @@ def test_memory(number, shown):
 
 
 @pytest.mark.parametrize(("fraction", "shown"), [(None, "-"), (0.0, "0 %"), (0.456, "46 %"), (-0.2, "-20 %")])
-def test_goal_reached(fraction, shown):
+def test_a_fraction_is_a_percentage(fraction, shown):
     """Below zero where it is farther away than before."""
-    assert figures.goal_reached(fraction) == shown
+    assert figures.percentage(fraction) == shown
 
 
 def test_the_pace_is_smoothed_and_counts_steps_between_events():

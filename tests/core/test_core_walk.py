@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -32,9 +33,9 @@ class Walker:
         self.begun.append(line_walk(pair, self.steps))
         return self.begun[-1]
 
-    def guide(self, walk: Walk) -> Tensor:
-        self.guided.append(walk)
-        return torch.ones(1, 1, 1, 1)
+    def guide(self, walks: Sequence[Walk]) -> list[Tensor]:
+        self.guided += walks
+        return [torch.ones(1, 1, 1, 1)] * len(walks)
 
     def fresh(self, *, pairs: int = 1, per_step: int = 1, seed: int = 0) -> FreshWalks:
         return FreshWalks(
@@ -44,7 +45,13 @@ class Walker:
     def pool(self, size: int, *, pairs: int = 1, per_step: int = 1, seed: int = 0) -> PoolWalks:
         generator = seeded(seed)
         return PoolWalks(
-            self.begin, self.guide, pairs=pairs, steps=self.steps, size=size, per_step=per_step, generator=generator
+            self.begin,
+            self.guide,
+            pairs=range(pairs),
+            steps=self.steps,
+            size=size,
+            per_step=per_step,
+            generator=generator,
         )
 
 
@@ -214,6 +221,10 @@ def guide(walk: Walk) -> Tensor:
     return 0.3 * walk.model_input + torch.sin(walk.timestep)
 
 
+def guide_all(walks: Sequence[Walk]) -> list[Tensor]:
+    return [guide(walk) for walk in walks]
+
+
 def sampler_walk(name: str, seed: int) -> Walk:
     sampler = make_sampler(name, SD_SCHEDULE, 6, CPU)
     return Walk(0, randn(1, 4, 4, 4, seed=seed) * sampler.init_noise_sigma, torch.zeros(6), sampler, seeded(seed))
@@ -231,7 +242,7 @@ def test_a_walk_gives_the_same_latents_alone_and_in_a_pool(name):
         begun.append(Walk(0, noise, torch.zeros(6), prototype.fresh(), seeded(seed)))
         return begun[-1]
 
-    walks = PoolWalks(begin, guide, pairs=1, steps=6, size=3, per_step=2, generator=seeded(9))
+    walks = PoolWalks(begin, guide_all, pairs=[0], steps=6, size=3, per_step=2, generator=seeded(9))
     for _ in range(25):
         drawn = walks.draw()
         walks.moved(drawn, [guide(walk) for walk in drawn])

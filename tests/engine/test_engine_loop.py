@@ -18,16 +18,18 @@ from leco_plugin.config.schema import TrainConfig
 from leco_plugin.core.walk import Walk
 from leco_plugin.engine.loop import Loop, stop_on_signal
 from leco_plugin.engine.optim import make_optimizer, make_schedule
-from leco_plugin.engine.report import GOAL_MEMORY, Meter, Report
+from leco_plugin.engine.progress import ENOUGH, Progress
+from leco_plugin.engine.report import Meter, Report
 from leco_plugin.engine.step import LecoStep, StepResult
 from leco_plugin.errors import TrainingError
 from leco_plugin.events import Event, Saved, StepDone, Warned
 
 
 class TurnWalks:
-    """Walks of the pairs in turn, at pure noise."""
+    """Walks of the pairs in turn."""
 
     moves_on = False
+    position = 0
 
     def __init__(self, step: LecoStep, pairs: int, before: Callable[[int], None] = lambda turn: None) -> None:
         self.step, self.pairs, self.before, self.turn = step, pairs, before, 0
@@ -35,7 +37,9 @@ class TurnWalks:
     def draw(self) -> Sequence[Walk]:
         self.before(self.turn)
         self.turn += 1
-        return [self.step.begin((self.turn - 1) % self.pairs, seeded(0))]
+        walk = self.step.begin((self.turn - 1) % self.pairs, seeded(0))
+        walk.position = self.position
+        return [walk]
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         raise AssertionError("these walks stay")
@@ -49,6 +53,7 @@ class Run:
         *values: float,
         lora: float = 0.0,
         every: int | None = None,
+        stop_at: float | None = None,
         before: Callable[[int], None] = lambda turn: None,
         **train: Any,
     ) -> None:
@@ -59,7 +64,11 @@ class Run:
         self.walks = TurnWalks(step, len(values), before)
         settings = TrainConfig(**{"steps": 1, "lr": 0.1, "max_grad_norm": 0.0, **train})
         report = Report([self.recorder])
-        self.loop = Loop(step, self.walks, self.model.network, settings, CPU, report, self.saved.append, every)
+        self.progress = Progress([pair(target=value, positive=0) for value in values])
+        self.loop = Loop(
+            step, self.walks, self.model.network, settings, CPU, report, self.progress, self.saved.append, every,
+            stop_at=stop_at,
+        )  # fmt: skip
 
     def run(self) -> bool:
         stopped = self.loop.run()
@@ -214,40 +223,32 @@ def test_in_another_thread_signals_are_left_alone():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def result(loss: float, *, samples: int = 1, reached: tuple[float, float] | None = None) -> StepResult:
-    parts = None if reached is None else (torch.tensor(reached[0]), torch.tensor(reached[1]))
-    return StepResult(torch.tensor(loss), parts, samples)
+def result(loss: float, *, samples: int = 1) -> StepResult:
+    return StepResult(torch.tensor(loss), (), samples)
 
 
 def test_the_meter_means_losses_and_adds_samples():
     """Since the last event only."""
-    meter = Meter(CPU, 10)
+    meter = Meter(CPU, 10, Progress([]))
     meter.add(result(1.0, samples=2))
     meter.add(result(5.0, samples=3))
     event = meter.sum_up(4, 0.5)
     assert (event.step, event.steps, event.loss, event.learning_rate, event.samples) == (4, 10, 3.0, 0.5, 5)
+    assert (event.goal_reached, event.drift) == (None, None)
     meter.add(result(7.0))
     assert meter.sum_up(5, 0.5).loss == 7.0
 
 
-def test_the_meter_smooths_the_goal_over_sums():
-    """1 - now / before over all steps so far, older ones fading; steps that measure nothing change nothing."""
-    meter = Meter(CPU, 10)
-    meter.add(result(1.0))
-    assert meter.sum_up(1, 0.1).goal_reached is None
-    meter.add(result(1.0, reached=(3.0, 4.0)))
-    assert meter.sum_up(2, 0.1).goal_reached == pytest.approx(0.25)
-    meter.add(result(1.0, reached=(0.0, 8.0)))
-    meter.add(result(1.0))
-    expected = 1 - 3 * GOAL_MEMORY / (4 * GOAL_MEMORY + 8)
-    assert meter.sum_up(4, 0.1).goal_reached == pytest.approx(expected)
-
-
-def test_a_goal_that_is_where_the_model_is_has_no_fraction():
-    """Nothing to reach: no division by zero, and no figure."""
-    meter = Meter(CPU, 10)
-    meter.add(result(0.0, reached=(0.0, 0.0)))
-    assert meter.sum_up(1, 0.1).goal_reached is None
+def test_a_run_stops_when_enough_of_its_goal_is_reached():
+    """Not before there are measurements enough, and it is no interruption."""
+    line = Run(2.0, lora=-1.9, steps=100, stop_at=0.9, lr=1e-9)
+    # where the frozen model is asked for the target
+    line.walks.position = 1
+    assert not line.run()
+    assert line.loop.done == ENOUGH
+    slow = Run(2.0, lora=-1.0, steps=30, stop_at=0.9, lr=1e-9)
+    assert not slow.run()
+    assert slow.loop.done == 30
 
 
 class Failing:

@@ -126,10 +126,10 @@ class Run:
 
     def walks(self, kind: str, seed: int, per_step: int) -> FreshWalks | PoolWalks:
         self.generator = seeded(seed)
-        common = {"pairs": len(self.pairs), "steps": STEPS, "per_step": per_step, "generator": self.generator}
+        common = {"steps": STEPS, "per_step": per_step, "generator": self.generator}
         if kind == "fresh":
-            return FreshWalks(self.begin, self.step.guide, **common)
-        return PoolWalks(self.begin, self.step.guide, size=max(3, per_step), **common)
+            return FreshWalks(self.begin, self.step.guide, pairs=len(self.pairs), **common)
+        return PoolWalks(self.begin, self.step.guide, pairs=range(len(self.pairs)), size=max(3, per_step), **common)
 
     def compare(self, walks: FreshWalks | PoolWalks) -> list[tuple[int, int]]:
         """One step; returns the (pair, stop) that it was at."""

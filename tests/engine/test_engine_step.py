@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.walk import FreshWalks, PoolWalks, Walk
-from leco_plugin.engine.step import LecoStep, StepResult
+from leco_plugin.engine.step import LecoStep, Measured, StepResult
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.network.peft_lora import PeftLora
 
@@ -63,7 +64,7 @@ def begin(step: LecoStep, pair: int = 0, position: int = 0) -> Walk:
     return walk
 
 
-def train(model: LineModel, *pairs: PromptPair, **settings: float) -> StepResult:
+def train(model: LineModel, *pairs: PromptPair, **settings: Any) -> StepResult:
     """A step at one walk of every pair; its gradient is in the LoRA, its calls in the model."""
     step = line_step(model, *pairs, **settings)
     return step.run(GivenWalks(*(begin(step, number) for number in range(len(pairs)))), torch.autograd.backward)
@@ -154,7 +155,7 @@ def test_a_walk_goes_by_the_guided_prediction_with_the_lora_on():
     """Target 2 + 10, unconditional 1 + 10, guidance 3: 11 + 3 * (12 - 11), in one call of two rows."""
     model = LineModel(lora=5.0)
     step = line_step(model, pair(target=2, unconditional=1, multiplier=2.0), denoise_guidance_scale=3.0)
-    prediction = step.guide(begin(step))
+    (prediction,) = step.guide([begin(step)])
     assert prediction.unique().tolist() == [14.0]
     assert not prediction.requires_grad
     assert [(call.values, call.multipliers) for call in model.calls] == [([2, 1], [2, 2])]
@@ -164,7 +165,7 @@ def test_a_walk_at_guidance_one_asks_for_no_unconditional():
     """Its half would be computed and not used: one row, also where a pool moves on."""
     model = LineModel(lora=5.0)
     step = line_step(model, pair(target=2, unconditional=1), denoise_guidance_scale=1.0)
-    assert step.guide(begin(step)).unique().tolist() == [7.0]
+    assert step.guide([begin(step)])[0].unique().tolist() == [7.0]
     walks = MovingWalks(begin(step))
     step.run(walks, torch.autograd.backward)
     assert [call.values for call in model.calls] == [[2], [0, 5, 1], [2]]
@@ -297,12 +298,51 @@ def test_min_snr_of_a_velocity_model_divides_by_one_more():
     assert train(model, pair(target=1, positive=0), min_snr_gamma=5.0).loss.item() == pytest.approx(4 * 5 / 21)
 
 
-def test_the_reached_part_of_the_goal_is_measured_where_the_rows_tell():
+def test_goal_reached_is_measured_where_the_rows_tell():
     """Erasing 5 towards -5: from 5 the distance is 100, with the LoRA at -4 it is 36; a slider does not ask it."""
-    result = train(LineModel(lora=-4.0), pair(target=5, positive=5))
-    assert result.reached is not None
-    assert [part.item() for part in result.reached] == [36.0, 100.0]
-    assert train(LineModel(lora=-4.0), pair(target=2, positive=5, unconditional=3, neutral=4)).reached is None
+    (measured,) = train(LineModel(lora=-4.0), pair(target=5, positive=5)).measured
+    assert measured == Measured(0, now=36.0, before=100.0, size=25.0, contrast=25.0, moved=None)
+    assert train(LineModel(lora=-4.0), pair(target=2, positive=5, unconditional=3, neutral=4)).measured == ()
+
+
+def test_goal_and_drift_are_measured_at_every_eighth_position():
+    """A slider's walk there also asks the frozen model for the target, and for an untouched prompt with the LoRA."""
+    for position, expected in ((1, True), (2, False), (8, False), (9, True)):
+        model = LineModel(lora=10.0, steps=12)
+        step = line_step(model, pair(target=2, positive=5, unconditional=3, neutral=6, multiplier=-1.0))
+        result = step.run(GivenWalks(begin(step, position=position)), torch.autograd.backward)
+        # the goal is 6 - (5 - 3), the student says 2 - 10; around the pair stand 3, 6 and "", each moved by 10
+        measured = Measured(0, now=144.0, before=4.0, size=4.0, contrast=4.0, moved=100.0)
+        assert result.measured == ((measured,) if expected else ())
+        assert rows(model.calls, gradient=False) in ({5, 6} if expected else {3})
+
+
+def test_a_pair_that_keeps_its_target_tells_of_drift():
+    """Its goal is what the model says anyway, so a distance from it is no missing progress."""
+    (measured,) = train(LineModel(lora=3.0), pair(target=5, positive=5, neutral=5, guidance_scale=0.0)).measured
+    assert measured == Measured(0, moved=9.0)
+
+
+def test_preserved_prompts_are_held_at_both_signs():
+    """One teacher and one student row more; over four positions two prompts come at +2 and -2 each."""
+    model = LineModel(lora=10.0, steps=8)
+    step = line_step(model, pair(target=2, positive=2, multiplier=2.0), preserve=["7", "8"], preserve_weight=0.5)
+    seen = []
+    for position in range(4):
+        walk = begin(step, position=position)
+        loss = step.run(GivenWalks(walk), torch.autograd.backward).loss.item()
+        teacher, student = model.calls[-2:]
+        assert (teacher.values, teacher.multipliers) == ([0, 2, student.values[1]], [0, 0, 0])
+        # 2 + 20 towards -2; a preserved prompt is 20 away from itself, on either side
+        assert loss == 24.0**2 + 0.5 * 20.0**2
+        seen.append((student.values[1], student.multipliers[1]))
+    assert sorted(seen) == [(7, -2), (7, 2), (8, -2), (8, 2)]
+
+
+def test_the_drift_of_preserved_prompts_is_what_their_rows_tell():
+    """At every step, without a row of its own."""
+    (measured,) = train(LineModel(lora=3.0), pair(target=5, positive=5, multiplier=2.0), preserve=["7"]).measured
+    assert measured.moved == 36.0
 
 
 def test_the_same_seed_begins_the_same_walk():
@@ -337,12 +377,44 @@ def test_the_noise_has_the_samplers_sigma_and_the_offset():
 def test_the_job_says_which_walks_there_are():
     """Fresh ones, or a pool that is at least as large as what one step takes."""
     step = line_step(LineModel(), pair())
-    fresh = make_walks(LecoConfig(max_denoising_steps=4, walk="fresh", pairs_per_step=3), step, 1, seeded(0))
+    fresh = make_walks(LecoConfig(max_denoising_steps=4, walk="fresh", pairs_per_step=3), step, [pair()], seeded(0))
     assert isinstance(fresh, FreshWalks)
     assert len(fresh.draw()) == 3
-    pool = make_walks(LecoConfig(max_denoising_steps=4, walk="pool", pool_size=2, pairs_per_step=5), step, 1, seeded(0))
+    pool = make_walks(
+        LecoConfig(max_denoising_steps=4, walk="pool", pool_size=2, pairs_per_step=5), step, [pair()], seeded(0)
+    )
     assert isinstance(pool, PoolWalks)
     assert len(pool.draw()) == 5
+
+
+def test_a_pool_walks_one_sample_at_a_time():
+    """Pairs of 3 samples and of 1: three walks for one, each of a third of the weight, and so many in a step."""
+    pairs = [pair(5, 5, batch_size=3), pair(7, 7)]
+    step = line_step(LineModel(steps=6), *pairs)
+    walks = make_walks(
+        LecoConfig(max_denoising_steps=6, walk="pool", pool_size=8, pairs_per_step=2), step, pairs, seeded(0)
+    )
+    counts, weights = [0, 0], [0.0, 0.0]
+    for _ in range(400):
+        drawn = walks.draw()
+        assert [walk.samples for walk in drawn] == [1] * 4
+        for walk in drawn:
+            counts[walk.pair] += 1
+            weights[walk.pair] += walk.share
+        walks.moved(drawn, [torch.zeros(1, 4, 8, 8)] * 4)
+    assert counts[0] / counts[1] == pytest.approx(3.0, rel=0.1)
+    assert weights[0] / weights[1] == pytest.approx(1.0, rel=0.1)
+    assert sum(weights) / 1600 == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_share_multiplies_loss_and_gradient():
+    """A walk that counts for half."""
+    model = LineModel(lora=10.0)
+    step = line_step(model, pair(target=2, positive=5, unconditional=2, neutral=4))
+    walk = begin(step)
+    walk.share = 0.5
+    assert step.run(GivenWalks(walk), torch.autograd.backward).loss.item() == 60.5
+    assert gradient(model) == 11.0
 
 
 def small_gradients(*, checkpointing: bool) -> list[Tensor]:

@@ -1,0 +1,166 @@
+"""How far a run has come: goal reached, drift, and what to tell a user whose LoRA does nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from leco_plugin.config.schema import PromptPair
+from leco_plugin.core.state import StateTree
+from leco_plugin.engine.step import Measured
+
+MEMORY = 0.97
+"""How much of the older measurements is left after one more."""
+ENOUGH = 20
+"""Measurements before a figure is worth acting on."""
+TOO_LITTLE = 0.2
+"""A run that reaches less of its goal than this has hardly trained anything."""
+NOTHING = 1e-6
+"""Squared size of a concept, relative to that of the prediction, at which the model does not see it at all."""
+
+_FIGURES = ("now", "before", "size", "contrast", "moved")
+
+
+@dataclass
+class Sums:
+    """Decaying sums of squared distances; see ``step.Measured``."""
+
+    now: float = 0.0
+    before: float = 0.0
+    size: float = 0.0
+    contrast: float = 0.0
+    goals: float = 0.0
+    """Measurements that are in them."""
+    moved: float = 0.0
+    moves: float = 0.0
+    """Measurements that are in ``moved``."""
+    count: int = 0
+    """Measurements of the goal ever."""
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Take in one measurement; nan stands for what was not measured."""
+        if not math.isnan(figures["before"]):
+            for name in ("now", "before", "size", "contrast"):
+                setattr(self, name, MEMORY * getattr(self, name) + figures[name])
+            self.goals, self.count = MEMORY * self.goals + 1, self.count + 1
+        if not math.isnan(figures["moved"]):
+            self.moved, self.moves = MEMORY * self.moved + figures["moved"], MEMORY * self.moves + 1
+
+    @property
+    def reached(self) -> float | None:
+        """Fraction of the goal that is reached."""
+        return 1 - self.now / self.before if self.before > 0 else None
+
+    @property
+    def drift(self) -> float | None:
+        """How far untouched prompts moved, where 1 is as far as the targets are asked to."""
+        if not self.moves or self.before <= 0:
+            return None
+        return (self.moved / self.moves) / (self.before / self.goals)
+
+    @property
+    def sees_nothing(self) -> bool:
+        """Whether positive and unconditional are the same to the model."""
+        return self.goals > 0 and self.contrast <= NOTHING * self.size
+
+
+@dataclass
+class Progress:
+    """Collects what steps measured on the device, and reads it off when asked."""
+
+    pairs: Sequence[PromptPair]
+    _pending: list[Measured] = field(default_factory=list, init=False)
+    _all: Sums = field(default_factory=Sums, init=False)
+    _each: dict[int, Sums] = field(default_factory=dict, init=False)
+
+    def add(self, measured: Iterable[Measured]) -> None:
+        """Take in what a step measured; nothing waits for the device."""
+        self._pending += measured
+
+    @property
+    def goal_reached(self) -> float | None:
+        """Over all pairs, smoothed: 0 as before, 1 as asked; None while nothing was measured. Waits for the device."""
+        return self._read().reached
+
+    @property
+    def drift(self) -> float | None:
+        """How far untouched prompts moved, smoothed: 0 not at all, 1 as far as the targets are asked to move."""
+        return self._read().drift
+
+    def reached(self, fraction: float) -> bool:
+        """Whether that much of the goal is reached, by measurements enough to trust."""
+        sums = self._read()
+        return sums.count >= ENOUGH and sums.reached is not None and sums.reached >= fraction
+
+    def unseen(self) -> list[str]:
+        """A sentence for every pair whose concept is nothing to the model."""
+        self._read()
+        return [
+            f"{_name(self.pairs[number])}: positive {self.pairs[number].positive!r} and unconditional "
+            f"{self.pairs[number].unconditional!r} are the same to this model, so there is nothing to train; "
+            "choose prompts that give different pictures"
+            for number, sums in sorted(self._each.items())
+            if sums.sees_nothing
+        ]
+
+    def complaints(self) -> list[str]:
+        """What a user has to know of a run that went to its end: at best nothing."""
+        overall = self._read()
+        return [*self.unseen(), *self._too_little(overall)]
+
+    def _too_little(self, overall: Sums) -> Iterator[str]:
+        lazy = {
+            number: sums.reached
+            for number, sums in sorted(self._each.items())
+            if sums.count >= 3 and sums.reached is not None and sums.reached < TOO_LITTLE and not sums.sees_nothing
+        }
+        if overall.count >= 3 and overall.reached is not None and overall.reached < TOO_LITTLE:
+            yield (
+                f"this LoRA does next to nothing: it reached {overall.reached:.0%} of its goal; "
+                "raise lr (three times as much is a start) or steps"
+                + (", or lower guidance_scale: a goal so far away may be out of reach" if overall.reached < 0 else "")
+            )
+        for number, reached in list(lazy.items())[:5]:
+            yield f"{_name(self.pairs[number])} reached only {reached:.0%} of its goal"
+        if len(lazy) > 5:
+            yield f"and so did {len(lazy) - 5} more pairs"
+
+    def state(self) -> StateTree:
+        """All that was measured."""
+        self._read()
+        return {"all": asdict(self._all), "each": {str(number): asdict(sums) for number, sums in self._each.items()}}
+
+    def restore(self, state: StateTree) -> None:
+        """Go on measuring from there."""
+        stored = cast(Mapping[str, Any], state)
+        self._all = Sums(**stored["all"])
+        self._each = {int(number): Sums(**sums) for number, sums in stored["each"].items()}
+
+    def _read(self) -> Sums:
+        """Everything pending, from the device in one go."""
+        if self._pending:
+            absent = torch.full((), math.nan, device=_device(self._pending))
+            values = [
+                torch.stack([absent if (v := getattr(one, name)) is None else v.float() for name in _FIGURES])
+                for one in self._pending
+            ]
+            for one, row in zip(self._pending, torch.stack(values).tolist(), strict=True):
+                figures = dict(zip(_FIGURES, row, strict=True))
+                self._all.add(figures)
+                self._each.setdefault(one.pair, Sums()).add(figures)
+            self._pending = []
+        return self._all
+
+
+def _device(measured: Sequence[Measured]) -> torch.device:
+    tensors: Iterator[Tensor | None] = (getattr(one, name) for one in measured for name in _FIGURES)
+    return next(tensor.device for tensor in tensors if tensor is not None)
+
+
+def _name(pair: PromptPair) -> str:
+    return f"the pair that is to {pair.action} {pair.positive!r} in {pair.target!r} at multiplier {pair.multiplier:g}"
