@@ -20,15 +20,17 @@ from statistics import fmean, stdev
 import torch
 from torch import Generator, Tensor
 
-from leco_plugin.config.schema import PromptPair, TrainConfig
+from leco_plugin.config.schema import LecoConfig, PromptPair, TrainConfig
 from leco_plugin.core import objective
-from leco_plugin.core.walk import FreshWalks, PoolWalks, Walk, Walks, draw_stop
+from leco_plugin.core.walk import Walk, Walks, draw_stop
 from leco_plugin.demo.measure import Asked, erase_test, figures, read_all, slider_test
 from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.loop import Loop
+from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.rows import Model, Row
 from leco_plugin.engine.step import LecoStep, StepSettings
+from leco_plugin.engine.walks import make_walks
 from leco_plugin.families.load import load_model
 from leco_plugin.network.peft_lora import PeftLora
 from leco_plugin.preview.pictures import Painter, PictureSettings
@@ -44,11 +46,10 @@ class Trial:
 
     kind: str
     walk: str
+    """fresh, none, or pool and the number of walks in flight, as pool8."""
     seed: int
     steps: int
     batch: int
-    pool_size: int
-    per_step: int
     sampler: str
     lr: float
     guidance_scale: float
@@ -98,14 +99,14 @@ def pairs_of(trial: Trial) -> list[PromptPair]:
     ]
 
 
-def make_walks(trial: Trial, step: LecoStep, pairs: int, generator: Generator) -> Walks:
+def walks_of(trial: Trial, step: LecoStep, pairs: Sequence[PromptPair], generator: Generator) -> Walks:
     """The walks of a trial."""
     if trial.walk == "none":
-        return NoWalk(step, pairs, STEPS, generator)
-    options = {"pairs": pairs, "steps": STEPS, "per_step": trial.per_step, "generator": generator}
-    if trial.walk == "fresh":
-        return FreshWalks(lambda pair: step.begin(pair, generator), step.guide, **options)
-    return PoolWalks(lambda pair: step.begin(pair, generator), step.guide, size=trial.pool_size, **options)
+        return NoWalk(step, len(pairs), STEPS, generator)
+    leco = LecoConfig(max_denoising_steps=STEPS, walk="fresh")
+    if trial.walk.startswith("pool"):
+        leco = LecoConfig(max_denoising_steps=STEPS, walk="pool", pool_size=int(trial.walk[4:]))
+    return make_walks(leco, step, pairs, generator)
 
 
 def run(trial: Trial) -> dict[str, float]:
@@ -117,11 +118,14 @@ def run(trial: Trial) -> dict[str, float]:
     model = Model(denoiser, network, concepts.table)
     step = LecoStep(model, concepts.items, denoiser.sampler(trial.sampler, STEPS), StepSettings())
     generator = Generator().manual_seed(trial.seed)
-    began = time.perf_counter()
+    # of this process alone: others on the machine change nothing
+    began = time.process_time()
     train = TrainConfig(steps=trial.steps, lr=trial.lr)
-    walks = make_walks(trial, step, len(pairs), generator)
-    Loop(step, walks, network, train, denoiser.device, Report([]), lambda done: None).run()
-    found = {"seconds": time.perf_counter() - began, "rows": float(denoiser.rows)}
+    walks = walks_of(trial, step, pairs, generator)
+    Loop(
+        step, walks, network, train, denoiser.device, Report([]), Progress(pairs), save=lambda done: None
+    ).run()  # fmt: skip
+    found = {"seconds": time.process_time() - began, "rows": float(denoiser.rows)}
     found["left"] = left(step, model, concepts.items)
     asked = erase_test(7) if trial.kind == "erase" else slider_test(7)
     painter = Painter(denoiser, network, [one.prompt for one in asked], PICTURES)
@@ -135,7 +139,7 @@ def left(step: LecoStep, model: Model, concepts: Sequence[object]) -> float:
         for number in range(HELD_OUT):
             walk = step.begin(number % len(concepts), generator)
             for _ in range(1 + (number * 7) % (STEPS - 1)):
-                walk.advance(step.guide(walk))
+                walk.advance(step.guide([walk])[0])
             concept = concepts[walk.pair]
             pair = concept.pair
             ask = {
@@ -190,11 +194,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=["erase", "slider"])
-    parser.add_argument("--walks", nargs="+", default=["fresh", "pool", "none"])
+    parser.add_argument("--walks", nargs="+", default=["fresh", "pool8", "none"])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--pool-size", type=int, default=8)
-    parser.add_argument("--per-step", type=int, default=1)
     parser.add_argument("--sampler", default="ddim")
     parser.add_argument("--equal-time", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
@@ -208,8 +210,7 @@ def main() -> None:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             for walk in options.walks:
                 trial = Trial(
-                    kind, walk, seed, options.steps, options.batch, options.pool_size, options.per_step,
-                    options.sampler, lr, strength,
+                    kind, walk, seed, options.steps, options.batch, options.sampler, lr, strength
                 )  # fmt: skip
                 found = run(trial)
                 results.setdefault(walk, []).append(found)
