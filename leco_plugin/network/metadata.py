@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from leco_plugin import __version__
-from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.schema import JobConfig, LecoConfig, PromptPair
 from leco_plugin.errors import ConfigError
 
 # a plugin may bring a family of its own, which is then called what the plugin calls it
@@ -26,7 +27,7 @@ def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int
     return {
         **_model(job, family, prediction_type),
         **_training(job, seed, step),
-        **_leco(job),
+        **leco_metadata(job.pairs, job.leco, job.train.noise_scheduler),
         **{f"ss_leco_meta_{key}": value.replace("[name]", job.name) for key, value in job.meta.items()},
         **_date(),
     }
@@ -42,7 +43,7 @@ def _model(job: JobConfig, family: str, prediction_type: str) -> dict[str, str]:
         "ss_base_model_version": f"{version}_v" if v_model and family in ("sd1", "sd2") else version,
         "ss_v2": str(family == "sd2"),
         "ss_v_parameterization": str(v_model),
-        "ss_sd_model_name": _model_name(job.model.name_or_path),
+        "ss_sd_model_name": model_name(job.model.name_or_path),
         "ss_output_name": job.name,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{_V_ARCHITECTURES.get(family, architecture) if v_model else architecture}/lora",
@@ -73,18 +74,19 @@ def _training(job: JobConfig, seed: int, step: int) -> dict[str, str]:
     }
 
 
-def _leco(job: JobConfig) -> dict[str, str]:
+def leco_metadata(pairs: Sequence[PromptPair], leco: LecoConfig, sampler: str) -> dict[str, str]:
+    """What a file says of LECO, whichever host wrote it; ``sampler`` is that of the walk."""
     return {
         "ss_leco_version": __version__,
-        "ss_leco_prompt_count": str(len(job.pairs)),
-        "ss_leco_pairs": json.dumps([pair.model_dump(mode="json") for pair in job.pairs], ensure_ascii=False),
-        "ss_leco_noise_scheduler": job.train.noise_scheduler,
-        "ss_leco_max_denoising_steps": str(job.leco.max_denoising_steps),
-        "ss_leco_denoise_guidance_scale": f"{job.leco.denoise_guidance_scale:g}",
+        "ss_leco_prompt_count": str(len(pairs)),
+        "ss_leco_pairs": json.dumps([pair.model_dump(mode="json") for pair in pairs], ensure_ascii=False),
+        "ss_leco_noise_scheduler": sampler,
+        "ss_leco_max_denoising_steps": str(leco.max_denoising_steps),
+        "ss_leco_denoise_guidance_scale": f"{leco.denoise_guidance_scale:g}",
     }
 
 
-def _model_name(name_or_path: str) -> str:
+def model_name(name_or_path: str) -> str:
     """A hub id or built-in name as it is; of a path only its last part, which tells nothing of the machine."""
     looks_like_path = "\\" in name_or_path or name_or_path.count("/") > 1 or Path(name_or_path).exists()
     return name_or_path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if looks_like_path else name_or_path

@@ -44,9 +44,14 @@ class HostTexts:
 class HostDenoiser:
     """A loaded model of the host, which it calls ``sd`` whatever it is."""
 
-    def __init__(self, sd: Any, join: Join, *, bypass_guidance_embedding: bool = False) -> None:
-        """Wrap ``sd``; ``join`` is the host's concat_prompt_embeds."""
-        self._sd, self._join = sd, join
+    def __init__(
+        self, sd: Any, join: Join, *, largest: tuple[int, int], bypass_guidance_embedding: bool = False
+    ) -> None:
+        """Wrap ``sd``; ``join`` is the host's concat_prompt_embeds, ``largest`` the largest (height, width) in pixels.
+
+        Schedules of flow models depend on the size; walks of smaller pictures take that of ``largest``, too.
+        """
+        self._sd, self._join, self._largest = sd, join, largest
         self._more = {"bypass_guidance_embedding": bypass_guidance_embedding}
         self._template: Tensor | None = None
         if not sd.is_flow_matching:
@@ -136,7 +141,8 @@ class HostDenoiser:
     def sampler(self, name: str, steps: int) -> Sampler:
         """The sampler of a walk of ``steps`` steps; flow models have one, whatever the name."""
         if self._sd.is_flow_matching:
-            return FlowSampler(self._sd.noise_scheduler, steps, self.device, patch_size=_patch_size(self._sd))
+            template = torch.empty(1, *self.latent_shape(*self._largest))
+            return FlowSampler(flow_sigmas(self._sd, steps, template), self.device)
         # Stable Diffusion's own schedule has this offset, which the host leaves out
         config = {**self._sd.noise_scheduler.config, "steps_offset": 1}
         return make_sampler(name, config, steps, self.device)
@@ -154,18 +160,10 @@ class FlowSampler:
 
     init_noise_sigma = 1.0
 
-    def __init__(self, scheduler: Any, steps: int, device: torch.device, *, patch_size: int) -> None:
-        self._scheduler, self._steps, self._device, self._patch_size = scheduler, steps, device, patch_size
-        self._plan(torch.zeros(1, 1, 64, 64))
-
-    def _plan(self, latents: Tensor) -> None:
-        scheduler = copy.deepcopy(self._scheduler)
-        # 'shift' alone sets noise levels along with the timesteps, as the model is sampled
-        scheduler.set_train_timesteps(
-            self._steps, device="cpu", timestep_type="shift", latents=latents, patch_size=self._patch_size
-        )
-        self._sigmas = scheduler.sigmas
-        self.timesteps = scheduler.timesteps.to(self._device)
+    def __init__(self, sigmas: Tensor, device: torch.device) -> None:
+        """Along ``sigmas`` (N + 1,), the share of noise, from 1 to 0; kept on the CPU."""
+        self._sigmas = sigmas
+        self.timesteps = 1000 * sigmas[:-1].to(device)
 
     def fresh(self) -> FlowSampler:
         """Itself."""
@@ -185,6 +183,17 @@ class FlowSampler:
 
     def restore(self, state: StateTree) -> None:
         """Nothing to do."""
+
+
+def flow_sigmas(sd: Any, steps: int, latents: Tensor) -> Tensor:
+    """(N + 1,) shares of noise at which the host's flow model is sampled in ``steps`` steps for such latents."""
+    # a copy: the host's own is part of its sampling
+    scheduler = copy.deepcopy(sd.noise_scheduler)
+    # 'shift' alone sets noise levels along with the timesteps, and as the model is sampled
+    scheduler.set_train_timesteps(
+        steps, device="cpu", timestep_type="shift", latents=latents, patch_size=_patch_size(sd)
+    )
+    return cast(Tensor, scheduler.sigmas)
 
 
 def _patch_size(sd: Any) -> int:

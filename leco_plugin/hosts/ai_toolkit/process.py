@@ -11,9 +11,11 @@ from toolkit.lora_special import LoRANetwork
 from toolkit.prompt_utils import concat_prompt_embeds
 from torch import Generator, Tensor
 
-from leco_plugin.engine.assemble import assemble
+from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.progress import Progress
 from leco_plugin.errors import TrainingError
 from leco_plugin.hosts.ai_toolkit.architectures import ROWS
+from leco_plugin.hosts.ai_toolkit.metadata import file_metadata
 from leco_plugin.hosts.ai_toolkit.model import HostDenoiser
 from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
 from leco_plugin.hosts.ai_toolkit.settings import read_job
@@ -21,6 +23,8 @@ from leco_plugin.hosts.ai_toolkit.settings import read_job
 
 class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     """A training run; loading, optimizer, saving, sampling, resuming and the UI are the host's."""
+
+    training_seed: int | None
 
     def __init__(self, process_id: int, job: Any, config: Any, **options: Any) -> None:
         # with cache_text_embeddings the host goes through datasets unasked
@@ -31,7 +35,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Check the job before anything large is loaded."""
         self._leco = read_job(self.job, self.process_id, self.train_config, self.model_config)
         for warning in self._leco.section.warnings:
-            self.print(f"warning: {warning}")
+            self.print(f"LECO: warning: {warning}")
         self._layers_found = list(LoRANetwork.UNET_TARGET_REPLACE_MODULE)
         super().hook_before_model_load()
 
@@ -39,35 +43,69 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Encode the prompts while the text encoder is there, and begin the walks."""
         # `conv` adds to this list of the host for good, and would change the next job of the same program
         LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
-        section, arch = self._leco.section, self.model_config.arch
+        self._training: Training | None = self._assemble()
+        self._progress = Progress(self._leco.section.pairs)
+        self._last: Tensor | None = None
+        """The last loss, once the goal is reached."""
+        super().hook_before_train_loop()
+
+    def _assemble(self) -> Training:
+        section, train = self._leco.section, self.train_config
+        largest = max(pair.resolution for pair in section.pairs)
         denoiser = HostDenoiser(
-            self.sd, self._join, bypass_guidance_embedding=self.train_config.bypass_guidance_embedding
+            self.sd, self._join, largest=largest, bypass_guidance_embedding=train.bypass_guidance_embedding
         )
-        network = HostNetwork(self.network, takes_rows=takes_rows(self.network_config, arch_takes_rows=arch in ROWS))
-        self._training = assemble(
+        rows = takes_rows(self.network_config, arch_takes_rows=self.model_config.arch in ROWS)
+        return assemble(
             section.pairs,
             section.leco,
             self._leco.step,
             denoiser=denoiser,
-            network=network,
+            network=HostNetwork(self.network, takes_rows=rows),
             sampler=denoiser.sampler(self._leco.sampler, section.leco.max_denoising_steps),
             generator=self._generator(),
         )
-        super().hook_before_train_loop()
 
     def train_single_accumulation(self, batch: Any) -> Tensor:
         """The loss () of one LECO step, after its backward pass; there is no ``batch``."""
+        if self._last is not None:
+            # without gradients the host's optimizer leaves the weights alone, and the last steps pass at once
+            return self._last.clone()
+        assert self._training
         result = self._training.step.run(self._training.walks, self._backward)
+        # the host reads every loss, too
         if not math.isfinite(float(result.loss)):
             raise TrainingError(
                 f"the loss is {float(result.loss)} at step {self.step_num + 1}; the files saved before are kept",
                 fix="try a lower lr, dtype bf16 or fp32 instead of fp16, or a smaller guidance_scale",
             )
+        self._progress.add(result.measured)
+        self._report(result.loss)
         return result.loss
+
+    def _report(self, loss: Tensor) -> None:
+        reached, stop_at = self._progress.goal_reached, self._leco.section.leco.stop_at
+        figures = {"leco/goal_reached": reached, "leco/drift": self._progress.drift}
+        self.additional_logs.update({name: value for name, value in figures.items() if value is not None})
+        if stop_at is not None and self._progress.reached(stop_at):
+            self.print(f"LECO: {reached:.0%} of the goal reached after {self.step_num + 1} steps; no more is trained")
+            self._last = loss
 
     def _backward(self, loss: Tensor) -> None:
         # the host adds up what one optimizer step accumulates; its mean is meant
         self.accelerator.backward(loss / self.train_config.gradient_accumulation)
+
+    def update_training_metadata(self) -> None:
+        """Say in the file what LECO did, and what the host leaves out about the network."""
+        super().update_training_metadata()
+        self.add_meta(file_metadata(self._leco, self))
+
+    def done_hook(self) -> None:
+        """Tell a user whose LoRA does next to nothing; let go of the model, for the next job of the same program."""
+        self._training = None
+        for complaint in self._progress.complaints():
+            self.print(f"LECO: warning: {complaint}")
+        super().done_hook()
 
     def _join(self, embeds: list[Any]) -> Any:
         return concat_prompt_embeds(embeds, padding_side=self.sd.te_padding_side)
