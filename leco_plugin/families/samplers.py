@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import diffusers
 import torch
@@ -77,6 +77,27 @@ class DiffusersSampler:
         vars(self._scheduler).update({name: _moved(value, self._device) for name, value in changed.items()})
 
 
+class FlowSampler(DiffusersSampler):
+    """Euler's steps along a flow, from noise at sigma 1 to the picture at 0; timesteps are 1000 sigma."""
+
+    init_noise_sigma = 1.0
+
+    def fresh(self) -> FlowSampler:
+        """The same sampler without history."""
+        scheduler = copy.deepcopy(self._scheduler)
+        _set_sigmas(scheduler, len(self.timesteps))
+        return FlowSampler(scheduler, self._device, self.timesteps)
+
+    def model_input(self, latents: Tensor, index: int) -> Tensor:
+        """Latents as they are, (B, C, h, w)."""
+        return latents
+
+
+def _set_sigmas(scheduler: _Scheduler, steps: int) -> None:
+    # as diffusers' pipelines do: the last step is as long as the others before the shift
+    cast(Any, scheduler).set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist())
+
+
 def _same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and bool((one.cpu() == other.cpu()).all())
@@ -104,8 +125,19 @@ def make_sampler(name: str, config: Mapping[str, object], steps: int, device: to
     class_name, overrides = _CLASSES[name]
     scheduler = cast(_Scheduler, getattr(diffusers, class_name).from_config(dict(config), **overrides))
     if not _cuts(scheduler, steps):
-        raise ModelError(f"sampler {name!r} cannot take {steps} different steps", fix="use fewer max_denoising_steps")
+        raise ModelError(f"sampler {name!r} cannot take {steps} different steps", fix="use fewer steps")
     return DiffusersSampler(scheduler, device)
+
+
+def make_flow_sampler(config: Mapping[str, object], steps: int, device: torch.device, *, shift: float) -> FlowSampler:
+    """The sampler of a flow model with the scheduler ``config``; ``shift`` above 1 moves its steps towards the noise.
+
+    A shift that depends on the size of the picture, exp(mu), is the same as this one.
+    """
+    own = {**config, "shift": shift, "use_dynamic_shifting": False, "shift_terminal": None}
+    scheduler = cast(_Scheduler, diffusers.FlowMatchEulerDiscreteScheduler.from_config(own))
+    _set_sigmas(scheduler, steps)
+    return FlowSampler(scheduler, device)
 
 
 def _cuts(scheduler: _Scheduler, steps: int) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from leco_plugin.families.load import load_model
 from leco_plugin.network.peft_lora import PeftLora
-from leco_plugin.preview.pictures import Painter, PictureSettings, Shot, strip
+from leco_plugin.preview.pictures import Painter, PictureSettings, Shot, cut, strip
 from leco_plugin.tiny import MODEL_FOLDER
 
 SHOTS = [Shot("big red star", 1), Shot("small blue circle", 2), Shot("big red star", 3)]
@@ -90,3 +90,43 @@ def test_a_strip_is_a_table_with_labels():
     head = np.asarray(sheet.crop((0, 0, sheet.width, 22)).convert("L"))
     assert head.min() < 100
     assert head.max() == 255
+
+
+def test_a_strip_can_be_cut_up_again():
+    """Pixel for pixel, whatever the number of rows and columns."""
+    colours = [["red", "lime"], ["blue", "black"], ["white", "gray"]]
+    rows = [[Image.new("RGB", (7, 5), colour) for colour in row] for row in colours]
+    found = cut(strip(rows, ["a", "b"]), 3, 2)
+    assert np.array_equal([pixels(row) for row in rows], [pixels(row) for row in found])
+
+
+def test_the_lora_may_be_switched_on_after_some_steps(parts):
+    """Never on: the base model's picture; late: another one than from the start, and nearer to the base model's."""
+    base, full = (pixels(painter(parts).draw(SHOTS[:1], strength)) for strength in (0.0, 1.0))
+    never, late = (pixels(painter(parts, from_step=step).draw(SHOTS[:1], 1.0)) for step in (4, 2))
+    assert np.array_equal(never, base)
+    assert 0 < np.abs(late - base).mean() < np.abs(full - base).mean()
+
+
+def test_a_negative_prompt_is_what_guidance_goes_away_from(parts):
+    """It changes the picture; at guidance 1 there is none, and the picture is the prompt's alone."""
+    shot = Shot("star", 1, negative="red")
+    one = Painter(*parts, ["star", "red"], settings())
+    assert np.abs(pixels(one.draw([shot], 0.0)) - pixels(one.draw([Shot("star", 1)], 0.0))).max() > 20
+    plain = one.using(settings(guidance_scale=1.0))
+    assert np.array_equal(pixels(plain.draw([shot], 0.0)), pixels(plain.draw([Shot("star", 1)], 0.0)))
+
+
+def test_every_sampler_step_is_counted(parts):
+    """Pictures times steps, whatever the size of a batch."""
+    ticks: list[int] = []
+    one = Painter(*parts, [shot.prompt for shot in SHOTS], settings(batch=2), ticks.append)
+    one.draw(SHOTS, 1.0)
+    assert ticks == [2] * 4 + [1] * 4
+
+
+def test_a_sampler_that_adds_noise_draws_each_picture_by_itself(parts):
+    """So that a picture does not depend on its neighbours there, either."""
+    one = painter(parts, sampler="euler_a")
+    together, alone = one.draw(SHOTS, 0.0), one.draw(SHOTS[1:2], 0.0)
+    assert np.array_equal(np.asarray(together[1]), np.asarray(alone[0]))
