@@ -117,12 +117,13 @@ class LecoStep:
         drawn = walks.draw()
         known = self._model.predict_distinct(drawn, self._known_rows(drawn, walks.moves_on))
         student = self._train(drawn, known, backward)
+        # before the walks move on: which rows a walk has depends on its position
+        measured = tuple(m for i, walk in enumerate(drawn) if (m := self._measured(i, walk, known, student)))
         if walks.moves_on:
             moves = [
                 self._guided(i, walk, student.said[self._target_row(i, walk)], known) for i, walk in enumerate(drawn)
             ]
             walks.moved(drawn, moves)
-        measured = tuple(m for i, walk in enumerate(drawn) if (m := self._measured(i, walk, known, student)))
         return StepResult(student.loss, measured, sum(walk.samples for walk in drawn))
 
     def _train(self, walks: Sequence[Walk], known: dict[Row, Tensor], backward: Backward) -> _Student:

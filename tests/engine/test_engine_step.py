@@ -345,6 +345,15 @@ def test_the_drift_of_preserved_prompts_is_what_their_rows_tell():
     assert measured.moved == 36.0
 
 
+def test_preserved_prompts_are_measured_before_a_walk_moves_on():
+    """In a pool a walk has another preserved row after every step; the drift is of the one that was trained."""
+    step = line_step(LineModel(lora=3.0, steps=8), pair(target=5, positive=5), preserve=["7", "8"])
+    pool = make_walks(LecoConfig(walk="pool", pool_size=2, max_denoising_steps=8), step, [pair()], seeded(0))
+    for _ in range(8):
+        (measured,) = step.run(pool, torch.autograd.backward).measured
+        assert measured.moved == 9.0
+
+
 def test_the_same_seed_begins_the_same_walk():
     """Noise, resolution and crops come from the generator; dynamic sizes stay within their pair's."""
     step = line_step(LineModel(), pair(resolution=(128, 128), dynamic_resolution=True, dynamic_crops=True))
