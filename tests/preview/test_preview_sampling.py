@@ -173,7 +173,7 @@ class LinePlugin:
 
 @pytest.mark.parametrize(
     ("plugins", "section", "message"),
-    [([LinePlugin()], {}, "draws no pictures"), ([], {"sample_steps": 900, "sampler": "ddim"}, "900")],
+    [([LinePlugin()], {}, "draws no pictures"), ([], {"sample_steps": 1000, "sampler": "ddim"}, "1000")],
 )
 def test_what_cannot_be_drawn_is_said_before_the_first_step(tmp_path, plugins, section, message):
     """A model without pictures, and a sampler that cannot take so many steps."""
