@@ -14,20 +14,23 @@ from leco_plugin.streams import write_lines
 Commands = argparse._SubParsersAction
 Action = Callable[[Path], Iterable[str]]
 """What is done to a host's checkout at a path; gives the lines to print, LecoError for what the user can put right."""
-Start = Callable[[Path, Sequence[str]], int]
-"""Starts a host at a path with the arguments that follow; gives the exit code."""
+Start = Callable[[Sequence[str]], int]
+"""Starts a host with the arguments that follow its name; gives the exit code."""
 
 _ABOUT: Mapping[str, str] = {
     "install": "make LECO known to a checkout of the host",
     "check": "say which version it is, and what is missing",
     "remove": "take LECO out of it again",
-    "run": "start it with LECO in it; what follows PATH goes to the host",
+    "run": "start it with LECO in it",
 }
 _HOSTS: Mapping[str, Mapping[str, str]] = {
     "install": {"ai-toolkit": "leco_plugin.hosts.ai_toolkit.checkout"},
-    "check": {"ai-toolkit": "leco_plugin.hosts.ai_toolkit.checkout"},
+    "check": {
+        "ai-toolkit": "leco_plugin.hosts.ai_toolkit.checkout",
+        "onetrainer": "leco_plugin.hosts.onetrainer.checkout",
+    },
     "remove": {"ai-toolkit": "leco_plugin.hosts.ai_toolkit.checkout"},
-    "run": {},
+    "run": {"onetrainer": "leco_plugin.hosts.onetrainer.launcher"},
 }
 """Module with the function of each action, by host."""
 
@@ -37,13 +40,13 @@ def add_host(commands: Commands[argparse.ArgumentParser]) -> None:
     host = commands.add_parser("host", help="use LECO inside another trainer: install, check, remove, run")
     actions = host.add_subparsers(required=True, metavar="ACTION")
     for name, hosts in _HOSTS.items():
-        if not hosts:
-            continue
         parser = actions.add_parser(name, help=_ABOUT[name], description=_ABOUT[name].capitalize())
         parser.add_argument("host", choices=tuple(hosts), metavar="HOST", help=", ".join(hosts))
-        parser.add_argument("path", type=Path, metavar="PATH", help="the host's folder")
         if name == "run":
-            parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the host")
+            # read by the host itself, --help too
+            parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="see: HOST --help")
+        else:
+            parser.add_argument("path", type=Path, metavar="PATH", help="the host's folder")
         parser.set_defaults(command=_run if name == "run" else _act, action=name)
 
 
@@ -54,7 +57,7 @@ def _act(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return cast(Start, _function(options))(options.path, options.arguments)
+    return cast(Start, _function(options))(options.arguments)
 
 
 def _function(options: argparse.Namespace) -> object:

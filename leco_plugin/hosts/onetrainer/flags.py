@@ -1,0 +1,125 @@
+"""The command line of a run: OneTrainer's own flags for a headless run, and LECO's. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from pydantic import ValidationError
+
+from leco_plugin.config.build import parse_overrides
+from leco_plugin.config.schema import LecoConfig, TrainConfig
+from leco_plugin.errors import ConfigError, Problem
+
+SAMPLERS: tuple[str, ...] = get_args(TrainConfig.model_fields["noise_scheduler"].annotation)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a command line asks for; every path is absolute."""
+
+    root: Path
+    config: Path
+    preset: Path | None
+    secrets: Path | None
+    values: tuple[str, ...]
+    """Single values of the host's config, as KEY=VALUE."""
+    prompts: Path
+    leco: LecoConfig
+    sampler: str | None
+    """Sampler of the walk; None is the model's own kind: ddim, or Euler along a flow."""
+    epoch_steps: int
+    """Steps that the host counts as one epoch."""
+    seed: int | None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, fix="leco host run onetrainer --help")
+
+
+def read_flags(arguments: Sequence[str]) -> Flags:
+    """Read a command line; raises ConfigError for what cannot be meant."""
+    given = _parser().parse_args(list(arguments))
+    return Flags(
+        root=given.root.absolute(),
+        config=given.config_path.absolute(),
+        preset=given.preset_path and given.preset_path.absolute(),
+        secrets=given.secrets_path and given.secrets_path.absolute(),
+        values=tuple(given.config_value),
+        prompts=given.prompts.absolute(),
+        leco=_leco(given.leco, given.preserve),
+        sampler=given.noise_scheduler,
+        epoch_steps=given.epoch_steps,
+        seed=given.seed,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="leco host run onetrainer",
+        description="Train a LECO LoRA in OneTrainer, from a config that its UI has exported and a prompt file.",
+        allow_abbrev=False,
+    )
+    host = parser.add_argument_group("OneTrainer")
+    host.add_argument("--root", type=Path, required=True, metavar="DIR", help="its folder")
+    host.add_argument("--config-path", type=Path, required=True, metavar="FILE", help="its config (JSON)")
+    host.add_argument("--preset-path", type=Path, metavar="FILE", help="one of its presets, read before the config")
+    host.add_argument(
+        "--config-value", action="append", default=[], metavar="KEY=VALUE", help="change one value of its config"
+    )
+    host.add_argument("--secrets-path", type=Path, metavar="FILE", help="its secrets (JSON)")
+    leco = parser.add_argument_group("LECO")
+    leco.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="prompt file (TOML, YAML or JSON)")
+    leco.add_argument(
+        "--leco",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"an option of a job's leco section: {', '.join(LecoConfig.model_fields)}",
+    )
+    leco.add_argument(
+        "--preserve", action="append", default=[], metavar="PROMPT", help="a prompt that shall stay as it is"
+    )
+    leco.add_argument(
+        "--noise-scheduler", choices=SAMPLERS, help="sampler of the walk (default: ddim; Euler for flows)"
+    )
+    leco.add_argument(
+        "--epoch-steps", type=_positive, default=100, metavar="N", help="steps of an epoch (default: %(default)s)"
+    )
+    leco.add_argument("--seed", type=_seed, metavar="N", help="fixes everything that is drawn (default: drawn, shown)")
+    return parser
+
+
+def _leco(arguments: Sequence[str], preserve: Sequence[str]) -> LecoConfig:
+    options = parse_overrides(arguments)
+    if preserve:
+        options["preserve"] = list(preserve)
+    try:
+        return LecoConfig.model_validate(options)
+    except ValidationError as error:
+        known = f"known: {', '.join(LecoConfig.model_fields)}"
+        raise ConfigError(
+            [Problem(None, f"--leco {_name(detail['loc'])}: {detail['msg']}", known) for detail in error.errors()]
+        ) from None
+
+
+def _name(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError
+    return number

@@ -1,0 +1,150 @@
+"""The host's config for a LECO run: read as the host reads it, refused or set right where LECO needs something else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from leco_plugin.config.files import read_document
+from leco_plugin.config.schema import LecoConfig
+from leco_plugin.core.losses import LossType
+from leco_plugin.engine.step import StepSettings
+from leco_plugin.errors import ConfigError, ModelError, Problem, Where
+from leco_plugin.hosts.onetrainer.contract import Host
+from leco_plugin.hosts.onetrainer.flags import Flags
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+_LOSSES: dict[str, LossType] = {"mse_strength": "l2", "mae_strength": "l1"}
+_OTHER_LOSSES = ("log_cosh_strength", "huber_strength")
+
+
+def read_config(host: Host, flags: Flags) -> Any:
+    """The host's config object, from preset, config and single values in the order in which the host applies them.
+
+    Raises ConfigError for a file that cannot be read, and for a single value that the host does not take.
+    """
+    config = host.config.default_values()
+    if flags.preset:
+        config.from_dict(_read(flags.preset), migrate=False)
+    # a file without a version is of now: the host would take it for its oldest format
+    config.from_dict({"__version": config.config_version, **_read(flags.config)}, migrate=flags.preset is None)
+    for value in flags.values:
+        _set(config, value)
+    secrets = flags.secrets or flags.root / "secrets.json"
+    if flags.secrets or secrets.is_file():
+        config.secrets = host.secrets.default_values().from_dict(_read(secrets))
+    return config
+
+
+def refuse(host: Host, config: Any) -> None:
+    """Raise for what LECO cannot do in the host, before a model is loaded."""
+    if config.training_method != host.method.LORA:
+        raise ConfigError(
+            f"the config's training method is {config.training_method}, and LECO trains a LoRA",
+            fix="choose LoRA in OneTrainer and export the config again",
+        )
+    kind = config.model_type
+    reasons = {
+        "is an inpainting model, which LECO has no picture for": kind.has_conditioning_image_input(),
+        "is a depth model, which LECO has no picture for": kind.has_depth_input(),
+        "draws in stages": kind.is_wuerstchen(),
+        "has a second network for the unconditional side": getattr(kind, "is_ideogram", bool)(),
+        "is a video model": kind.is_video_model(),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ModelError(f"LECO cannot train {kind} in OneTrainer: it {reason}", fix="choose another model type")
+    for name, on in (("multi_gpu", config.multi_gpu), ("cloud", config.cloud.enabled)):
+        if on:
+            raise ConfigError(f"LECO in OneTrainer trains on one device of this machine, and {name} is on", fix="off")
+    if host.create.get_model_setup_class(kind, config.training_method) is None:
+        raise ModelError(f"OneTrainer has no LoRA training for {kind}")
+
+
+def adapt(host: Host, config: Any) -> Iterator[str]:
+    """Set what a run without pictures needs; gives a line for each of the user's settings that this changes."""
+    for name in TEXT_ENCODERS:
+        part = getattr(config, name)
+        if part.train and name in config.model_type.model_parts():
+            yield f"{name} is not trained: LECO changes the {config.model_type.denoising_model_part()} alone"
+        part.train = part.train_embedding = False
+    for embedding in config.additional_embeddings:
+        if embedding.train:
+            yield f"the embedding {embedding.placeholder} is used, not trained"
+        embedding.train = False
+    for name in ("validation", "masked_training", "only_cache"):
+        if getattr(config, name):
+            yield f"{name} is off: there are no pictures"
+        setattr(config, name, False)
+    if config.optimizer.fused_back_pass:
+        yield "fused_back_pass is off: a step has several backward passes"
+        config.optimizer.fused_back_pass = False
+    if config.train_device == "cpu" and config.train_dtype == host.dtype.FLOAT_16:
+        yield "train_dtype is FLOAT_32: a CPU does not train in FLOAT_16"
+        config.train_dtype = host.dtype.FLOAT_32
+    config.concepts = []
+    # keeps the text encoders off the device; the cache on disk belongs to the user's other runs
+    config.latent_caching, config.clear_cache_before_training = True, False
+    if config.samples is None and not Path(config.sample_definition_file_name).is_file():
+        config.samples = []
+    presets = host.create.get_model_setup_class(config.model_type, config.training_method).LAYER_PRESETS
+    for filtered in (config, config.quantization):
+        _resolve_layers(filtered, presets)
+
+
+def step_settings(config: Any, leco: LecoConfig) -> StepSettings:
+    """The step's options, from those of the host's that mean the same; ConfigError for the others that are on."""
+    weight = str(config.loss_weight_fn)
+    if weight not in ("CONSTANT", "MIN_SNR_GAMMA"):
+        raise ConfigError(f"loss_weight_fn {weight} is not there for LECO", fix="CONSTANT or MIN_SNR_GAMMA")
+    chosen = [name for name in (*_LOSSES, *_OTHER_LOSSES) if getattr(config, name)]
+    if len(chosen) != 1 or chosen[0] not in _LOSSES:
+        raise ConfigError(f"LECO takes one loss, and {' and '.join(chosen) or 'none'} is on", fix="mse_strength alone")
+    return StepSettings(
+        denoise_guidance_scale=leco.denoise_guidance_scale,
+        noise_offset=config.offset_noise_weight,
+        min_snr_gamma=config.loss_weight_strength if weight == "MIN_SNR_GAMMA" else None,
+        loss_type=_LOSSES[chosen[0]],
+        preserve_weight=leco.preserve_weight,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    tree = read_document(path).tree
+    if not isinstance(tree, dict):
+        raise ConfigError(Problem(Where(path), "this is no config of OneTrainer", "export one from its UI"))
+    return tree
+
+
+def _set(config: Any, argument: str) -> None:
+    """Set one value by its dotted key."""
+    key, equals, text = argument.partition("=")
+    *above, leaf = key.split(".")
+    target = config
+    for name in above:
+        target = getattr(target, name, None)
+    types = getattr(target, "types", {})
+    if not equals or leaf not in types:
+        raise ConfigError(f"--config-value {argument}: OneTrainer has no such value", fix="write KEY=VALUE")
+    value: object = text.lower() in ("true", "1", "yes") if types[leaf] is bool else text
+    # the host says that a value does not fit, and goes on without it
+    with redirect_stdout(io.StringIO()) as said:
+        target.from_dict({leaf: value}, migrate=False)
+    if said.getvalue():
+        raise ConfigError(f"--config-value {argument}: OneTrainer does not take that value")
+    if key == "layer_filter":
+        config.layer_filter_preset = "custom"
+
+
+def _resolve_layers(filtered: Any, presets: dict[str, Any]) -> None:
+    """What the host's UI does when a preset is chosen, and its command line does not."""
+    if filtered.layer_filter_preset == "custom":
+        return
+    name = filtered.layer_filter_preset if filtered.layer_filter_preset in presets else next(iter(presets))
+    chosen = presets[name]
+    regex = isinstance(chosen, dict) and bool(chosen.get("regex", False))
+    patterns = chosen.get("patterns", []) if isinstance(chosen, dict) else chosen
+    filtered.layer_filter, filtered.layer_filter_regex = ",".join(patterns), regex

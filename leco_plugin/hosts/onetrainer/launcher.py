@@ -1,0 +1,80 @@
+"""Starts a run: the host's own sequence of load, train and save, with our trainer in the place of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from leco_plugin.config.build import load_prompts
+from leco_plugin.config.schema import PromptPair
+from leco_plugin.engine.loop import Stop, stop_on_signal
+from leco_plugin.engine.process import draw_seed
+from leco_plugin.errors import ConfigError
+from leco_plugin.hosts.onetrainer import contract, host_config
+from leco_plugin.hosts.onetrainer.flags import Flags, read_flags
+from leco_plugin.hosts.onetrainer.network import refuse_strengths
+from leco_plugin.hosts.onetrainer.run import Plan
+from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
+from leco_plugin.streams import write_lines
+
+DONE, INTERRUPTED = 0, 130
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train as a command line says; the exit code. LecoError for what the user can put right."""
+    flags = read_flags(arguments)
+    loaded = load_prompts(flags.prompts)
+    write_lines(sys.stderr, (f"warning: {warning}" for warning in loaded.warnings))
+    host = contract.enter(flags.root)
+    config = host_config.read_config(host, flags)
+    host_config.refuse(host, config)
+    refuse_strengths(config, {pair.multiplier for pair in loaded.pairs})
+    write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
+    plan = _plan(flags, loaded.pairs, config)
+    write_lines(sys.stdout, (f"LECO: {line}" for line in _facts(plan, config)))
+    with stop_on_signal() as stop:
+        mixed: Any = type("LecoTrainer", (TrainerMixin, host.trainer), {})
+        trainer = mixed(config, host.callbacks(), host.commands())
+        trainer.leco_host, trainer.leco_plan, trainer.leco_wants_stop = host, plan, lambda: stop.asked
+        return _train(trainer, config, stop)
+
+
+def _plan(flags: Flags, pairs: tuple[PromptPair, ...], config: Any) -> Plan:
+    flow = config.model_type.is_flow_matching()
+    if flow and flags.sampler:
+        raise ConfigError(
+            f"--noise-scheduler {flags.sampler}: {config.model_type} is a flow, walked by Euler's steps",
+            fix="remove it",
+        )
+    return Plan(
+        pairs=pairs,
+        leco=flags.leco,
+        settings=host_config.step_settings(config, flags.leco),
+        sampler="flow" if flow else flags.sampler or "ddim",
+        epoch_steps=flags.epoch_steps,
+        seed=draw_seed() if flags.seed is None else flags.seed,
+    )
+
+
+def _facts(plan: Plan, config: Any) -> Iterator[str]:
+    leco, epochs = plan.leco, config.epochs
+    yield f"{len(plan.pairs)} pairs, seed {plan.seed}"
+    yield f"{epochs} epochs of {plan.epoch_steps} steps, {epochs * plan.epoch_steps} steps in all"
+    yield f"{leco.walk} walks of {leco.max_denoising_steps} {plan.sampler} steps at {leco.denoise_guidance_scale:g}"
+
+
+def _train(trainer: Any, config: Any, stop: Stop) -> int:
+    """The host's sequence; what a run that was broken off leaves follows the host's rule."""
+    trainer.start()
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        if config.backup_before_save:
+            trainer.end()
+        raise
+    trainer.end()
+    if stop.asked:
+        return INTERRUPTED
+    write_lines(sys.stderr, (f"warning: {complaint}" for complaint in trainer.leco_complaints()))
+    return DONE

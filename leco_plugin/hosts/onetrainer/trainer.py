@@ -1,0 +1,111 @@
+"""The mixin on the host's trainer: our setup, our steps in the place of its pictures, our state in its backups."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leco_plugin.engine.concepts import distinct_prompts
+from leco_plugin.hosts.onetrainer import run
+from leco_plugin.hosts.onetrainer.contract import Base, Host
+from leco_plugin.hosts.onetrainer.setup import LecoMixin
+from leco_plugin.streams import write_lines
+
+
+class TrainerMixin(Base):  # type: ignore[misc]
+    """Stands before the host's trainer class; the three attributes are set before it starts."""
+
+    leco_host: Host
+    leco_plan: run.Plan
+    leco_wants_stop: Callable[[], bool]
+
+    def create_model_setup(self) -> Any:
+        """The host's setup class for the model type, with our mixin before it."""
+        own = self.leco_host.create.get_model_setup_class(self.config.model_type, self.config.training_method)
+        mixed = type(f"Leco{own.__name__}", (LecoMixin, own), {})
+        setup: Any = mixed(self.train_device, self.temp_device, self.config.debug_mode)
+        setup.leco_seed = self.leco_plan.seed
+        return setup
+
+    def create_data_loader(
+        self, model: Any, model_setup: Any, train_progress: Any, is_validation: bool = False
+    ) -> StepLoader:
+        """Encode the prompts, begin the walks or go on with those of a backup, and count steps."""
+        scaled = self.leco_host.grad_scaling(self.config.train_dtype, model.parameters.parameters())
+        self._leco = run.begin(
+            self.leco_plan,
+            model_setup,
+            model,
+            self.config,
+            scaled=scaled,
+            stop=self.commands.stop,
+            wants_stop=self.leco_wants_stop,
+        )
+        model_setup.leco = self._leco
+        backup = self.config.get_last_backup_path() if self.config.continue_last_backup else None
+        if backup:
+            self._leco.restore(Path(backup))
+        write_lines(sys.stderr, self._unread())
+        return StepLoader(train_progress, self.leco_plan.epoch_steps, self.config.batch_size)
+
+    def leco_complaints(self) -> list[str]:
+        """What a user has to know of a run that went to its end: at best nothing."""
+        return self._leco.progress.complaints()
+
+    def create_model_saver(self) -> Any:
+        """The host's, which our state is written after."""
+        return StateSaver(super().create_model_saver(), self._leco)
+
+    def _unread(self) -> Iterator[str]:
+        denoiser, pairs = self._leco.denoiser, self.leco_plan.pairs
+        for prompt in denoiser.truncated([*distinct_prompts(pairs), *self.leco_plan.leco.preserve]):
+            unseen = denoiser.cut(prompt)
+            yield f"warning: the model reads only the beginning of this prompt: {prompt!r}; not {unseen!r}"
+
+
+@dataclass(frozen=True)
+class StepLoader:
+    """Stands for the host's data set and its loader: one empty batch per step."""
+
+    progress: Any
+    """The host's train progress, which says where in an epoch a continued run is."""
+    steps: int
+    batch_size: int
+
+    def get_data_set(self) -> StepLoader:
+        """Itself."""
+        return self
+
+    def get_data_loader(self) -> StepLoader:
+        """Itself."""
+        return self
+
+    def start_next_epoch(self) -> None:
+        """Nothing is cached."""
+
+    def approximate_length(self) -> int:
+        """Steps of an epoch."""
+        return self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for _ in range(self.progress.epoch_step, self.steps):
+            yield {"concept_type": ["STANDARD"] * self.batch_size}
+
+
+@dataclass(frozen=True)
+class StateSaver:
+    """The host's saver; a backup gets our state, too."""
+
+    own: Any
+    leco: run.Run
+
+    def save(
+        self, model: Any, model_type: Any, output_model_format: Any, output_model_destination: str, dtype: Any
+    ) -> None:
+        """Save as the host does; what a backup fails with is the host's to report."""
+        self.own.save(model, model_type, output_model_format, output_model_destination, dtype)
+        if str(output_model_format) == "INTERNAL":
+            self.leco.write(Path(output_model_destination), model.train_progress.global_step)
