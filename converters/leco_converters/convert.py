@@ -149,7 +149,7 @@ def _check_prompts(plan: Plan, folder: Path) -> int:
     """Read the prompts as a prompt file is read; raises ConfigError at their places in the source."""
     tree, path = plain(plan.prompts), plan.prompt_source.path
     findings = Findings(path)
-    pairs = read_prompts(tree, findings, folder)
+    pairs = read_prompts(tree, findings, folder).pairs
     if findings.errors:
         # the lines are only looked up where they are needed: a large file has many
         findings = Findings(path, _lines(plan.prompts))

@@ -15,7 +15,7 @@ from leco_plugin.config.blame import blame
 from leco_plugin.config.files import Document, read_document
 from leco_plugin.config.findings import Findings, Key, did_you_mean, in_file_order
 from leco_plugin.config.prompt_keys import ROOT_KEYS
-from leco_plugin.config.prompts import read_prompts
+from leco_plugin.config.prompts import check_preserve, read_prompts
 from leco_plugin.config.schema import JobConfig, LecoConfig, PromptPair
 from leco_plugin.config.values import describe
 from leco_plugin.errors import ConfigError, Problem
@@ -32,6 +32,7 @@ class LoadedPrompts:
 
     path: Path
     pairs: tuple[PromptPair, ...]
+    preserve: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
 
@@ -89,13 +90,14 @@ def build_prompts(document: Document) -> LoadedPrompts:
     if _is_job(document.tree):
         findings.error((), "this is a job file, not a prompt file", "give the file that its prompts_file names")
         findings.raise_errors()
-    pairs = read_prompts(document.tree, findings, document.path.parent)
+    prompts = read_prompts(document.tree, findings, document.path.parent)
     findings.raise_errors()
     if document.path.suffix.lower() == ".toml":
         difference = toml_file.sd_scripts_reading(document.text, document.tree)
         if difference:
             findings.warn((), difference, "only matters if sd-scripts shall read this file too")
-    return LoadedPrompts(document.path, pairs, tuple(in_file_order(findings.warnings)))
+    warnings = tuple(in_file_order(findings.warnings))
+    return LoadedPrompts(document.path, prompts.pairs, prompts.preserve, warnings)
 
 
 def build_job(document: Document, overrides: Mapping[str, object] | None = None) -> Loaded:
@@ -135,6 +137,7 @@ class _JobBuilder:
         self._findings = findings
         self.prompt_errors: list[Problem] = []
         self.prompt_warnings: list[Problem] = []
+        self._preserved: tuple[str, ...] = ()
 
     def build(self, overrides: Mapping[str, object]) -> JobConfig | None:
         config = self._config()
@@ -232,7 +235,7 @@ class _JobBuilder:
             fix = "write prompts_file, or targets or prompts below leco"
             self._findings.error(key, "there are no prompts", fix)
             return ()
-        return read_prompts(inline, self._findings, self._document.path.parent, base=key, options=_OPTIONS)
+        return read_prompts(inline, self._findings, self._document.path.parent, base=key, options=_OPTIONS).pairs
 
     def _prompts_file(self, name: object, inline: Mapping[str, object], key: Key) -> tuple[PromptPair, ...]:
         for extra in inline:
@@ -252,6 +255,7 @@ class _JobBuilder:
             self._note_prompt_errors(error, (*key, "prompts_file"), self._document.path.parent / name)
             return ()
         self.prompt_warnings += loaded.warnings
+        self._preserved = loaded.preserve
         return loaded.pairs
 
     def _note_prompt_errors(self, error: ConfigError, key: Key, path: Path) -> None:
@@ -272,11 +276,18 @@ class _JobBuilder:
         settings["pairs"] = pairs or (PromptPair(target="", positive=""),)
         settings["meta"] = self._meta()
         try:
-            return JobConfig.model_validate(settings)
+            job = JobConfig.model_validate(settings)
+            check_preserve(job.pairs, job.leco.preserve, (*key, "leco", "preserve"), self._findings)
+            return self._with_preserved(job)
         except ValidationError as error:
             for detail in error.errors(include_url=False):
                 blame(detail, ("config",) if detail["loc"][:1] == ("name",) else key, self._findings)
             return None
+
+    def _with_preserved(self, job: JobConfig) -> JobConfig:
+        """What the job and its prompt file preserve adds up."""
+        together = tuple(dict.fromkeys((*job.leco.preserve, *self._preserved)))
+        return job.model_copy(update={"leco": job.leco.model_copy(update={"preserve": together})})
 
     def _meta(self) -> dict[str, str]:
         """Take over ai-toolkit's `meta` section as text; its placeholders are not filled in."""

@@ -14,7 +14,9 @@ _COMMON = frozenset(
 NEUTRAL_LISTS = ("neutrals", "neutral_prompt_file", "prompt_file")
 _PROMPT = _COMMON | {"target", "unconditional", "action"}
 _SLIDER = _COMMON | {"target_class", "negative", "resolutions"}
-ROOT_KEYS = _PROMPT | _SLIDER | {*NEUTRAL_LISTS, "prompts", "targets", "slider"}
+FOR_ALL = frozenset({"preserve"})
+"""What stands at the top only, since it holds for all entries."""
+ROOT_KEYS = _PROMPT | _SLIDER | {*NEUTRAL_LISTS, "prompts", "targets", "slider"} | FOR_ALL
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,16 @@ class Kind:
                 findings.unknown((*key, name), {guess} if guess else known)
 
 
+_HOLDS_FOR_ALL = dict.fromkeys(FOR_ALL, ("holds for all prompts", "move it to the top of the file"))
 _ON_PROMPTS = {
+    **_HOLDS_FOR_ALL,
     "negative": ("only sliders have a negative side", "write unconditional, or target_class for a slider"),
     "target_class": ("only sliders have a target_class, and this one is read as a prompt entry", "write target"),
     "resolutions": ("only sliders take several sizes", "write resolution, and one entry per size"),
     **dict.fromkeys(NEUTRAL_LISTS, ("only sliders take several neutrals", "write neutral, and one entry per neutral")),
 }
 _ON_SLIDERS = {
+    **_HOLDS_FOR_ALL,
     "target": ("a slider does not read this key", "write target_class, or put a prompt entry in [[prompts]]"),
     "action": ("a slider sets the action of its pairs itself", "remove it, or swap positive and negative"),
     "unconditional": ("a slider measures each side against the other", "write the other side as negative"),
@@ -65,9 +70,9 @@ _ON_PROMPTS_SLIDERS = {
 PROMPT_ENTRY = Kind(_PROMPT, _ON_PROMPTS)
 SLIDER_ENTRY = Kind(_SLIDER | set(NEUTRAL_LISTS), _ON_SLIDERS)
 SLIDER_IN_PROMPTS = Kind(_SLIDER, _ON_PROMPTS_SLIDERS)
-ROOT_OF_PROMPTS = Kind(_PROMPT | {"prompts"}, _NOT_BESIDE_PROMPTS)
-ROOT_OF_PROMPT_TARGETS = Kind(_PROMPT | {"targets"}, _ON_PROMPTS)
-ROOT_OF_SLIDERS = Kind(_SLIDER | {"targets", *NEUTRAL_LISTS}, _ON_SLIDERS)
+ROOT_OF_PROMPTS = Kind(_PROMPT | FOR_ALL | {"prompts"}, _NOT_BESIDE_PROMPTS)
+ROOT_OF_PROMPT_TARGETS = Kind(_PROMPT | FOR_ALL | {"targets"}, _ON_PROMPTS)
+ROOT_OF_SLIDERS = Kind(_SLIDER | FOR_ALL | {"targets", *NEUTRAL_LISTS}, _ON_SLIDERS)
 ROOT_OF_NOTHING = Kind(ROOT_KEYS, {})
 ROOT_OF_SLIDER_TABLE = Kind(
     frozenset({"slider"}),

@@ -23,22 +23,42 @@ _MOST_PAIRS = 100_000
 Table = Mapping[str, object]
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """What a prompt file asks for."""
+
+    pairs: tuple[PromptPair, ...] = ()
+    preserve: tuple[str, ...] = ()
+
+
 def read_prompts(
     tree: object, findings: Findings, folder: Path, *, base: Key = (), options: Collection[str] = ()
-) -> tuple[PromptPair, ...]:
-    """Return the pairs of a prompt tree; errors and warnings go to ``findings``.
+) -> Prompts:
+    """Return the pairs of a prompt tree and what it preserves; errors and warnings go to ``findings``.
 
-    The pairs count only where ``findings`` has no errors. ``folder`` is what neutral files are relative to,
+    They count only where ``findings`` has no errors. ``folder`` is what neutral files are relative to,
     ``base`` the key of the tree in its file, and ``options`` names that a misspelt key may be meant to be too.
     """
     if tree is None or tree == {} or tree == []:
         findings.error(base, "there are no prompts", 'write [[prompts]] and below it target = "..."')
-        return ()
+        return Prompts()
     if not isinstance(tree, dict):
         fix = "start with prompts: or targets:" if isinstance(tree, list) else "write key = value lines"
         findings.error(base, f"must be a table of keys, not {describe(tree)}", fix)
-        return ()
-    return _Reader(findings, folder, {base: frozenset(options)}).read(tree, base)
+        return Prompts()
+    reader = _Reader(findings, folder, {base: frozenset(options)})
+    pairs = reader.read(tree, base)
+    check_preserve(pairs, reader.preserve, (*reader.top, "preserve"), findings)
+    return Prompts(pairs, reader.preserve)
+
+
+def check_preserve(pairs: Sequence[PromptPair], preserve: Sequence[str], key: Key, findings: Findings) -> None:
+    """Refuse to preserve what a pair is to change."""
+    targets = {pair.target for pair in pairs if not pair.keeps}
+    for number, prompt in enumerate(preserve):
+        if prompt in targets:
+            message = f"{prompt!r} is to be kept as it is, and is a target that is to change"
+            findings.error((*key, number), message, "remove one of the two")
 
 
 @dataclass
@@ -47,6 +67,10 @@ class _Reader:
     folder: Path
     options: Mapping[Key, frozenset[str]]
     """Further keys that may stand in the table with this key."""
+    preserve: tuple[str, ...] = ()
+    """What the table at the top preserves."""
+    top: Key = ()
+    """Its key."""
 
     def read(self, root: Table, base: Key) -> tuple[PromptPair, ...]:
         if "prompts" in root:
@@ -63,7 +87,7 @@ class _Reader:
     def _read_prompts(self, root: Table, base: Key) -> tuple[PromptPair, ...]:
         """Read `[[prompts]]`: each entry is a slider if it has a target_class, else a prompt."""
         keys.ROOT_OF_PROMPTS.check(root, base, self.findings, self.options.get(base, ()))
-        top = self._entry(root, base)
+        top = self._top(root, base)
         pairs: list[PromptPair] = []
         entries = self._entries(root, base, "prompts")
         for entry in entries:
@@ -78,7 +102,7 @@ class _Reader:
 
     def _read_targets(self, root: Table, base: Key) -> tuple[PromptPair, ...]:
         """Read `[[targets]]` or a flat table; the first entry says whether all are prompts or all are sliders."""
-        top = self._entry(root, base)
+        top = self._top(root, base)
         if "targets" in root:
             entries = self._entries(root, base, "targets")
         elif "target" in root or "target_class" in root:
@@ -96,7 +120,8 @@ class _Reader:
                 root, base, self.findings, self.options.get(base, ())
             )
         for entry in entries:
-            kind.check(entry.table, entry.key, self.findings, self.options.get(entry.key, ()))
+            also = {*self.options.get(entry.key, ()), *(keys.FOR_ALL if flat else ())}
+            kind.check(entry.table, entry.key, self.findings, also)
         read = self._prompts_of if is_prompt else self._sliders_of
         return tuple(read(entries, top))
 
@@ -218,6 +243,11 @@ class _Reader:
             else:
                 self.findings.error((*key, index), f"must be a table, not {describe(item)}", f"write [[{name}]]")
         return entries
+
+    def _top(self, table: Table, key: Key) -> Entry:
+        entry = self._entry(table, key)
+        self.preserve, self.top = entry.own.preserve or (), key
+        return entry
 
     def _entry(self, table: Table, key: Key) -> Entry:
         return Entry(key, table, read_values(table, key, self.findings))

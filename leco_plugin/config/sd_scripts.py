@@ -12,7 +12,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from leco_plugin.config.blame import blame
-from leco_plugin.config.build import load_prompts
+from leco_plugin.config.build import LoadedPrompts, load_prompts
 from leco_plugin.config.files import read_document
 from leco_plugin.config.findings import Findings, did_you_mean
 from leco_plugin.config.schema import JobConfig, PromptPair
@@ -147,9 +147,11 @@ class _Reader:
         settings: dict[str, object] = {"model.is_xl": sdxl, "save.max_step_saves_to_keep": None}
         settings |= {to: self.values[name] for name, to in options() if name in self.values}
         settings |= self._precision() | self._attention() | self._optimizer() | self._network()
-        pairs, warnings = self._prompts()
+        prompts = self._prompts()
+        if prompts:
+            settings["leco.preserve"] = prompts.preserve
         tree = _nested(settings)
-        tree["pairs"] = pairs or (PromptPair(target="", positive=""),)
+        tree["pairs"] = prompts.pairs if prompts else (PromptPair(target="", positive=""),)
         job = None
         try:
             job = JobConfig.model_validate(tree)
@@ -157,18 +159,17 @@ class _Reader:
             self._blame(error)
         if self.errors or job is None:
             raise ConfigError(self.errors)
-        return FlagsJob(job, tuple(self.notes), warnings)
+        return FlagsJob(job, tuple(self.notes), prompts.warnings if prompts else ())
 
-    def _prompts(self) -> tuple[tuple[PromptPair, ...], tuple[Problem, ...]]:
+    def _prompts(self) -> LoadedPrompts | None:
         path = self.values.get("prompts_file")
         if not isinstance(path, str):
-            return (), ()
+            return None
         try:
-            loaded = load_prompts(path)
+            return load_prompts(path)
         except ConfigError as error:
             self.errors += error.problems
-            return (), ()
-        return loaded.pairs, loaded.warnings
+            return None
 
     def _precision(self) -> dict[str, object]:
         mixed = self.values.get("mixed_precision", "no")

@@ -45,6 +45,7 @@ class Values:
     dynamic_crops: bool | None = None
     multiplier: float | None = None
     weight: float | None = None
+    preserve: tuple[str, ...] | None = None
 
     def over(self, defaults: Values) -> Values:
         """Return these values, with the defaults where this table does not say."""
@@ -74,6 +75,7 @@ def read_values(table: Mapping[str, object], key: Key, findings: Findings) -> Va
         dynamic_crops=reader.switch("dynamic_crops"),
         multiplier=reader.number("multiplier"),
         weight=reader.number("weight"),
+        preserve=reader.texts("preserve"),
     )
 
 
