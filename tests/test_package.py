@@ -96,7 +96,16 @@ def test_an_error_shows_place_problem_and_fix():
     assert LecoError("no", fix="yes").problems == (Problem(None, "no", "yes"),)
 
 
-@pytest.mark.parametrize("module", ["leco_plugin", "leco_plugin.cli", "leco_plugin.config.build", "leco_plugin.tiny"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "leco_plugin",
+        "leco_plugin.cli",
+        "leco_plugin.config.build",
+        "leco_plugin.tiny",
+        "leco_plugin.hosts.ai_toolkit.checkout",
+    ],
+)
 def test_light_modules_are_light(module):
     """Importing them loads neither torch nor numpy nor PIL nor rich."""
     script = f"import sys, {module}; print(sorted({{'torch', 'numpy', 'PIL', 'rich', 'diffusers'}} & set(sys.modules)))"

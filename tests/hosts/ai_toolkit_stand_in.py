@@ -8,6 +8,7 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -66,10 +67,8 @@ def install() -> None:
     for module in (diffusers.utils, transformers.utils):
         for name in dir(module):
             if name.startswith("is_") and name.endswith("_available"):
-                try:
+                with suppress(Exception):
                     getattr(module, name)()
-                except Exception:  # noqa: BLE001
-                    pass
     sys.meta_path.append(_Finder())
     sys.modules.setdefault("oyaml", yaml)
     # diffusers raises at its import, since a package for video is missing
@@ -81,6 +80,6 @@ if __name__ == "__main__":
     sys.path.insert(0, ".")
     del sys.argv[0]
     if sys.argv[0] == "-c":
-        exec(sys.argv[1], {"__name__": "__main__"})  # noqa: S102
+        exec(sys.argv[1], {"__name__": "__main__"})
     else:
         runpy.run_path(sys.argv[0], run_name="__main__")

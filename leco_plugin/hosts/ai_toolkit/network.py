@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,13 +44,12 @@ class HostNetwork:
 
     def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
         """Write the LoRA in the host's format, atomically."""
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-        os.close(handle)
+        temporary = path.with_name(f".{path.stem}.part{path.suffix}")
         try:
-            self._network.save_weights(temporary, dtype=getattr(torch, dtype), metadata=dict(metadata))
+            self._network.save_weights(str(temporary), dtype=getattr(torch, dtype), metadata=dict(metadata))
             os.replace(temporary, path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def takes_rows(config: Any, *, arch_takes_rows: bool) -> bool:
