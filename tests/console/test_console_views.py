@@ -15,7 +15,7 @@ from rich.console import Console
 from leco_plugin.console import figures, plugin
 from leco_plugin.console.plain_view import PlainView
 from leco_plugin.console.rich_view import RichView
-from leco_plugin.events import Event, RunEnded, RunStarted, Saved, StepDone, Warned
+from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 
 STARTED = RunStarted("size [1]", 100, (("model", "builtin:tiny"), ("prompts", "'a [red] star', 'étoile'")))
 ENDED = RunEnded(Path("out/size.safetensors"), 100, 83.4, interrupted=False)
@@ -207,3 +207,17 @@ def test_the_pace_is_smoothed_and_counts_steps_between_events():
     slower = pace.add(StepDone(40, 100, 0.1, 0.1, None, 20, 3.0, 0))
     assert 20 / 3 < slower[0] < 20
     assert 6.0 < slower[1] < 18.0
+
+
+def strip(number: int) -> PicturesDrawn:
+    return PicturesDrawn(Path(f"out/samples/s-{number}.png"), 20, "a [red] star", (0,), (0.0, 1.0), number, 3)
+
+
+def test_pictures_get_one_line_when_the_last_of_them_is_there():
+    """With the folder that they are in; on a terminal the bar says which is being drawn."""
+    assert plain(strip(1), strip(2)) == []
+    line = f"drew 3 files in {Path('out/samples')} (step 20)"
+    assert plain(strip(1), strip(2), strip(3)) == [line]
+    screen = rich(STARTED, strip(1), strip(2), ENDED)
+    assert "drawing 2/3" in screen
+    assert line in rich(STARTED, strip(1), strip(2), strip(3), ENDED)
