@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from models import Recorder, seeded, tiny_job
+from small_models import model_folder
+from tiny_flow import z_image_folder
 
 from leco_plugin.config.build import load_prompts
 from leco_plugin.events import StepDone
@@ -170,6 +175,80 @@ def test_the_first_losses_are_those_of_the_builtin_host(place, tmp_path, leco, s
         network={"linear": 4, "linear_alpha": 2.0, "network_weights": start},
         leco=leco,
     )
-    print("built-in", expected, "OneTrainer", place.losses(), sep="\n")
     assert place.losses() == pytest.approx(expected, rel=1e-4)
     assert len(expected) == 20
+
+
+SAMPLE = {"enabled": True, "prompt": "circle", "width": 64, "height": 64, "diffusion_steps": 2, "seed": 1}
+FAMILIES = {
+    "sd1": ("STABLE_DIFFUSION_15", "epsilon"),
+    "sd2": ("STABLE_DIFFUSION_21", "v_prediction"),
+    "sdxl": ("STABLE_DIFFUSION_XL_10_BASE", "epsilon"),
+    "z-image": ("Z_IMAGE", ""),
+}
+
+
+def model_of(family: str, folder: Path) -> Path:
+    """A random model of a few channels, as the host loads it."""
+    if family != "z-image":
+        path, _ = model_folder(family, folder, prediction_type=FAMILIES[family][1])
+        for weights in path.glob("text_encoder*/model.safetensors"):
+            # the names that the models in use have; newer transformers write others than the host's reads
+            named = {re.sub(r"^(?!text_)", "text_model.", key): value for key, value in read_tensors(weights).items()}
+            write_tensors(weights, named, {"format": "pt"})
+        return path
+    path = z_image_folder(folder / "model")
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(path / "scheduler")
+    # the host reads the tokenizer as Qwen's: bytes that merges put together
+    shutil.rmtree(path / "tokenizer")
+    (path / "tokenizer").mkdir()
+    vocabulary = {chr(code): number for number, code in enumerate(range(33, 127), start=2)}
+    special = {"<|endoftext|>": 0, "\u0120": 1}
+    (path / "tokenizer" / "vocab.json").write_text(json.dumps({**special, **vocabulary}))
+    (path / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    template = "{% for message in messages %}{{ message['content'] }}!{% endfor %}"
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": "<|endoftext|>", "chat_template": template}
+    (path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+def loads(family: str, model: Path, lora: Path) -> bool:
+    """Whether diffusers takes the file, and every layer of it has an effect there."""
+    if family == "z-image":
+        tensors = read_tensors(lora)
+        return all(key.startswith("transformer.") for key in tensors)
+    kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    pipeline = kind.from_pretrained(model)
+    pipeline.load_lora_weights(lora)
+    layers = {name.partition(".lora_")[0] for name, _ in pipeline.unet.named_parameters() if ".lora_" in name}
+    return len(layers) == sum(key.endswith("alpha") for key in read_tensors(lora))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_samples_backs_up_and_resumes(place, tmp_path, family):
+    """A run that goes on from its backup writes the same file, and the file loads in diffusers."""
+    model = model_of(family, tmp_path)
+    config = {
+        "model_type": FAMILIES[family][0],
+        "base_model_name": str(model),
+        "output_model_format": "DIFFUSERS_LORA" if family == "z-image" else "KOHYA_LORA",
+        "samples": [SAMPLE],
+        **{"sample_after": 3, "sample_after_unit": "STEP", "backup_after": 4, "backup_after_unit": "STEP"},
+        "dropout_probability": 0.1,
+        "ema": "CPU",
+        "epochs": 2,
+    }
+    flags = ["--epoch-steps", "3", "--leco", "walk=pool", "--leco", "pool_size=3", "--leco", "max_denoising_steps=6"]
+    place.run(config, *flags)
+    first = read_tensors(place.lora)
+    assert all(tensor.isfinite().all() for tensor in first.values())
+    assert any(tensor.abs().max() > 0 for key, tensor in first.items() if "up" in key or "lora_B" in key)
+    assert loads(family, model, place.lora)
+    assert list((place.folder / "workspace" / "samples").rglob("*.*g"))
+    (backup,) = (place.folder / "workspace" / "backup").iterdir()
+    assert "-backup-3-1-0" in backup.name
+    place.lora.unlink()
+    said = place.run({**config, "continue_last_backup": True}, *flags)
+    assert "Continuing training from backup" in said
+    again = read_tensors(place.lora)
+    assert all(torch.equal(first[key], again[key]) for key in first)
