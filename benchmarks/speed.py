@@ -2,11 +2,13 @@
 
     python benchmarks/speed.py tiny sd15            # CPU
     python benchmarks/speed.py sd15 --pixels 512 --dtype bf16 --device cuda
+    python benchmarks/speed.py sdxl --pixels 1024 --dtype bf16 --device cuda --checkpointing
 
 The baselines are straight lines written from what those trainers do in a step:
 `sd-scripts` walks with gradients on, so that backward runs through the whole chain, and computes an unconditional
 row with every prediction, also at guidance 1; `LECO` does the latter only. Weights are random but for `tiny`:
-speed does not depend on them.
+speed does not depend on them. The last column holds the arithmetic of a pool step against what this machine does
+in a bare matrix product, measured in the same run.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
@@ -26,14 +29,17 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Generator, Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
-from leco_plugin.config.schema import PromptPair
-from leco_plugin.core.walk import FreshWalks, PoolWalks, Walk, guided
+from leco_plugin.config.schema import LecoConfig, PromptPair
+from leco_plugin.core.walk import FreshWalks, Walk, guided, walk_to
 from leco_plugin.engine.concepts import Concept
 from leco_plugin.engine.rows import Model
 from leco_plugin.engine.step import LecoStep, StepSettings
+from leco_plugin.engine.walks import make_walks
 from leco_plugin.families.load import load_model
 from leco_plugin.families.sd import SDDenoiser
+from leco_plugin.families.sdxl import SDXLDenoiser
 from leco_plugin.families.text import TensorTable
 from leco_plugin.network.peft_lora import PeftLora
 
@@ -41,10 +47,7 @@ SCHEDULER = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
     "steps_offset": 1, "set_alpha_to_one": False, "prediction_type": "epsilon", "timestep_spacing": "leading",
 }  # fmt: skip
-SD15 = {
-    "cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280),
-    "sample_size": 64, "layers_per_block": 2,
-}  # fmt: skip
+FULL_SIZE = {"sd15": "sd1", "sdxl": "sdxl"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -58,8 +61,8 @@ class Meter:
     peak_bytes: int = 0
 
 
-class Counting(SDDenoiser):
-    """A denoiser that tells a meter of every call and row."""
+class Counting:
+    """Mixed into a denoiser: tells a meter of every call and row."""
 
     meter: Meter | None = None
 
@@ -67,14 +70,22 @@ class Counting(SDDenoiser):
         if self.meter is not None:
             self.meter.rows += len(latents)
             self.meter.calls += 1
-        return super().predict(latents, timesteps, text, sizes)
+        return super().predict(latents, timesteps, text, sizes)  # type: ignore[misc, no-any-return]
+
+
+class CountingSD(Counting, SDDenoiser):
+    """Stable Diffusion 1.x."""
+
+
+class CountingSDXL(Counting, SDXLDenoiser):
+    """SDXL."""
 
 
 @dataclass
 class Bench:
     """One model with a LoRA on it, and one pair to train."""
 
-    denoiser: Counting
+    denoiser: CountingSD | CountingSDXL
     network: PeftLora
     table: TensorTable
     pair: PromptPair
@@ -104,20 +115,17 @@ def ours(bench: Bench, kind: str, pool_size: int) -> Callable[[int], None]:
     """Our step with fresh walks, which take the stop that they are given, or with the pool."""
     step, generator = bench.walker(), Generator().manual_seed(0)
     if kind == "pool":
-        pool = PoolWalks(
-            lambda pair: step.begin(pair, generator), step.guide,
-            pairs=1, steps=bench.steps, size=pool_size, per_step=1, generator=generator,
-        )  # fmt: skip
+        leco = LecoConfig(walk="pool", max_denoising_steps=bench.steps, pool_size=pool_size)
+        pool = make_walks(leco, step, [bench.pair], generator)
         return lambda stop: _drop(step.run(pool, bench.backward))
 
     class GivenStop(FreshWalks):
         stop = 1
 
-        def _walk(self) -> Walk:
-            walk = step.begin(0, generator)
-            for _ in range(self.stop):
-                walk.advance(step.guide(walk))
-            return walk
+        def draw(self) -> list[Walk]:
+            walks = [step.begin(0, generator)]
+            walk_to(walks, [self.stop], step.guide)
+            return walks
 
     fresh = GivenStop(step.begin, step.guide, pairs=1, steps=bench.steps, per_step=1, generator=generator)  # type: ignore[arg-type]
 
@@ -201,16 +209,19 @@ def make_bench(name: str, kind: str, options: argparse.Namespace) -> Bench:
         unet = load_model("builtin:tiny", dtype=options.dtype, device=device).module
         pixels, width = 64, 64
     else:
+        config = json.loads(files("leco_plugin.families.configs").joinpath(f"{FULL_SIZE[name]}.json").read_text())
         with torch.device(device):
-            unet = UNet2DConditionModel(**SD15).to(torch_dtype)
-        pixels, width = options.pixels, 768
+            unet = UNet2DConditionModel.from_config(config["unet"]).to(torch_dtype)
+        pixels, width = options.pixels, unet.config.cross_attention_dim
     unet.requires_grad_(False)
     if options.checkpointing:
         unet.train()
         unet.enable_gradient_checkpointing()
-    denoiser = Counting(Path(), unet, SCHEDULER, device)
+    pooled = torch.randn(3, 1280).to(device, torch_dtype) if name == "sdxl" else None
+    denoiser = (CountingSDXL if name == "sdxl" else CountingSD)(Path(), unet, SCHEDULER, device)
     network = PeftLora(unet, rank=8, alpha=4.0, seed=0)
-    table = TensorTable(torch.randn(3, 77, width, generator=Generator().manual_seed(0)).to(device, torch_dtype))
+    text = torch.randn(3, 77, width, generator=Generator().manual_seed(0)).to(device, torch_dtype)
+    table = TensorTable(text, pooled)
     prompts = ("a", "a") if kind == "erase" else ("", "a")
     pair = PromptPair(target=prompts[0], positive=prompts[1], resolution=(pixels, pixels), batch_size=options.batch)
     return Bench(denoiser, network, table, pair, options.steps)
@@ -256,6 +267,28 @@ def counted(bench: Bench, options: argparse.Namespace, steps: int) -> tuple[floa
     return meter.rows / steps / options.batch, meter.calls / steps
 
 
+def arithmetic(bench: Bench, options: argparse.Namespace, seconds: float) -> str:
+    """What the step does of what the machine can: its TFLOP/s beside those of a large matrix product."""
+    one, device = ours(bench, "pool", options.pool_size), bench.denoiser.device
+    bench.denoiser.meter = None
+    one(0)  # the pool is filled
+    with FlopCounterMode(display=False) as counter:
+        one(0)
+    side = 8192 if device.type == "cuda" else 1024
+    left, right = torch.randn(2, side, side, device=device, dtype=DTYPES[options.dtype])
+    best = min(_time(lambda: left @ right, device) for _ in range(10))
+    done, ceiling = counter.get_total_flops() / seconds / 1e12, 2 * side**3 / best / 1e12
+    return f"pool: {done:.3g} TFLOP/s, {done / ceiling:.0%} of the {ceiling:.3g} TFLOP/s of a bare matrix product"
+
+
+def _time(run: Callable[[], object], device: torch.device) -> float:
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
 def table(meters: dict[str, Meter], batch: int) -> str:
     """Markdown; ratios are to sd-scripts and to LECO in the same run."""
     pace = {name: 1 / fmean(meter.seconds) for name, meter in meters.items()}
@@ -275,7 +308,8 @@ def table(meters: dict[str, Meter], batch: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", choices=["tiny", "sd15"])
+    parser.add_argument("models", nargs="+", choices=["tiny", *FULL_SIZE])
+    parser.add_argument("--kinds", nargs="+", default=["erase", "slider"], choices=["erase", "slider"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
     parser.add_argument("--pixels", type=int, default=64)
@@ -291,11 +325,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     found: dict[str, object] = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
     for name in options.models:
-        for kind in ("erase", "slider"):
+        for kind in options.kinds:
             bench = make_bench(name, kind, options)
             meters = compare(bench, options)
             print(f"\n{name}, {kind}, {bench.pair.resolution[0]} px, batch {options.batch}, N = {options.steps}, "
                   f"{options.dtype}, {options.device}, {torch.get_num_threads()} threads\n\n{table(meters, options.batch)}", flush=True)  # fmt: skip # noqa: E501
+            print(f"\n{arithmetic(bench, options, fmean(meters['pool'].seconds))}", flush=True)
             found[f"{name} {kind}"] = {k: [m.seconds, m.rows, m.calls, m.peak_bytes] for k, m in meters.items()}
             if name == "tiny":
                 rows, calls = counted(bench, options, 500)
