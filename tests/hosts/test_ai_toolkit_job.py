@@ -85,6 +85,7 @@ def test_no_family_is_two_things() -> None:
         ("training_folder: output", "datasets: [{folder_path: a}]", "would ignore datasets"),
         ("lr: 1e-4", "lr: 1e-4, diff_output_preservation: true", "diff_output_preservation means nothing"),
         ("lr: 1e-4", "lr: 1e-4, gradient_accumulation_steps: 4", "drops all gradients but the last"),
+        ("lr: 1e-4", "lr: 1e-4, noise_scheduler: flowmatch", "cannot be the sampler of sd1's walks"),
         ("lr: 1e-4", "lr: 1e-4, loss_type: wavelet", "'wavelet' compares pictures"),
     ],
 )
@@ -97,6 +98,12 @@ def test_options_that_would_do_nothing_are_refused(old: str, new: str, message: 
     read(
         JOB.replace("training_folder: output", "datasets: []").replace("1e-4", "1e-4, diff_output_preservation: false")
     )
+
+
+def test_flow_models_have_their_own_sampler() -> None:
+    """The UI writes flowmatch, an older job ddpm; neither is looked at."""
+    for name in ("flowmatch", "ddpm"):
+        assert read(JOB, arch="flux", noise_scheduler=name).section.pairs
 
 
 def test_an_error_has_the_line_of_the_job_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

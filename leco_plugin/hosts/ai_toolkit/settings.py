@@ -6,15 +6,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from leco_plugin.config.build import LoadedSection, build_section
 from leco_plugin.config.files import Document, read_document
+from leco_plugin.config.schema import TrainConfig
 from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, LecoError
-from leco_plugin.hosts.ai_toolkit.architectures import check_architecture
+from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, check_architecture
 
+SAMPLERS: tuple[str, ...] = get_args(TrainConfig.model_fields["noise_scheduler"].annotation)
 _LOSSES: Mapping[str, LossType] = {"mse": "l2", "l2": "l2", "mae": "l1", "l1": "l1", "pseudo_huber": "huber"}
 _REFUSED = {
     "train_text_encoder": "remove it: LECO trains the diffusion model alone",
@@ -53,6 +55,7 @@ def read_job(job: Any, number: int, train: Any, model: Any) -> HostJob:
     process = job.raw_config["config"]["process"][number]
     check_architecture(model.arch)
     _check_host_options(process)
+    _check_sampler(train.noise_scheduler, model.arch)
     section = build_section(_document(job), number)
     if train.loss_type not in _LOSSES:
         raise ConfigError(f"train.loss_type {train.loss_type!r} compares pictures", fix="use mse, mae or pseudo_huber")
@@ -77,6 +80,13 @@ def _check_host_options(process: Mapping[str, Any]) -> None:
     if int(train.get("gradient_accumulation_steps") or 1) != 1:
         message = "with train.gradient_accumulation_steps the host drops all gradients but the last"
         raise ConfigError(message, fix="use gradient_accumulation, which averages over so many pairs")
+
+
+def _check_sampler(name: str, arch: str) -> None:
+    """Flow models have one sampler, whatever the job says."""
+    if arch in DIFFUSION and name not in SAMPLERS:
+        message = f"train.noise_scheduler {name!r} cannot be the sampler of {arch}'s walks"
+        raise ConfigError(message, fix=f"choose one of {', '.join(SAMPLERS)}")
 
 
 def _document(job: Any) -> Document:
