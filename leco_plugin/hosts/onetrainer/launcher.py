@@ -10,7 +10,7 @@ from leco_plugin.config.build import load_prompts
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.engine.loop import Stop, stop_on_signal
 from leco_plugin.engine.process import draw_seed
-from leco_plugin.errors import ConfigError
+from leco_plugin.errors import ConfigError, ModelError
 from leco_plugin.hosts.onetrainer import contract, host_config
 from leco_plugin.hosts.onetrainer.flags import Flags, read_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
@@ -29,7 +29,9 @@ def run(arguments: Sequence[str]) -> int:
     host = contract.enter(flags.root)
     config = host_config.read_config(host, flags)
     host_config.refuse(host, config)
-    refuse_strengths(config, {pair.multiplier for pair in loaded.pairs})
+    # what is preserved is so at both ends
+    strengths = {pair.multiplier for pair in loaded.pairs} | ({-1.0} if flags.leco.preserve else set())
+    refuse_strengths(config, strengths)
     write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
     plan = _plan(flags, loaded.pairs, config)
     write_lines(sys.stdout, (f"LECO: {line}" for line in _facts(plan, config)))
@@ -66,7 +68,7 @@ def _facts(plan: Plan, config: Any) -> Iterator[str]:
 
 def _train(trainer: Any, config: Any, stop: Stop) -> int:
     """The host's sequence; what a run that was broken off leaves follows the host's rule."""
-    trainer.start()
+    _start(trainer)
     try:
         trainer.train()
     except KeyboardInterrupt:
@@ -78,3 +80,13 @@ def _train(trainer: Any, config: Any, stop: Stop) -> int:
         return INTERRUPTED
     write_lines(sys.stderr, (f"warning: {complaint}" for complaint in trainer.leco_complaints()))
     return DONE
+
+
+def _start(trainer: Any) -> None:
+    try:
+        trainer.start()
+    except Exception as error:
+        # what the host raises itself; it has printed why
+        if type(error) is Exception:
+            raise ModelError(f"OneTrainer: {error}", fix="see what it says above") from None
+        raise

@@ -83,11 +83,12 @@ class HostNetwork:
 
 def refuse_strengths(config: Any, multipliers: set[float]) -> None:
     """NetworkError where the host's kind of network has only one strength, and pairs ask for others."""
-    scales = str(config.peft_type) != "OFT_2" and not config.lora_decompose and not config.lokr_weight_decompose
-    if multipliers <= {1.0} or scales:
+    kind = str(config.peft_type)
+    decomposed = {"LORA": config.lora_decompose, "LOKR": config.lokr_weight_decompose}.get(kind, False)
+    if multipliers <= {1.0} or not (decomposed or kind == "OFT_2"):
         return
     raise NetworkError(
-        "pairs are trained at other strengths than 1, which OneTrainer's OFT and weight-decomposed networks (DoRA) "
+        "prompts are trained at other strengths than 1, which OneTrainer's OFT and weight-decomposed networks (DoRA) "
         "do not have",
-        fix="choose LoRA or LoHa without 'decompose weights', or take multiplier out of the prompt file",
+        fix="choose LoRA or LoHa without weight decomposition, or take multiplier out of the prompt file",
     )

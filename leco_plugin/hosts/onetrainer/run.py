@@ -71,9 +71,10 @@ class Run:
     def loss(self) -> Tensor:
         """One step; TrainingError where its loss is not finite."""
         loss = self.gradients.handed(self.network.parameters(), self._step)
-        if not math.isfinite(float(loss)):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {float(loss)}; backups and saved files are as they were",
+                f"the loss is {value}; backups and saved files are as they were",
                 fix="try a lower learning rate, train_dtype BFLOAT_16, or a smaller guidance_scale",
             )
         if self.wants_stop():

@@ -1,0 +1,288 @@
+"""LECO's side of OneTrainer, against stand-ins that hold to the host's contract."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from models import SmallDenoiser, randn, randomize, seeded
+from onetrainer_stand_in import ALPHA, RANK, Commands, Model, Setup, Trainer, kind
+
+from leco_plugin.config.schema import LecoConfig, PromptPair
+from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.step import StepSettings
+from leco_plugin.errors import ConfigError, TrainingError
+from leco_plugin.hosts.onetrainer.gradients import Gradients
+from leco_plugin.hosts.onetrainer.run import Plan, Run, begin
+from leco_plugin.hosts.onetrainer.setup import LecoMixin
+from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
+from leco_plugin.network.layers import Size
+from leco_plugin.network.peft_lora import PeftLora
+
+PAIRS = (
+    PromptPair(target="cat", positive="cat", resolution=(64, 64), batch_size=2, guidance_scale=1.5),
+    PromptPair(target="dog", positive="a cat", neutral="dog", action="enhance", multiplier=-1.5, resolution=(64, 64)),
+)
+LECO = LecoConfig(max_denoising_steps=4)
+
+
+def config_of(folder: Path | None = None, **changes: Any) -> Any:
+    values = {
+        "model_type": kind("STABLE_DIFFUSION_15"),
+        "training_method": "LORA",
+        "train_device": "cpu",
+        "train_dtype": "FLOAT_32",
+        "debug_mode": False,
+        "epochs": 2,
+        "batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "dropout_probability": 0.0,
+        "rescale_noise_scheduler_to_zero_terminal_snr": False,
+        "continue_last_backup": False,
+        "workspace": folder,
+        "backup_at": None,
+        "get_last_backup_path": lambda: folder and str(folder / "backup"),
+    }
+    return SimpleNamespace(**{**values, **changes})
+
+
+class MixedSetup(LecoMixin, Setup):
+    leco_seed = 5
+
+
+def plan_of(pairs: Any = PAIRS, **changes: Any) -> Plan:
+    values = {"pairs": pairs, "leco": LECO, "settings": StepSettings(), "sampler": "ddim", "epoch_steps": 3, "seed": 5}
+    return Plan(**{**values, **changes})
+
+
+def begun(model: Model, plan: Plan | None = None, **changes: Any) -> Run:
+    """A run over a model that the stand-in has set up, with a LoRA that does something."""
+    facts = ("is_flow_matching",) if model.flow else ()
+    config, setup = config_of(model_type=kind("KIND", *facts), **changes), MixedSetup("cpu", "cpu", False)
+    setup.setup_model(model, config)
+    randomize(model.lora.parameters(), std=0.2)
+    commands = Commands()
+    run = begin(plan or plan_of(), setup, model, config, scaled=False, stop=commands.stop, wants_stop=lambda: False)
+    setup.leco = run
+    return run
+
+
+def builtin_training(layers: list[str]) -> tuple[Training, PeftLora]:
+    """The same run in the built-in host: the same UNet, LoRA, pairs and seed."""
+    unet = Model().unet
+    network = PeftLora(unet, rank=RANK, alpha=ALPHA, seed=0, plan={name: Size(RANK, ALPHA) for name in layers})
+    randomize(network.parameters(), std=0.2)
+    denoiser, plan = SmallDenoiser(unet), plan_of()
+    parts = {"denoiser": denoiser, "network": network, "sampler": denoiser.sampler("ddim", LECO.max_denoising_steps)}
+    return assemble(plan.pairs, plan.leco, plan.settings, **parts, generator=seeded(plan.seed)), network
+
+
+def alphas(model: Model) -> list[float]:
+    return [float(layer.alpha) for layer in model.lora.layers.values()]
+
+
+# --- the step ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_losses_and_gradients_are_those_of_the_builtin_host(checkpointing):
+    """At negative strengths too, and where the backward pass computes the forward again."""
+    model = Model()
+    if checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    run = begun(model)
+    expected, network = builtin_training(list(model.lora.layers))
+    for _ in range(4):
+        loss = run.loss()
+        loss.backward()
+        result = expected.step.run(expected.walks, torch.autograd.backward)
+        torch.testing.assert_close(loss.detach(), result.loss)
+    for ours, theirs in zip(run.network.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_host_s_own_methods_are_left_as_they_are_between_steps():
+    """Its sampler encodes prompts and its noise is noise; the LoRA has the strength that the config gives it."""
+    model = Model()
+    run = begun(model)
+    run.loss()
+    setup = run.denoiser.setup
+    assert "encode_text" not in vars(model)
+    assert "get_velocity" not in vars(model.noise_scheduler)
+    assert setup._create_noise(randn(1, 4, 8, 8), None, seeded(0)).abs().max() > 0
+    assert alphas(model) == [ALPHA] * len(alphas(model))
+    assert model.on_device == {"unet"}
+
+
+@pytest.mark.parametrize("value", [-1.5, 0.0, 0.5, 1.0])
+def test_a_strength_lasts_as_long_as_its_block(value):
+    """Whatever happens in it."""
+    model = Model()
+    run = begun(model)
+    layer = next(iter(model.lora.layers.values()))
+    x = randn(1, 2, layer.own[0].in_features)
+    with suppress(KeyError), run.network.multiplier(value):
+        inside = layer.own[0].forward(x)
+        raise KeyError
+    difference = layer.own[0].forward(x) - layer.base(x)
+    torch.testing.assert_close(inside, layer.base(x) + value * difference)
+    assert difference.abs().max() > 0
+
+
+def test_dropout_is_for_the_student():
+    """Walks and teacher are of the network as it is."""
+    model = Model()
+    run = begun(model, dropout_probability=0.5)
+    for layer in model.lora.layers.values():
+        layer.dropout.p = 0.5
+    with torch.no_grad(), run.network.multiplier(1.0):
+        assert not any(layer.dropout.training for layer in model.lora.layers.values())
+    with run.network.multiplier(1.0):
+        assert all(layer.dropout.training for layer in model.lora.layers.values())
+
+
+def test_text_of_different_lengths_goes_through_the_model_one_by_one():
+    """And text of one length, or one prompt, in one call."""
+    model = Model(ragged=True)
+    run = begun(model)
+    table = run.denoiser.encode(["cat", "tree", "dog"])
+    latents, timesteps, sizes = randn(2, 4, 8, 8), torch.tensor([5, 5]), torch.zeros(2, 6)
+    calls = []
+    for prompts in ([0, 1], [0, 2], [1, 1]):
+        model.asked.clear()
+        run.denoiser.predict(latents, timesteps, table.rows(prompts), sizes)
+        calls.append(list(model.asked))
+    assert calls == [[1, 1], [2], [2]]
+
+
+def test_a_flow_is_walked_from_noise_along_its_velocity():
+    """Sigma is timestep / 1000, shifted as the host's scheduler is, and the signal grows as it falls."""
+    model = Model(flow=True)
+    run = begun(model)
+    sampler = run.denoiser.sampler("flow", 4)
+    even = torch.tensor([1.0, 0.75, 0.5, 0.25])
+    sigmas = 3 * even / (1 + 2 * even)
+    torch.testing.assert_close(sampler.timesteps, 1000 * sigmas)
+    latents, velocity = randn(1, 4, 8, 8), randn(1, 4, 8, 8, seed=1)
+    moved = sampler.step(velocity, 1, sampler.step(velocity, 0, latents, seeded(0)), seeded(0))
+    torch.testing.assert_close(moved, latents + (sigmas[2] - 1) * velocity)
+    torch.testing.assert_close(run.denoiser.snr(torch.tensor([500.0, 250.0])), torch.tensor([1.0, 9.0]))
+    assert run.denoiser.prediction_type == "flow"
+    assert run.loss().isfinite()
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------
+
+
+def handed(scaled: bool, overflows: int = 0, weight: float = 3.0) -> tuple[Gradients, torch.nn.Parameter]:
+    """Gradients of ``weight * parameter``, of which the first few overflow on their way, as in fp16."""
+    gradients, parameter = Gradients(scaled=scaled), torch.nn.Parameter(torch.ones(2))
+    for number in range(overflows + 1):
+
+        def step(backward: Any, number: int = number) -> torch.Tensor:
+            loss = (weight * parameter).sum()
+            backward(loss * (math.inf if number < overflows else 1))
+            return loss.detach()
+
+        parameter.grad = None
+        gradients.handed([parameter], step).backward()
+    return gradients, parameter
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_host_s_backward_pass_gives_the_step_s_gradients(scaled):
+    """Added to what the host has accumulated, and multiplied by what it scales the loss with."""
+    gradients, parameter = handed(scaled)
+    torch.testing.assert_close(parameter.grad, torch.full((2,), 3.0))
+
+    def step(backward: Any) -> torch.Tensor:
+        for _ in range(2):
+            backward(parameter.sum())
+        return torch.zeros(())
+
+    (gradients.handed([parameter], step) / 4).backward()
+    torch.testing.assert_close(parameter.grad, torch.full((2,), 3.5))
+
+
+def test_an_overflow_reaches_the_host_s_scaler_and_lowers_ours():
+    """The host leaves that step out, and the next one is computed at half the scale."""
+    gradients, _ = handed(True)
+    before = gradients.scale
+    gradients, parameter = handed(True, overflows=2)
+    assert gradients.scale == before / 4
+    torch.testing.assert_close(parameter.grad, torch.full((2,), 3.0))
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+class MixedTrainer(TrainerMixin, Trainer):
+    leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=4, walk="pool", pool_size=2))
+    leco_wants_stop = staticmethod(lambda: False)
+    leco_host = SimpleNamespace(
+        create=SimpleNamespace(get_model_setup_class=lambda kind, method: Setup), grad_scaling=lambda *_: False
+    )
+
+
+def trained(folder: Path, **changes: Any) -> MixedTrainer:
+    trainer = MixedTrainer(config_of(folder, **changes), None, Commands())
+    trainer.start()
+    trainer.train()
+    return trainer
+
+
+def weights(trainer: MixedTrainer) -> list[torch.Tensor]:
+    return [parameter.detach() for parameter in trainer.model.lora.parameters()]
+
+
+def test_a_run_that_goes_on_from_a_backup_gives_the_same_lora(tmp_path):
+    """Pool, random numbers and figures are beside the host's own state; a backup may be in the middle of an epoch."""
+    whole = trained(tmp_path, backup_at=4)
+    rest = trained(tmp_path, continue_last_backup=True)
+    assert len(whole.losses) == 6
+    assert rest.losses == whole.losses[4:]
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(rest), strict=True))
+    assert rest.scalars == whole.scalars
+    assert {"lr/unet", "leco/goal_reached"} <= rest.scalars.keys()
+
+
+def test_a_backup_of_another_run_is_refused(tmp_path):
+    """With what differs; and so is one that LECO has not written."""
+    trained(tmp_path, backup_at=4)
+    trainer = MixedTrainer(config_of(tmp_path, continue_last_backup=True), None, Commands())
+    trainer.leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=5, walk="pool", pool_size=2))
+    with pytest.raises(ConfigError, match=r"leco\.max_denoising_steps: 4 in the state, 5 now"):
+        trainer.start()
+    (tmp_path / "backup" / "leco" / "state.json").unlink()
+    trainer = MixedTrainer(config_of(tmp_path, continue_last_backup=True), None, Commands())
+    with pytest.raises(ConfigError, match=r"state\.json is missing"):
+        trainer.start()
+
+
+@pytest.mark.parametrize("wish", ["the user's", "the goal's"])
+def test_a_run_ends_after_the_step_at_which_it_is_asked_to(tmp_path, wish):
+    """By the user, or because enough of the goal is reached."""
+    trainer = MixedTrainer(config_of(tmp_path), None, Commands())
+    trainer.leco_wants_stop = lambda: wish == "the user's" and len(trainer.losses) == 1
+    trainer.leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=4, stop_at=0.5))
+    trainer.start()
+    if wish == "the goal's":
+        trainer._leco.progress.reached = lambda fraction: fraction == 0.5 and len(trainer.losses) == 2
+    trainer.train()
+    assert len(trainer.losses) == 2
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    """Before the weights are touched."""
+    trainer = MixedTrainer(config_of(tmp_path), None, Commands())
+    trainer.start()
+    before = [weight.clone() for weight in weights(trainer)]
+    trainer.model.unet.conv_out.weight.data[0, 0] = math.nan
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))

@@ -1,0 +1,301 @@
+"""The command line of a run in OneTrainer and the config that it starts from, against a stand-in of that config."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from onetrainer_stand_in import kind
+
+from leco_plugin.cli import main
+from leco_plugin.config.schema import LecoConfig
+from leco_plugin.errors import ConfigError, LecoError, NetworkError, PluginError
+from leco_plugin.hosts.onetrainer import contract, host_config
+from leco_plugin.hosts.onetrainer.flags import read_flags
+from leco_plugin.hosts.onetrainer.network import refuse_strengths
+
+NEEDED = ["--root", "ot", "--config-path", "c.json", "--prompts", "p.toml"]
+PRESETS = {"attn-mlp": ["attentions"], "full": [], "odd": {"patterns": ["a.*", "b"], "regex": True}}
+
+
+class Config:
+    """Takes values as the host does: unknown keys are dropped, what does not fit is printed and left."""
+
+    config_version = 11
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+        self.types = {name: type(value) for name, value in values.items()}
+
+    def from_dict(self, data: dict[str, Any], migrate: bool = True) -> Config:
+        if migrate:
+            assert data.get("__version") == self.config_version, "taken for the oldest format"
+        for name, kind_of_value in self.types.items():
+            if name not in data:
+                continue
+            if isinstance(getattr(self, name), Config):
+                getattr(self, name).from_dict(data[name], migrate=False)
+                continue
+            try:
+                setattr(self, name, data[name] if kind_of_value is bool else kind_of_value(data[name]))
+            except ValueError:
+                print(f"Could not set {name} as {data[name]}")  # noqa: T201
+        return self
+
+
+def part(train: bool = True) -> Config:
+    return Config(train=train, train_embedding=True)
+
+
+def default_config() -> Config:
+    layers = {"layer_filter": "", "layer_filter_preset": "full", "layer_filter_regex": False}
+    return Config(
+        training_method="LORA",
+        model_type=kind("STABLE_DIFFUSION_15"),
+        multi_gpu=False,
+        cloud=Config(enabled=False),
+        epochs=100,
+        lora_rank=16,
+        validation=False,
+        masked_training=False,
+        only_cache=False,
+        latent_caching=False,
+        clear_cache_before_training=True,
+        train_device="cpu",
+        train_dtype="FLOAT_32",
+        sample_definition_file_name="samples.json",
+        samples=None,
+        additional_embeddings=[],
+        offset_noise_weight=0.0,
+        loss_weight_fn="CONSTANT",
+        loss_weight_strength=5.0,
+        mse_strength=1.0,
+        mae_strength=0.0,
+        log_cosh_strength=0.0,
+        huber_strength=0.0,
+        peft_type="LORA",
+        lora_decompose=False,
+        lokr_weight_decompose=False,
+        optimizer=Config(fused_back_pass=False, weight_decay=0.01),
+        quantization=Config(**layers),
+        secrets=None,
+        **layers,
+        **{name: part() for name in host_config.TEXT_ENCODERS},
+    )
+
+
+HOST: Any = SimpleNamespace(
+    config=SimpleNamespace(default_values=default_config),
+    secrets=SimpleNamespace(default_values=lambda: Config(huggingface_token="")),
+    method=SimpleNamespace(LORA="LORA"),
+    dtype=SimpleNamespace(FLOAT_16="FLOAT_16", FLOAT_32="FLOAT_32"),
+    create=SimpleNamespace(get_model_setup_class=lambda *_: SimpleNamespace(LAYER_PRESETS=PRESETS)),
+)
+
+
+def read(folder: Path, config: object, *flags: str) -> Any:
+    path = folder / "c.json"
+    path.write_text(json.dumps(config))
+    return host_config.read_config(HOST, read_flags([*NEEDED, "--config-path", str(path), *flags]))
+
+
+# --- flags -------------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_absolute_before_the_host_changes_the_folder(tmp_path, monkeypatch):
+    """The host's own folder becomes the working directory."""
+    monkeypatch.chdir(tmp_path)
+    flags = read_flags([*NEEDED, "--secrets-path", "s.json"])
+    found = (flags.root, flags.config, flags.prompts, flags.secrets)
+    assert found == tuple(tmp_path / name for name in ("ot", "c.json", "p.toml", "s.json"))
+
+
+def test_every_option_of_a_job_s_leco_section_can_be_set():
+    """By its name, and prompts to preserve one by one."""
+    flags = read_flags(
+        [*NEEDED, "--leco", "walk=pool", "--leco", "stop_at=0.9", "--preserve", "a dog", "--preserve", ""]
+    )
+    assert flags.leco == LecoConfig(walk="pool", stop_at=0.9, preserve=("a dog", ""))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--leco", "walks=pool"], "--leco walks"),
+        (["--leco", "pool_size=0"], "--leco pool_size"),
+        (["--epoch-steps", "0"], "--epoch-steps"),
+        (["--nonsense"], "--nonsense"),
+        (["--noise-scheduler", "heun"], "heun"),
+    ],
+)
+def test_a_flag_that_cannot_be_meant_is_named(flags, message):
+    """Without a traceback and before anything is loaded."""
+    with pytest.raises(ConfigError, match=message):
+        read_flags([*NEEDED, *flags])
+
+
+# --- the host's config -------------------------------------------------------------------------------------------
+
+
+def test_config_preset_and_single_values_count_in_the_host_s_order(tmp_path):
+    """Preset, config, values; a file that says no version is of now."""
+    (tmp_path / "preset.json").write_text('{"epochs": 1, "lora_rank": 1, "optimizer": {"weight_decay": 0.5}}')
+    preset = ["--preset-path", str(tmp_path / "preset.json")]
+    config = read(tmp_path, {"epochs": 2}, *preset, "--config-value", "optimizer.weight_decay=0.25")
+    assert (config.epochs, config.lora_rank, config.optimizer.weight_decay) == (2, 1, 0.25)
+    assert read(tmp_path, {"epochs": 3}).epochs == 3
+
+
+@pytest.mark.parametrize("value", ["epochs", "epoch=1", "optimizer.decay=1", "epochs.x=1", "epochs=many"])
+def test_a_value_that_the_host_would_drop_is_refused(tmp_path, value):
+    """The host goes on without it."""
+    with pytest.raises(ConfigError, match=f"--config-value {value}"):
+        read(tmp_path, {}, "--config-value", value)
+
+
+def test_a_config_that_is_none_is_refused(tmp_path):
+    """With its name."""
+    with pytest.raises(ConfigError, match=r"c\.json: this is no config"):
+        read(tmp_path, [1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training_method": "FINE_TUNE"}, "training method is FINE_TUNE"),
+        ({"model_type": kind("SD_INPAINTING", "has_conditioning_image_input")}, "SD_INPAINTING.*inpainting"),
+        ({"model_type": kind("SD_DEPTH", "has_depth_input")}, "SD_DEPTH.*depth"),
+        ({"model_type": kind("WUERSTCHEN_2", "is_wuerstchen")}, "WUERSTCHEN_2"),
+        ({"model_type": kind("IDEOGRAM_4", "is_ideogram")}, "IDEOGRAM_4"),
+        ({"model_type": kind("HUNYUAN_VIDEO", "is_video_model")}, "HUNYUAN_VIDEO.*video"),
+        ({"multi_gpu": True}, "multi_gpu"),
+        ({"cloud": Config(enabled=True)}, "cloud"),
+    ],
+)
+def test_what_leco_cannot_do_is_refused_by_name(changes, message):
+    """Before a model is loaded."""
+    config = default_config()
+    host_config.refuse(HOST, config)
+    vars(config).update(changes)
+    with pytest.raises(LecoError, match=message):
+        host_config.refuse(HOST, config)
+
+
+def test_what_belongs_to_pictures_is_switched_off_and_said(tmp_path, monkeypatch):
+    """The text encoder is not trained, and the caches of the user's other runs are left alone."""
+    monkeypatch.chdir(tmp_path)
+    config = default_config()
+    config.validation = config.optimizer.fused_back_pass = True
+    config.train_dtype = "FLOAT_16"
+    said = list(host_config.adapt(HOST, config))
+    assert [line.split()[0] for line in said] == ["text_encoder", "validation", "fused_back_pass", "train_dtype"]
+    assert not config.text_encoder.train
+    assert not config.clear_cache_before_training
+    assert not config.optimizer.fused_back_pass
+    assert (config.latent_caching, config.concepts, config.samples) == (True, [], [])
+    assert config.train_dtype == "FLOAT_32"
+
+
+@pytest.mark.parametrize(
+    ("preset", "patterns", "regex"),
+    [
+        ("attn-mlp", "attentions", False),
+        ("odd", "a.*,b", True),
+        ("gone", "attentions", False),
+        ("custom", "mine", False),
+    ],
+)
+def test_layer_presets_are_resolved_as_the_ui_does(preset, patterns, regex):
+    """The host's own command line trains every layer instead; the first preset stands for one that is not there."""
+    config = default_config()
+    config.layer_filter, config.layer_filter_preset = "mine", preset
+    list(host_config.adapt(HOST, config))
+    assert (config.layer_filter, config.layer_filter_regex) == (patterns, regex)
+    assert config.quantization.layer_filter == ""
+
+
+def test_a_layer_filter_on_the_command_line_is_kept(tmp_path):
+    """It is a custom one."""
+    config = read(tmp_path, {"layer_filter_preset": "attn-mlp"}, "--config-value", "layer_filter=down_blocks")
+    list(host_config.adapt(HOST, config))
+    assert config.layer_filter == "down_blocks"
+
+
+def test_the_host_s_noise_and_loss_options_are_the_step_s():
+    """Those that mean the same; the others are refused where they are on."""
+    config = default_config()
+    vars(config).update(offset_noise_weight=0.1, loss_weight_fn="MIN_SNR_GAMMA", mse_strength=0.0, mae_strength=1.0)
+    settings = host_config.step_settings(config, LecoConfig(denoise_guidance_scale=2.0, preserve_weight=0.5))
+    assert (settings.noise_offset, settings.min_snr_gamma, settings.loss_type) == (0.1, 5.0, "l1")
+    assert (settings.denoise_guidance_scale, settings.preserve_weight) == (2.0, 0.5)
+    for changes in ({"huber_strength": 1.0}, {"mae_strength": 0.0}, {"loss_weight_fn": "P2"}):
+        other = default_config()
+        vars(other).update({"mse_strength": 0.0, "mae_strength": 1.0, **changes})
+        with pytest.raises(ConfigError):
+            host_config.step_settings(other, LecoConfig())
+
+
+@pytest.mark.parametrize(
+    ("network", "scales"),
+    [
+        ({"peft_type": "LORA"}, True),
+        ({"peft_type": "LOHA", "lora_decompose": True}, True),
+        ({"peft_type": "LORA", "lora_decompose": True}, False),
+        ({"peft_type": "LOKR", "lokr_weight_decompose": True}, False),
+        ({"peft_type": "OFT_2"}, False),
+    ],
+)
+def test_networks_without_a_strength_train_at_strength_1_only(network, scales):
+    """A slider with them is refused."""
+    config = default_config()
+    vars(config).update(network)
+    refuse_strengths(config, {1.0})
+    if scales:
+        refuse_strengths(config, {1.0, -1.0})
+        return
+    with pytest.raises(NetworkError, match="other strengths than 1"):
+        refuse_strengths(config, {1.0, -1.0})
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+def host_folder(folder: Path) -> Path:
+    """Looks like the host, and cannot be imported."""
+    (folder / "modules" / "trainer").mkdir(parents=True)
+    (folder / "modules" / "trainer" / "GenericTrainer.py").write_text("import no_such_package_as_this\n")
+    return folder
+
+
+def test_a_folder_that_is_not_the_host_is_refused(tmp_path, capsys):
+    """By run and check alike."""
+    with pytest.raises(PluginError, match="is not a OneTrainer folder"):
+        contract.enter(tmp_path)
+    assert main(["host", "check", "onetrainer", str(tmp_path)]) == 2
+    assert "is not a folder of OneTrainer" in capsys.readouterr().err
+
+
+def test_another_package_in_the_host_s_place_is_refused(tmp_path, monkeypatch):
+    """The host's is called `modules`, as others are."""
+    monkeypatch.setitem(sys.modules, "modules", SimpleNamespace(__path__=["elsewhere/modules"]))
+    with pytest.raises(PluginError, match="another package called 'modules'"):
+        contract.enter(host_folder(tmp_path))
+
+
+def test_check_says_what_is_missing(tmp_path, capsys):
+    """The host is imported in another process, and what it lacks is named."""
+    assert main(["host", "check", "onetrainer", str(host_folder(tmp_path))]) == 2
+    shown = capsys.readouterr()
+    assert "OneTrainer, commit unknown (tested: " in shown.out
+    assert "OneTrainer cannot be imported here: " in shown.err
+
+
+def test_the_command_passes_its_flags_on(tmp_path, capsys, monkeypatch):
+    """`leco host run onetrainer` with what stands after it."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["host", "run", "onetrainer", "--root", "ot", "--config-path", "c.json", "--prompts", "none.toml"]) == 2
+    assert "none.toml: there is no such file" in capsys.readouterr().err
