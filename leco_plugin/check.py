@@ -1,4 +1,4 @@
-"""`leco check`: what a job or prompt file means, without loading a model.
+"""`leco check`: what a job or prompt file means and what it will need, without loading a model.
 
 Imports neither torch nor any model library, so the answer comes at once.
 """
@@ -12,6 +12,7 @@ from typing import TextIO
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.errors import ConfigError
+from leco_plugin.estimate.lines import estimate_fields, estimate_lines
 from leco_plugin.streams import harmless, problem_fields, write_json, write_lines
 
 OK = 0
@@ -52,6 +53,8 @@ def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
     for number, pair in enumerate(pairs, start=1):
         yield f"{number:3}. {equation(pair)}"
         yield f"     {settings(pair)}"
+    if isinstance(loaded, Loaded):
+        yield from estimate_lines(loaded.job)
 
 
 def equation(pair: PromptPair) -> str:
@@ -120,4 +123,5 @@ def _fields(loaded: Loaded | LoadedPrompts) -> dict[str, object]:
     }
     if isinstance(loaded, Loaded):
         fields["job"] = loaded.job.model_dump(mode="json", exclude={"pairs"})
+        fields["estimate"] = estimate_fields(loaded.job)
     return fields

@@ -93,7 +93,7 @@ def test_json_lists_pairs_warnings_and_job():
     """Nothing but one JSON object on stdout."""
     code, out, err = run(EXAMPLES / "size_job.yaml", json_output=True)
     told = json.loads(out)
-    assert (code, err, sorted(told)) == (0, "", ["job", "pairs", "warnings"])
+    assert (code, err, sorted(told)) == (0, "", ["estimate", "job", "pairs", "warnings"])
     assert told["job"]["train"]["lr"] == 1e-4
     assert told["pairs"][0] == {
         "target": "shape", "positive": "small shape", "unconditional": "big shape", "neutral": "",
@@ -132,6 +132,15 @@ def test_text_that_the_console_cannot_show_is_spelled_out(tmp_path: Path, encodi
         json.loads(shown)
     elif key == "target":
         assert "\\u732b \\x1b[31m" in shown
+
+
+def test_what_a_job_will_need_is_estimated():
+    """Memory part by part and time, after the pairs; a prompt file alone names no model."""
+    _, out, _ = run(EXAMPLES / "size_job.yaml")
+    assert "weights of the model" in out.partition("training pairs")[2]
+    assert "500 steps: about" in out
+    _, out, _ = run(EXAMPLES / "size.toml")
+    assert "memory" not in out
 
 
 def test_checking_imports_no_model_library():

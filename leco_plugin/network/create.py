@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from leco_plugin.config.layer_choice import Choice
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
-from leco_plugin.network.layers import Choice, Plan, Size, plan_layers
+from leco_plugin.network.layers import Plan, Size, plan_layers
 from leco_plugin.network.lora_file import LoraWeights
 from leco_plugin.network.lycoris import PeftLycoris, read_lycoris
 from leco_plugin.network.peft_lora import PeftLora, check_fit, read_weights

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from leco_plugin.config.layer_choice import Choice
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.blocks import original_name
 
 _TRANSFORMERS = ("Transformer2DModel",)
 _CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
-# LECO and Concept Sliders call these training methods; each names what a layer's path holds, or must not hold
-_CHOICES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "all": ((), ()),
-    "attention": (("attn1", "attn2"), ()),
-    "xattn": (("attn2",), ()),
-    "selfattn": (("attn1",), ()),
-    "noxattn": ((), ("attn2",)),
-}
 
 
 @dataclass(frozen=True)
@@ -38,23 +31,6 @@ class Size:
 
 Plan = dict[str, Size]
 """Sizes by the layers' names in the model."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which of the possible layers are taken."""
-
-    layers: str = "all"
-    """all, attention, xattn, selfattn or noxattn."""
-    only_if_contains: Sequence[str] = ()
-    ignore_if_contains: Sequence[str] = ()
-
-    def takes(self, name: str) -> bool:
-        """Whether the layer with this name in the model is one of them."""
-        some, none = _CHOICES[self.layers]
-        wanted = (not some or _any_in(some, name)) and not _any_in(none, name)
-        wanted = wanted and (not self.only_if_contains or _any_in(self.only_if_contains, name))
-        return wanted and not _any_in(self.ignore_if_contains, name)
 
 
 def transformer_layers(module: nn.Module) -> list[str]:
@@ -108,7 +84,3 @@ def _inside(module: nn.Module, blocks: Sequence[str]) -> Iterator[tuple[str, nn.
 
 def _is_wide(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
-
-
-def _any_in(parts: Iterable[str], name: str) -> bool:
-    return any(part in name for part in parts)

@@ -164,13 +164,17 @@ class _Blend:
         self.dimensions = 4 if isinstance(base, nn.Conv2d) else 3
         self._base_output: Tensor | None = None
         base.register_forward_hook(self._keep)
-        layer.register_forward_hook(self._blend)
+        # also where the call ends in an error, as checkpointing ends a recomputation that has all it needs: what is
+        # kept would keep the whole block's activations
+        layer.register_forward_hook(self._blend, always_call=True)
 
     def _keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
         self._base_output = output
 
-    def _blend(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    def _blend(self, module: nn.Module, inputs: object, output: Tensor | None) -> Tensor | None:
         base, self._base_output = cast(Tensor, self._base_output), None
+        if output is None:
+            return None
         strength = self.strength[ADAPTER]
         if isinstance(strength, Tensor):
             # a linear layer may be given (R, width) instead of (R, tokens, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,22 @@ def merged(kind: str, tensors: dict[str, Tensor], base: Tensor, strength: float)
     ranks = [len(tensors[name]) for name in ("lokr_w2_b", "lokr_w1_b") if name in tensors]
     scale = tensors["alpha"] / ranks[0] if ranks else 1.0
     return base + strength * torch.kron(left, right).reshape(base.shape) * scale
+
+
+def test_dora_lets_go_of_what_checkpointing_recomputes():
+    """Checkpointing breaks a recomputation off where it has all it needs; a layer must not hold on to its part."""
+    unet = make_unet("sd1")
+    network = network_on(unet, type="dora")
+    unet.train()
+    unet.enable_gradient_checkpointing()
+    outputs: list[Any] = []
+    bases = [module.get_base_layer() for module in unet.modules() if hasattr(module, "lora_magnitude_vector")]
+    for base in bases:
+        base.register_forward_hook(lambda module, inputs, output: outputs.append(weakref.ref(output)))
+    with network.multiplier(0.5):
+        ask(unet, "sd1", gradient=True).square().mean().backward()
+    assert len(outputs) > len(bases)
+    assert not any(output() is not None for output in outputs)
 
 
 @pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
