@@ -11,7 +11,9 @@ from pathlib import Path
 from leco_plugin import __version__
 from leco_plugin.errors import LecoError
 from leco_plugin.hosts.command import add_host
+from leco_plugin.show.commands import add_show
 from leco_plugin.streams import write_lines
+from leco_plugin.tools.commands import add_tools
 
 OK, REFUSED, INTERRUPTED = 0, 2, 130
 
@@ -49,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_convert(commands)
     add_host(commands)
+    add_tools(commands)
+    add_show(commands)
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from leco_plugin.engine.step import LecoStep, StepSettings
 HELD_OUT = 2**63 + 1
 """Seed of the noise; beyond those that a training may have."""
 _ROWS_PER_CALL = 8
+_ROUNDING = 1e-4
+"""Progress that is no more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,9 @@ class Measured:
 
     def progress(self, strength: float) -> float:
         """How far predictions went along what is asked, sideways movement left aside; negative the other way."""
-        asked = sum(one.edit for one in self.pairs)
-        if asked == 0:
-            return 0.0
-        return sum(_sign(one.pair.multiplier) * one.along[strength] for one in self.pairs) / asked
+        known = [one for one in self.pairs if strength in one.along]
+        asked = sum(one.edit for one in known)
+        return sum(_sign(one.pair.multiplier) * one.along[strength] for one in known) / asked if asked > 0 else 0.0
 
     def drift(self, strength: float) -> float | None:
         """How far untouched prompts moved, squared: 1 is as much as what is asked; None where nothing was asked."""
@@ -107,7 +108,27 @@ class Measured:
         steps = [self.progress(strength) for strength in sorted(strengths)]
         changes = [after - before for before, after in pairwise(steps)]
         total = sum(map(abs, changes))
-        return sum(changes) / total if total > 0 else None
+        return sum(changes) / total if total > _ROUNDING else None
+
+    def at_own_side(self, size: float) -> OwnSide:
+        """Every pair at the strength of this ``size`` on its own side: what a slider does at both ends together."""
+        asked = left = along = 0.0
+        for one in self.pairs:
+            strength = size * _sign(one.pair.multiplier)
+            asked, left, along = asked + one.edit, left + one.left[strength], along + one.along[strength]
+        if asked == 0:
+            return OwnSide(0.0, 0.0, 0.0)
+        return OwnSide(1 - left / asked, along / asked, (left + 2 * along - asked) / asked)
+
+
+@dataclass(frozen=True)
+class OwnSide:
+    """What all pairs together do, relative to what is asked."""
+
+    reached: float
+    progress: float
+    change: float
+    """Squared length of student - base(target)."""
 
 
 class NoNetwork:
@@ -129,7 +150,7 @@ class NoNetwork:
 
 
 class Bench:
-    """One model with one LoRA, and the prompts that it is measured with."""
+    """One model with one LoRA, and the prompts that it is measured with; they are encoded once."""
 
     def __init__(
         self,
@@ -138,66 +159,78 @@ class Bench:
         pairs: Sequence[PromptPair],
         untouched: Sequence[str],
         course: Course,
-        *,
-        walk_strength: float | None = None,
     ) -> None:
-        """Encode the prompts.
-
-        ``walk_strength`` is the LoRA's on the walks of the pairs; where absent, each pair's own multiplier. Untouched
-        prompts are walked by the base model, so that every LoRA meets the same states there.
-        """
         self._course, self._untouched = course, list(dict.fromkeys(untouched))
         self._pairs = [pair for pair in pairs if asks(pair)]
         self._unit = unit(self._pairs)
-        at = 1.0 if walk_strength is None else walk_strength / self._unit
-        walked = [_walked(pair, pair.multiplier * at, course.samples) for pair in self._pairs]
-        size = pairs[0].resolution
-        calm = [_kept(prompt, size, course.samples) for prompt in self._untouched]
-        concepts = encode_concepts([*walked, *calm], denoiser)
+        calm = [_kept(prompt, pairs[0].resolution) for prompt in self._untouched]
+        concepts = encode_concepts([*self._pairs, *calm], denoiser)
         self._concepts = concepts.items
         self._model = Model(denoiser, network, concepts.table)
-        sampler = denoiser.sampler(course.sampler, course.steps)
-        settings = StepSettings(denoise_guidance_scale=course.guidance)
-        self._step = LecoStep(self._model, self._concepts, sampler, settings)
 
-    def measure(self, strengths: Sequence[float]) -> Measured:
-        """Measure at each of ``strengths``; 1 (or the pairs' greatest multiplier) is what they were trained at."""
-        pairs = tuple(self._pair(number, strengths) for number in range(len(self._pairs)))
-        moved = {
-            prompt: self._drift(len(self._pairs) + number, strengths) for number, prompt in enumerate(self._untouched)
-        }
-        return Measured(pairs, moved, self._course.states)
+    def measure(
+        self,
+        strengths: Sequence[float],
+        *,
+        walk_strength: float | None = None,
+        own_side: bool = False,
+        drift: bool = True,
+    ) -> Measured:
+        """Measure at each of ``strengths``; 1 (or the pairs' greatest multiplier) is what they were trained at.
 
-    def _pair(self, number: int, strengths: Sequence[float]) -> PairFigures:
+        The walks of the pairs have the LoRA on at ``walk_strength``; where absent, at each pair's own multiplier.
+        Untouched prompts are walked by the base model, so that every LoRA meets the same states there. ``own_side``
+        leaves out strengths of the sign that a pair was not trained at, and ``drift`` false the untouched prompts.
+        """
+        step = self._step(1.0 if walk_strength is None else walk_strength / self._unit)
+        pairs = []
+        for number, pair in enumerate(self._pairs):
+            asked = [at for at in strengths if not own_side or at * pair.multiplier >= 0]
+            pairs.append(self._pair(step, number, asked))
+        first = len(self._pairs)
+        watched = enumerate(self._untouched, start=first) if drift else ()
+        moved = {prompt: self._drift(step, number, strengths) for number, prompt in watched}
+        return Measured(tuple(pairs), moved, self._course.states)
+
+    def _step(self, factor: float) -> LecoStep:
+        """The step whose walks have the LoRA at ``factor`` times each pair's multiplier."""
+        sampler = self._model.denoiser.sampler(self._course.sampler, self._course.steps)
+        settings = StepSettings(denoise_guidance_scale=self._course.guidance)
+        walked = [
+            replace(one, pair=one.pair.model_copy(update={"multiplier": factor * one.pair.multiplier}))
+            for one in self._concepts
+        ]
+        return LecoStep(self._model, walked, sampler, settings)
+
+    def _pair(self, step: LecoStep, number: int, strengths: Sequence[float]) -> PairFigures:
         concept, pair = self._concepts[number], self._pairs[number]
         share = abs(pair.multiplier) / self._unit
         sums = _Sums()
-        for walk in self._states(number):
-            rows = {strength: Row(0, concept.target, strength * share) for strength in strengths}
-            teacher = [
-                Row(0, p, 0.0) for p in (concept.target, concept.neutral, concept.positive, concept.unconditional)
-            ]
-            known = self._ask(walk, [*teacher, *rows.values()])
-            sums.add(pair, [known[row] for row in teacher], {at: known[row] for at, row in rows.items()})
+        prompts = concept.target, concept.neutral, concept.positive, concept.unconditional
+        teacher = [Row(0, prompt, 0.0) for prompt in prompts]
+        students = {strength: Row(0, concept.target, strength * share) for strength in strengths}
+        for walk in self._states(step, number):
+            known = self._ask(walk, [*teacher, *students.values()])
+            sums.add(pair, [known[row] for row in teacher], {at: known[row] for at, row in students.items()})
         return sums.figures(pair)
 
-    def _drift(self, number: int, strengths: Sequence[float]) -> dict[float, float]:
+    def _drift(self, step: LecoStep, number: int, strengths: Sequence[float]) -> dict[float, float]:
         prompt = self._concepts[number].target
         sums = dict.fromkeys(strengths, 0.0)
-        for walk in self._states(number):
+        for walk in self._states(step, number):
             known = self._ask(walk, [Row(0, prompt, strength) for strength in (0.0, *strengths)])
             for strength in strengths:
                 moved = objective.squared_error(known[Row(0, prompt, strength)], known[Row(0, prompt, 0.0)])
                 sums[strength] += float(moved.mean()) / self._course.states
         return sums
 
-    def _states(self, number: int) -> Iterator[Walk]:
+    def _states(self, step: LecoStep, number: int) -> Iterator[Walk]:
         """A fresh walk at the stops where it is measured, one after the other."""
         generator = Generator().manual_seed(HELD_OUT + number)
-        walk = self._step.begin(number, generator)
+        walk = step.begin(number, generator, self._course.samples)
         for stop in _stops(self._course, number, len(self._concepts)):
             while walk.position < stop:
-                walk.advance(self._step.guide([walk])[0])
+                walk.advance(step.guide([walk])[0])
             yield walk
 
     def _ask(self, walk: Walk, rows: Sequence[Row]) -> dict[Row, Tensor]:
@@ -257,21 +290,10 @@ def _stops(course: Course, number: int, walks: int) -> list[int]:
     return [1 + int((part + offset) * width) for part in range(count)]
 
 
-def _walked(pair: PromptPair, multiplier: float, samples: int) -> PromptPair:
-    return pair.model_copy(update={"multiplier": multiplier, "batch_size": samples})
-
-
-def _kept(prompt: str, resolution: tuple[int, int], samples: int) -> PromptPair:
+def _kept(prompt: str, resolution: tuple[int, int]) -> PromptPair:
     """A pair whose walk is the base model's own for ``prompt``."""
-    return PromptPair(
-        target=prompt,
-        positive=prompt,
-        neutral=prompt,
-        resolution=resolution,
-        batch_size=samples,
-        guidance_scale=0.0,
-        multiplier=0.0,
-    )
+    same = {"target": prompt, "positive": prompt, "neutral": prompt}
+    return PromptPair(**same, resolution=resolution, guidance_scale=0.0, multiplier=0.0)
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:

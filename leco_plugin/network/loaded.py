@@ -167,7 +167,7 @@ def _decomposed(base: Tensor, change: Tensor, length: Tensor) -> Tensor:
     others = [dimension for dimension in range(new.ndim) if dimension != kept]
     shape = [-1 if dimension == kept else 1 for dimension in range(new.ndim)]
     lengths = torch.linalg.vector_norm(new, dim=others, keepdim=True)
-    return length.reshape(shape) * new / lengths - base
+    return cast(Tensor, length.reshape(shape) * new / lengths - base)
 
 
 def _convolved(layer: nn.Conv2d, inputs: Tensor, weight: Tensor) -> Tensor:

@@ -161,6 +161,8 @@ def _hashes(data: bytes, metadata: Mapping[str, str]) -> dict[str, str]:
     part = unhashed[_LEGACY_START : _LEGACY_START + _LEGACY_LENGTH]
     if part:
         hashes["sshs_legacy_hash"] = hashlib.sha256(part).hexdigest()[:8]
+    if "modelspec.hash_sha256" in metadata:
+        hashes["modelspec.hash_sha256"] = f"0x{hashes['sshs_model_hash']}"
     return hashes
 
 

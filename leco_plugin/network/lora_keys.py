@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 Owner = Literal["unet", "text", "other"]
 
@@ -68,6 +68,18 @@ def by_layer(keys: Iterable[str]) -> dict[tuple[Owner, str], dict[str, str]]:
         read = read_key(key)
         layers.setdefault((read.owner, read.layer), {})[read.part] = key
     return layers
+
+
+class Numbers(Protocol):
+    """A tensor, of torch or of numpy."""
+
+    def any(self) -> Any:
+        """Whether a number of it is not 0."""
+
+
+def does_nothing(parts: Mapping[str, Numbers]) -> bool:
+    """Whether a layer's change is all zeros, as before the first step of training: one of its factors is."""
+    return any(not tensor.any() for part, tensor in parts.items() if part != "dora_scale")
 
 
 def alphas(metadata: Mapping[str, str], layers: Collection[str]) -> dict[str, float]:

@@ -83,6 +83,7 @@ def leco_metadata(pairs: Sequence[PromptPair], leco: LecoConfig, sampler: str) -
         "ss_leco_noise_scheduler": sampler,
         "ss_leco_max_denoising_steps": str(leco.max_denoising_steps),
         "ss_leco_denoise_guidance_scale": f"{leco.denoise_guidance_scale:g}",
+        **({"ss_leco_preserve": json.dumps(leco.preserve, ensure_ascii=False)} if leco.preserve else {}),
     }
 
 

@@ -1,0 +1,94 @@
+"""LoRA files as the commands read them: tensors, metadata, and what LECO wrote into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from leco_plugin.config.schema import LecoConfig, PromptPair
+from leco_plugin.engine.measure import Course
+from leco_plugin.errors import ModelError, NetworkError
+from leco_plugin.families.checkpoint import Checkpoint
+
+_PAIRS = TypeAdapter(tuple[PromptPair, ...])
+_TEXTS = TypeAdapter(tuple[str, ...])
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One file; a pickle is read as weights only."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    @cached_property
+    def pairs(self) -> tuple[PromptPair, ...]:
+        """The pairs that it was trained with; none where it is not LECO's. NetworkError where they are damaged."""
+        try:
+            return _PAIRS.validate_json(self.metadata.get("ss_leco_pairs", "[]"))
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            raise NetworkError(f"{self.path}: its metadata ss_leco_pairs cannot be read: {what}", fix=_NAME) from None
+
+    @property
+    def preserve(self) -> tuple[str, ...]:
+        """The prompts that its training preserved."""
+        try:
+            return _TEXTS.validate_json(self.metadata.get("ss_leco_preserve", "[]"))
+        except ValidationError:
+            raise NetworkError(f"{self.path}: its metadata ss_leco_preserve cannot be read", fix=_NAME) from None
+
+    @property
+    def model(self) -> str | None:
+        """The model as its metadata names it, where that can be found again: a built-in one or a hub id."""
+        name = self.metadata.get("ss_sd_model_name", "")
+        return name if name.startswith("builtin:") or name.count("/") == 1 else None
+
+    def course(self, samples: int) -> Course:
+        """The walks of its training, as far as it tells."""
+        default = LecoConfig()
+        try:
+            leco = LecoConfig(
+                max_denoising_steps=int(self._said("max_denoising_steps", default.max_denoising_steps)),
+                denoise_guidance_scale=float(self._said("denoise_guidance_scale", default.denoise_guidance_scale)),
+            )
+        except ValueError:
+            leco = default
+        sampler = str(self._said("noise_scheduler", Course.sampler))
+        return Course(sampler, leco.max_denoising_steps, leco.denoise_guidance_scale, samples)
+
+    def _said(self, name: str, default: float | str) -> float | str:
+        return self.metadata.get(f"ss_leco_{name}", default)
+
+
+_NAME = "name the prompts with --prompts"
+
+
+def read_file(path: Path, *, finite: bool = True) -> Lora:
+    """Read a LoRA file; NetworkError where it cannot be read, or with ``finite`` where a weight is not."""
+    try:
+        file = Checkpoint(path)
+        tensors = {key: file[key] for key in sorted(file.keys)}
+    except ModelError as error:
+        raise NetworkError(error.problems) from None
+    for key, tensor in tensors.items() if finite else ():
+        if not tensor.float().isfinite().all():
+            raise NetworkError(
+                f"{path} is broken: {key} holds numbers that are not finite",
+                fix="train again with a lower lr, or save as float32",
+            )
+    return Lora(path, tensors, file.metadata)
+
+
+def with_pairs(metadata: Mapping[str, str], pairs: tuple[PromptPair, ...]) -> dict[str, str]:
+    """``metadata`` with other ``pairs``."""
+    dumped = cast(list[object], _PAIRS.dump_python(pairs, mode="json"))
+    return {**metadata, "ss_leco_pairs": json.dumps(dumped, ensure_ascii=False)}
