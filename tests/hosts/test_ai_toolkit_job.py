@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from leco_plugin.config.build import load_job
 from leco_plugin.config.yaml_file import parse
 from leco_plugin.errors import ConfigError, LecoError, ModelError
 from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, FLOW, check_architecture
@@ -130,6 +132,17 @@ def test_a_prompt_file_is_beside_the_job_file(monkeypatch: pytest.MonkeyPatch, t
     on_command_line(monkeypatch, tmp_path / "jobs" / "job.yaml", text)
     (tmp_path / "jobs" / "prompts.toml").write_text('target_class = "a dog"\npositive = "big"\nnegative = "small"\n')
     assert [pair.multiplier for pair in read(text).section.pairs] == [1.0, 1.0, -1.0, -1.0]
+
+
+def test_the_job_of_the_page_runs_in_both_hosts(tmp_path: Path) -> None:
+    """docs/ai-toolkit.md shows one that either reads, with the same pairs."""
+    page = (Path(__file__).parents[2] / "docs" / "ai-toolkit.md").read_text("utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "size.yaml").write_text(text)
+    job = load_job(tmp_path / "size.yaml").job
+    section = read(text, arch="sdxl").section
+    assert (section.leco, section.pairs) == (job.leco, job.pairs)
+    assert section.leco.preserve == ("a tree",)
 
 
 def process(**network: Any) -> Any:

@@ -246,8 +246,9 @@ def test_latents_are_in_proportion_to_the_hosts() -> None:
     denoiser = denoiser_of(StrictSd())
     assert denoiser.latent_shape(512, 768) == (4, 64, 96)
     assert denoiser.latent_shape(64, 1024) == (4, 8, 128)
-    with pytest.raises(ModelError, match="72 x 64 pixels is not a multiple of 16"):
-        denoiser.latent_shape(72, 64)
+    for size in ((72, 64), (64, 72)):
+        with pytest.raises(ModelError, match=f"{size[0]} x {size[1]} pixels is not a multiple of 16"):
+            denoiser.latent_shape(*size)
 
 
 def test_only_sdxl_is_told_sizes() -> None:
