@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 
@@ -18,6 +19,15 @@ class Page:
     def working(self, what: str) -> AbstractContextManager[object]:
         """Block during which ``what`` is shown to be under way."""
         return self._console.status(what)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Block with a bar on a terminal; it gives what is called with how much more of ``total`` is done."""
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        shown = self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=not shown) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda more: bar.advance(task, more)
 
     def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table with a title above it; the first column is a label, the others are numbers."""

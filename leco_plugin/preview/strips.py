@@ -88,13 +88,18 @@ def check_strips(denoiser: Denoiser, strips: Iterable[Strip]) -> None:
         denoiser.sampler(asked.settings.sampler, asked.settings.steps)
 
 
-def draw_strip(painter: Painter, asked: Strip) -> Image.Image:
-    """The sheet that ``asked`` describes; small pictures are enlarged."""
+def draw_rows(painter: Painter, asked: Strip) -> list[tuple[Image.Image, ...]]:
+    """The pictures of ``asked``: a row for each seed, a column for each strength."""
     painter = painter.using(asked.settings)
     shots = [Shot(asked.prompt, seed, asked.negative) for seed in asked.seeds]
     columns = [painter.draw(shots, multiplier) for multiplier in asked.multipliers]
+    return list(zip(*columns, strict=True))
+
+
+def draw_strip(painter: Painter, asked: Strip) -> Image.Image:
+    """The sheet that ``asked`` describes; small pictures are enlarged."""
     labels = [label(multiplier) for multiplier in asked.multipliers]
-    return strip(list(zip(*columns, strict=True)), labels, zoom=-(-_SMALLEST // asked.settings.height))
+    return strip(draw_rows(painter, asked), labels, zoom=-(-_SMALLEST // asked.settings.height))
 
 
 def label(multiplier: float) -> str:
