@@ -13,6 +13,7 @@ import toml
 from leco_converters.flags import command_line
 from leco_converters.leco_job import leco_job
 from leco_converters.leftovers import run_settings
+from leco_converters.prompt_tables import top
 from leco_converters.read_yaml import read_yaml
 from leco_converters.report import Note, Report
 from leco_converters.request import Plan, Request, Target
@@ -113,6 +114,7 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
         add_defaults(plan)
     if request.flags:
         flags, outcomes = command_line(plan, target, _name(plan, request), request.model)
+        _note_preserved(plan)
     if job_path:
         name = os.path.relpath(target, job_path.parent)
         prompts = Node({"prompts_file": Node(Path(name).as_posix())})
@@ -165,7 +167,7 @@ def _check_job(plan: Plan, job: Node, path: Path) -> None:
     process = tree["config"]["process"][0]
     # the prompts are checked already; one in their place is enough here
     options = {name: value for name, value in process["leco"].items() if name in LecoConfig.model_fields}
-    process["leco"] = {**options, "target": ""}
+    process["leco"] = {**options, "preserve": [], "target": ""}
     if "name_or_path" not in process.get("model", {}):
         raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
     try:
@@ -230,6 +232,13 @@ def _name(plan: Plan, request: Request) -> str:
 def _note_outcomes(plan: Plan, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         plan.report.note(outcome.kind, plan.source, outcome.node, outcome.was, outcome.done)
+
+
+def _note_preserved(plan: Plan) -> None:
+    preserve = top(plan.prompts).table.get("preserve")
+    if preserve is not None and preserve.items:
+        was = "sd-scripts' own trainers do not read it"
+        plan.report.note("changed", plan.prompt_source, preserve, was, "stands in the prompt file, for leco's")
 
 
 def _in_job_only(job: Sequence[Outcome], flags: Sequence[Outcome]) -> list[Outcome]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from leco_converters.prompt_tables import entries, keep_texts, leave_out, merged
+from leco_converters.anchors import preserve_anchors
+from leco_converters.prompt_tables import entries, joined, keep_texts, leave_out, merged, top
 from leco_converters.read import read_source
 from leco_converters.report import Report
 from leco_converters.request import Plan
@@ -58,6 +60,7 @@ def plan_job(source: Source, read_prompts: ReadPrompts) -> Plan:
         raise _refuse(source, processes, f"no process of this job trains a slider from prompts, but {kinds}", "")
     if len(used) > 1:
         _note_several(source, used, report)
+    preserve_anchors(roots, source, report)
     job = _single(source.root, config, processes, used[0])
     return Plan("ai-toolkit", source, merged(roots), source, job, report)
 
@@ -68,16 +71,31 @@ def _our_job(source: Source, read_prompts: ReadPrompts) -> Plan:
     config = source.root.table["config"]
     process = config.table["process"].items[0]
     leco = process.table["leco"]
-    options = {name: child for name, child in leco.table.items() if name in LecoConfig.model_fields}
+    preserve = leco.table.get("preserve")
+    options = {name: leco.table[name] for name in leco.table if name in LecoConfig.model_fields and name != "preserve"}
     job = _single(source.root, config, config.table["process"], process)
     if "prompts_file" in leco.table:
         options["prompts_file"] = leco.table["prompts_file"].omitted()
     job.table["config"].table["process"].items[0].table["leco"] = leco.like(options)
     if "prompts_file" in leco.table:
         prompt_source = read_source(source.path.parent / str(leco.table["prompts_file"].value))
-        return Plan("leco-job", source, read_prompts(prompt_source, report), prompt_source, job, report)
-    inline = {name: child for name, child in leco.table.items() if name not in options}
-    return Plan("leco-job", source, Node(inline, leco.key, leco.line), source, job, report)
+        prompts = read_prompts(prompt_source, report)
+        # its key and line are none of the prompt file
+        _add_preserved(prompts, preserve and replace(preserve, key=(), line=None))
+        return Plan("leco-job", source, prompts, prompt_source, job, report)
+    prompts = Node(
+        {name: child for name, child in leco.table.items() if name not in (*options, "preserve")}, leco.key, leco.line
+    )
+    _add_preserved(prompts, preserve)
+    return Plan("leco-job", source, prompts, source, job, report)
+
+
+def _add_preserved(prompts: Node, preserve: Node | None) -> None:
+    """Put what the job preserves above what its prompts do: a prompt file can hold it too."""
+    if preserve is not None:
+        holder = top(prompts)
+        own = [holder.table["preserve"]] if "preserve" in holder.table else []
+        holder.value = {**holder.table, "preserve": joined([preserve, *own])}
 
 
 def _slider(source: Source, process: Node, report: Report) -> Node:
@@ -112,6 +130,8 @@ def _slider(source: Source, process: Node, report: Report) -> Node:
             was = "it repeats the pairs once per line, and its text never reaches the loss"
             report.note("lost", source, child, was, "left out; as neutral_prompt_file it would change the loss")
             table["prompt_file"] = child.omitted()
+        elif name == "anchors":
+            table[name] = child
         else:
             table[name] = leave_out(child, name, source, report)
     return Node(table)
@@ -128,7 +148,7 @@ def _concept(source: Source, process: Node, report: Report) -> Node:
         if name in _CONCEPT_KEYS.values():
             target[name] = child
         else:
-            left[name] = leave_out(child, name, source, report)
+            left[name] = child if name == "anchor_class" else leave_out(child, name, source, report)
     if "guidance_scale" not in target:
         target["guidance_scale"] = section.beside(3.0)
         report.note("added", source, section, "guidance_strength is 3 there when it is not written", "written out")

@@ -103,6 +103,9 @@ class _Builder:
     def _section(self, section: str, node: Node, process: dict[str, Node]) -> None:
         here = process[section] = node.like(process[section].table if section in process else {})
         for name, child in node.table.items():
+            if child.left_out:
+                here.table[name] = child
+                continue
             if (section, name) == ("train", "batch_size"):
                 done = "is a default of the prompts here"
                 self.outcomes.append(Outcome(child, "changed", "batch_size of the run", done))

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from leco_converters.report import Report
-from leco_converters.tree import Node, Source, plain
+from leco_converters.tree import Node, Source, comments, plain
 from leco_plugin.config.findings import did_you_mean
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.errors import ConfigError, Problem, Where
@@ -18,7 +18,7 @@ TEXTS = frozenset(
 TABLES = ("prompts", "targets")
 _MOST_SHUFFLED = 8
 NO_COUNTERPART = {
-    "anchors": "prompts to hold on to, which ai-toolkit reads and never uses",
+    "anchors": "prompts to hold on to are read below slider only, as a list of tables with a prompt",
     "prompt_tensors": "a file of encoded prompts",
     "batch_full_slide": "all pairs of a target in one step; here a step draws pairs one by one",
     "low_ram": "the step in smaller parts",
@@ -26,9 +26,19 @@ NO_COUNTERPART = {
     "adapter_img_dir": "pictures for an adapter",
     "datasets": "pictures",
     "anchor_class": "a prompt that the trainer holds on to",
-    "anchor_strength": "how much the trainer holds on to anchor_class",
+    "anchor_strength": "how much the trainer holds on to anchor_class; here preserve_weight of a job says it",
 }
-HARMLESS = {"low_ram": False, "use_adapter": None, "adapter_img_dir": None, "prompt_tensors": None, "shuffle": False}
+HARMLESS: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("low_ram", "shuffle"), (False,)),
+    **dict.fromkeys(("use_adapter", "adapter_img_dir", "prompt_tensors", "anchor_class"), (None,)),
+    "anchors": (None, []),
+}
+"""Values that say what is so anyway."""
+
+
+def top(root: Node) -> Node:
+    """Return the table whose keys hold for all prompts: the root, or what stands below `slider`."""
+    return root.table["slider"] if "slider" in root.table and "prompts" not in root.table else root
 
 
 def keep_texts(node: Node, source: Source, report: Report) -> None:
@@ -36,7 +46,7 @@ def keep_texts(node: Node, source: Source, report: Report) -> None:
     for name, child in node.table.items():
         if name in TEXTS:
             _as_text(child, source, report)
-        elif name == "neutrals":
+        elif name in ("neutrals", "preserve"):
             for item in child.items:
                 _as_text(item, source, report)
         elif name in (*TABLES, "slider"):
@@ -48,7 +58,7 @@ def leave_out(node: Node, name: str, source: Source, report: Report, *, refuse_t
     """Note that a key has no counterpart, and return it as a comment; raises ConfigError for a typing error."""
     value = plain(node)
     guess = did_you_mean(name, ROOT_KEYS)
-    if name in HARMLESS and value == HARMLESS[name]:
+    if value in HARMLESS.get(name, ()):
         report.note("changed", source, node, f"{value!s:.40} is the same as no {name}", "left out")
     elif name in NO_COUNTERPART:
         report.note("lost", source, node, f"{NO_COUNTERPART[name]}", "left out, kept as a comment")
@@ -81,17 +91,31 @@ def entries(
     return result
 
 
+def joined(lists: Sequence[Node]) -> Node:
+    """Put lists of texts into one, each text once, with all their comments."""
+    first, *others = lists
+    found: dict[str, Node] = {}
+    before = [*first.before, *(text for one in others for text in (*one.before, one.after) if text)]
+    for item in (item for one in lists for item in one.items):
+        if found.setdefault(repr(plain(item)), item) is not item:
+            before += comments(item)
+    return Node(list(found.values()), first.key, first.line, before=before, after=first.after)
+
+
 def merged(roots: Sequence[Node]) -> Node:
     """Put several prompt trees with targets into one: defaults that they share on top, the others into the targets."""
     if len(roots) == 1:
         return roots[0]
-    names = list(dict.fromkeys(name for root in roots for name in root.table if name != "targets"))
+    names = list(dict.fromkeys(name for root in roots for name in root.table))
     shared: dict[str, Node] = {}
     targets: list[Node] = []
-    for name in names:
+    for name in (name for name in names if name not in ("targets", "preserve")):
         found = [root.table[name] for root in roots if name in root.table]
         if found[0].left_out or (len(found) == len(roots) and all(plain(one) == plain(found[0]) for one in found)):
             shared[name] = found[0]
+    preserve = [root.table["preserve"] for root in roots if "preserve" in root.table]
+    if preserve:
+        shared["preserve"] = joined(preserve)
     for root in roots:
         own = {name: child for name, child in root.table.items() if name not in ("targets", *shared)}
         for target in root.table["targets"].items:

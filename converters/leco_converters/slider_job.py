@@ -28,7 +28,8 @@ def slider_job(plan: Plan, name: str, model: str) -> Node:
     targets = slider_targets(plan)
     process = {"type": Node("slider"), **_settings(plan, targets, model)}
     resolutions = Node([Node([Node(height), Node(width)]) for height, width in targets.sizes])
-    process["slider"] = Node({**targets.left_out, "resolutions": resolutions, "targets": targets.listed})
+    anchors = {"anchors": targets.anchors} if targets.anchors else {}
+    process["slider"] = Node({**targets.left_out, "resolutions": resolutions, **anchors, "targets": targets.listed})
     config = plan.job.table["config"].table if plan.job else {}
     own = plan.process.table if plan.process else {}
     new_config = {
@@ -140,9 +141,10 @@ def _note_trimmed(plan: Plan, targets: Targets, steps: object) -> None:
 
 
 def _note_placeholders(plan: Plan, targets: Targets, name: Node) -> None:
-    for target in (target for target in targets.listed.items if not target.left_out):
-        for key in ("target_class", "positive", "negative"):
-            node = target.table[key]
+    anchors = targets.anchors.items if targets.anchors else []
+    for item in (*anchors, *(target for target in targets.listed.items if not target.left_out)):
+        for key in item.table.keys() & {"prompt", "target_class", "positive", "negative"}:
+            node = item.table[key]
             if "[name]" in str(node.value) and name.value != "[name]":
                 was = "ai-toolkit puts the job's name where [name] stands"
                 done = "written as it is, and so changed by the trainer"

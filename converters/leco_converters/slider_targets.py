@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from leco_converters.prompt_tables import TABLES
+from leco_converters.anchors import anchors_of
+from leco_converters.prompt_tables import TABLES, top
 from leco_converters.request import Plan
-from leco_converters.tree import Node, inner_comments, plain
+from leco_converters.tree import Node, comments, plain
 from leco_plugin.config.findings import Findings
 from leco_plugin.config.prompt_keys import NEUTRAL_LISTS
 from leco_plugin.config.sliders import is_blank
@@ -36,14 +37,13 @@ class Targets:
     left_out: dict[str, Node] = field(default_factory=dict)
     """Defaults of the prompt file that have no counterpart."""
     varies_crops: bool = False
+    anchors: Node | None = None
+    """What the prompt file preserves."""
 
 
 def slider_targets(plan: Plan) -> Targets:
     """Return the targets; what they cannot say goes to the plan's report."""
-    root = plan.prompts
-    if "prompts" not in root.table and "slider" in root.table:
-        root = root.table["slider"]
-    return _Builder(plan, root).build()
+    return _Builder(plan, top(plan.prompts)).build()
 
 
 class _Builder:
@@ -67,8 +67,11 @@ class _Builder:
         for name, child in self._root.table.items() if not self._flat else ():
             if child.left_out:
                 self._result.left_out[name] = child
-            elif name not in (*TABLES, *self._result.left_out):
-                before += _comments(child)
+            elif name not in (*TABLES, "preserve", *self._result.left_out):
+                before += comments(child)
+        preserve = self._root.table.get("preserve")
+        if preserve and not preserve.left_out:
+            self._result.anchors = anchors_of(preserve, self._plan.prompt_source, self._plan.report)
         self._result.listed = Node(items, before=before, after=self._listed.after)
         return self._result
 
@@ -88,8 +91,8 @@ class _Builder:
         before = list(entry.before)
         placed = {id(node) for node in table.values()}
         for name, child in entry.table.items():
-            if name not in (*left, *table) and id(child) not in placed:
-                before += _comments(child)
+            if name not in (*left, *table, "preserve") and id(child) not in placed:
+                before += comments(child)
         return Node({**table, **left}, entry.key, entry.line, before=before, after=entry.after)
 
     def _is_prompt(self, entry: Node) -> bool:
@@ -164,10 +167,6 @@ class _Builder:
 
 def _concept(values: Values) -> str:
     return (values.target if values.positive is None else values.positive) or ""
-
-
-def _comments(node: Node) -> list[str]:
-    return [*node.before, *([node.after] if node.after else []), *inner_comments(node)]
 
 
 def _values(node: Node) -> Values:

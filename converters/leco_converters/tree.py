@@ -82,6 +82,11 @@ def places(node: Node, key: Key = ()) -> Iterator[tuple[Key, Node]]:
         yield from places(child, (*key, name))
 
 
+def comments(node: Node) -> list[str]:
+    """Return the comments above, behind and inside a value."""
+    return [*node.before, *([node.after] if node.after else []), *inner_comments(node)]
+
+
 def inner_comments(node: Node) -> Iterator[str]:
     """Yield the comments inside a table or a list, in their order."""
     for child in (*node.table.values(), *node.items):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from leco_converters.anchors import preserve_anchors
 from leco_converters.host_jobs import plan_job
 from leco_converters.leco_config import plan_leco_config
 from leco_converters.prompt_tables import TABLES, entries, keep_texts, leave_out
@@ -46,8 +47,11 @@ def prompt_file(source: Source, report: Report) -> Node:
         table = {name: child for name, child in root.table.items() if name != "slider"}
         left = {name: leave_out(child, name, source, report, refuse_typos=True) for name, child in table.items()}
         slider = root.table["slider"]
-        return root.like({**left, "slider": slider.like(_flat(slider, source, report))})
-    return root.like(_flat(root, source, report))
+        root = root.like({**left, "slider": slider.like(_flat(slider, source, report))})
+    else:
+        root = root.like(_flat(root, source, report))
+    preserve_anchors([root], source, report)
+    return root
 
 
 def _flat(root: Node, source: Source, report: Report) -> dict[str, Node]:
@@ -58,7 +62,7 @@ def _flat(root: Node, source: Source, report: Report) -> dict[str, Node]:
             items = entries(child, ROOT_KEYS - {*TABLES, "slider"}, source, report, refuse_typos=True)
             table[name] = child.like(items)
         else:
-            known = name in ROOT_KEYS
+            known = name in ROOT_KEYS or name == "anchors"
             table[name] = child if known else leave_out(child, name, source, report, refuse_typos=True)
     return table
 

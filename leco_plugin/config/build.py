@@ -235,7 +235,9 @@ class _JobBuilder:
             fix = "write prompts_file, or targets or prompts below leco"
             self._findings.error(key, "there are no prompts", fix)
             return ()
-        return read_prompts(inline, self._findings, self._document.path.parent, base=key, options=_OPTIONS).pairs
+        prompts = read_prompts(inline, self._findings, self._document.path.parent, base=key, options=_OPTIONS)
+        self._preserved = prompts.preserve
+        return prompts.pairs
 
     def _prompts_file(self, name: object, inline: Mapping[str, object], key: Key) -> tuple[PromptPair, ...]:
         for extra in inline:
@@ -285,7 +287,7 @@ class _JobBuilder:
             return None
 
     def _with_preserved(self, job: JobConfig) -> JobConfig:
-        """What the job and its prompt file preserve adds up."""
+        """What the job and its prompts preserve adds up."""
         together = tuple(dict.fromkeys((*job.leco.preserve, *self._preserved)))
         return job.model_copy(update={"leco": job.leco.model_copy(update={"preserve": together})})
 

@@ -49,12 +49,17 @@ def read_prompts(
     reader = _Reader(findings, folder, {base: frozenset(options)})
     pairs = reader.read(tree, base)
     check_preserve(pairs, reader.preserve, (*reader.top, "preserve"), findings)
-    return Prompts(pairs, reader.preserve)
+    return Prompts(pairs, tuple(dict.fromkeys(reader.preserve)))
+
+
+def changing(pairs: Sequence[PromptPair]) -> set[str]:
+    """Return the prompts that the pairs are to change."""
+    return {pair.target for pair in pairs if not pair.keeps}
 
 
 def check_preserve(pairs: Sequence[PromptPair], preserve: Sequence[str], key: Key, findings: Findings) -> None:
     """Refuse to preserve what a pair is to change."""
-    targets = {pair.target for pair in pairs if not pair.keeps}
+    targets = changing(pairs)
     for number, prompt in enumerate(preserve):
         if prompt in targets:
             message = f"{prompt!r} is to be kept as it is, and is a target that is to change"

@@ -125,7 +125,8 @@ class _Reader:
             return None
         value, key = self._table[name], (*self._key, name)
         if not isinstance(value, list):
-            fix = f'write {name} = ["first", "second"], or neutral = "..." for a single one'
+            one = ', or neutral = "..." for a single one' if name == "neutrals" else ""
+            fix = f'write {name} = ["first", "second"]{one}'
             self._wrong(key, f"must be a list of texts, not {describe(value)}", fix)
             return None
         items = [self._text(item, (*key, index)) for index, item in enumerate(value)]

@@ -61,6 +61,19 @@ def test_a_list_is_asked_for(refusals):
     """One text alone is most likely a list without its brackets."""
     (problem,) = refusals('preserve = "a dog"\n[[prompts]]\ntarget = "red"\n')
     assert problem.where.key == "preserve"
+    assert "neutral" not in problem.fix
+
+
+def test_each_of_them_counts_once(read_toml):
+    """Twice the same prompt would be twice its weight."""
+    assert read_toml('preserve = ["a dog", "a dog"]\n[[prompts]]\ntarget = "red"\n').preserve == ("a dog",)
+
+
+def test_those_below_an_inline_slider_count_too(tmp_path: Path):
+    """A job may hold [slider] with all its keys."""
+    slider = 'leco: {preserve: [a bird], slider: {preserve: [a dog], target_class: "", positive: p}}'
+    (tmp_path / "job.yaml").write_text(JOB.replace("leco: {prompts_file: p.toml, preserve: [a bird, a dog]}", slider))
+    assert load_job(tmp_path / "job.yaml").job.leco.preserve == ("a bird", "a dog")
 
 
 def test_those_of_the_job_and_of_its_prompt_file_add_up(tmp_path: Path):

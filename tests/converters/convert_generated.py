@@ -107,28 +107,48 @@ slider_entries = st.builds(
     host_targets,
     _optional(neutral=texts, resolution=sizes, resolutions=lists_of_sizes, **_common),
 )
+_preserved = st.lists(texts, max_size=3)
+
+
+def _without_targets(tree: Tree) -> Tree:
+    """What is to change cannot be preserved."""
+    top = tree.get("slider", tree)
+    entries = top.get("prompts") or top.get("targets") or [top]
+    targets = {entry.get("target", entry.get("target_class", "")) for entry in entries}
+    for key, name in (("preserve", None), ("anchors", "prompt")):
+        if key in top:
+            top[key] = [one for one in top[key] if (one[name] if name else one) not in targets]
+    return tree
+
+
+_flat = (slider_entries, prompt_entries)
 prompt_trees = st.one_of(
     st.builds(
         lambda entries, top: {**top, "prompts": entries},
         st.lists(st.one_of(prompt_entries, slider_entries), min_size=1, max_size=3),
-        _optional(positive=texts, neutral=texts, resolution=sizes, **_common),
+        _optional(positive=texts, neutral=texts, resolution=sizes, preserve=_preserved, **_common),
     ),
     st.builds(
         lambda entries, top: {**top, "targets": entries},
         st.lists(slider_entries, min_size=1, max_size=3),
-        _optional(neutral=texts, neutrals=neutral_lists, resolution=sizes, **_common),
+        _optional(neutral=texts, neutrals=neutral_lists, resolution=sizes, preserve=_preserved, **_common),
     ),
     st.builds(
         lambda entries, top: {"slider": {**top, "targets": entries}},
         st.lists(slider_entries, min_size=1, max_size=2),
-        _optional(neutral=texts, resolutions=lists_of_sizes, **_common),
+        _optional(neutral=texts, resolutions=lists_of_sizes, preserve=_preserved, **_common),
     ),
-    slider_entries,
-    prompt_entries,
-)
+    *(st.builds(lambda entry, kept: {**entry, "preserve": kept}, one, _preserved) for one in _flat),
+).map(_without_targets)
 host_sliders = st.fixed_dictionaries(
-    {"targets": st.lists(host_targets, min_size=1, max_size=3)}, optional={"resolutions": lists_of_sizes}
-)
+    {"targets": st.lists(host_targets, min_size=1, max_size=3)},
+    optional={
+        "resolutions": lists_of_sizes,
+        "anchors": st.lists(
+            st.fixed_dictionaries({"prompt": texts}, optional={"multiplier": st.just(1.0)}), max_size=3
+        ),
+    },
+).map(_without_targets)
 
 
 def host_job(slider: Tree, **process: object) -> Tree:
@@ -155,6 +175,11 @@ def host_pairs(slider: Tree) -> list[PromptPair]:
         for size in slider.get("resolutions", [[512, 512]]):
             pairs += _target_pairs(target, size)
     return pairs
+
+
+def host_preserve(slider: Tree) -> tuple[str, ...]:
+    """The prompts of its anchors, each once."""
+    return tuple(dict.fromkeys(anchor["prompt"] for anchor in slider.get("anchors", [])))
 
 
 def _target_pairs(target: Tree, size: Sequence[int]) -> list[PromptPair]:

@@ -33,6 +33,11 @@ class Result:
         """The pairs of a prompt file."""
         return load_prompts(self.path).pairs
 
+    @property
+    def preserve(self) -> tuple[str, ...]:
+        """What a prompt file preserves."""
+        return load_prompts(self.path).preserve
+
     def notes(self, key: str) -> list[Note]:
         """What the report says about one key of the source."""
         return [note for note in self.conversion.report.notes if note.where.key == key]

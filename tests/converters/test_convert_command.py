@@ -15,7 +15,7 @@ from leco_converters.command import main
 from leco_plugin.cli import main as leco
 
 ROOT = Path(__file__).parents[2]
-LOSES = "anchors: []\ntargets: [{target_class: a, positive: b}]\n"
+LOSES = "prompt_tensors: t\ntargets: [{target_class: a, positive: b}]\n"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_it_writes_and_reports(source: Path, capsys: pytest.CaptureFixture[str])
     """Exit code 0, and the report where people see it."""
     assert main([str(source)]) == 0
     out, err = capsys.readouterr()
-    assert f"lost: {source}:1: anchors: " in out
+    assert f"lost: {source}:1: prompt_tensors: " in out
     assert f"wrote {source.with_suffix('.toml')}" in out
     assert "2 training pairs" in out
     assert not err
@@ -40,7 +40,7 @@ def test_strict_ends_with_1_and_writes_nothing(source: Path, capsys: pytest.Capt
     """The report is the same."""
     assert main([str(source), "--strict"]) == 1
     out, err = capsys.readouterr()
-    assert "anchors" in out
+    assert "prompt_tensors" in out
     assert "nothing is written" in err
     assert list(source.parent.iterdir()) == [source]
 
@@ -64,7 +64,7 @@ def test_json_is_one_object(source: Path, capsys: pytest.CaptureFixture[str]):
     assert report["written"] == [str(source.with_suffix(".toml"))]
     assert report["pairs"] == 2
     assert report["lost"] is True
-    assert report["notes"][0]["key"] == "anchors"
+    assert report["notes"][0]["key"] == "prompt_tensors"
     assert report["notes"][0]["done"]
 
 

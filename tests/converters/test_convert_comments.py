@@ -38,7 +38,14 @@ config:
 #          - [768, 768]
         # not used
         anchors: # unused
-          - prompt: a # an anchor
+          - prompt: kept # an anchor
+            # not this
+            neg_prompt: e # negative
+            multiplier: 1.0 # as ever
+          # a target
+          - prompt: "a # b" # cannot stay
+        # a file
+        prompt_tensors: x # encoded
         targets: # all targets
 
           # the first
@@ -97,7 +104,9 @@ def test_comments_stay_at_their_values(to_toml: Convert):
 def test_what_is_left_out_stays_as_a_comment(to_toml: Convert):
     """With its own comments, so that no text is lost."""
     text = to_toml(YAML_SOURCE, job=True).text
-    assert '# not used\n# Not carried over:\n# anchors:  # unused\n#   - prompt: "a"  # an anchor\n' in text
+    assert "# a file\n# Not carried over:\n# prompt_tensors: x  # encoded\n" in text
+    assert '# not this\n# Not carried over:\n# neg_prompt: "e"  # negative\n' in text
+    assert 'preserve = ["kept"]  # unused\n' in text
 
 
 def test_the_order_of_a_list_and_of_its_keys_stays(to_toml: Convert):
@@ -114,6 +123,10 @@ TOML_SOURCE = """# about the file
 # a default
 guidance_scale = 1.0   # strength
 resolution = 512 # size
+preserve = [ # kept
+    # a dog
+    "dog", # barks
+]
 neutrals = [ # several
     "", # empty
     # the other
@@ -140,6 +153,9 @@ def test_every_comment_of_a_prompt_file_stands_in_the_job(to: str, to_yaml: Conv
         "a default",
         "strength",
         "size",
+        "kept",
+        "a dog",
+        "barks",
         "several",
         "empty",
         "the other",

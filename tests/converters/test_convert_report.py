@@ -17,7 +17,7 @@ config:
       model: {name_or_path: a/b, is_xl: true}
       datasets: [{folder_path: x}]
       slider:
-        anchors: [{prompt: a}]
+        anchors: [{prompt: c, neg_prompt: d}]
         prompt_tensors: t.safetensors
         batch_full_slide: true
         low_ram: false
@@ -33,7 +33,7 @@ SLIDER = "config.process[0].slider"
 def test_every_key_without_a_counterpart_is_named(to_toml: Convert):
     """Those of the prompts, and with a job those of the run."""
     lost = set(to_toml(FULL, job=True).lost())
-    names = ["anchors", "prompt_tensors", "batch_full_slide", "use_adapter", "adapter_img_dir", "strange"]
+    names = ["anchors[0].neg_prompt", "prompt_tensors", "batch_full_slide", "use_adapter", "adapter_img_dir", "strange"]
     assert {f"{SLIDER}.{name}" for name in names} <= lost
     assert f"{SLIDER}.targets[0].colour" in lost
     run = ["train.ema_config", "datasets"]
@@ -42,12 +42,12 @@ def test_every_key_without_a_counterpart_is_named(to_toml: Convert):
 
 def test_a_note_says_where_what_and_what_was_done(to_toml: Convert):
     """For people and as fields."""
-    (note,) = to_toml(FULL).notes(f"{SLIDER}.anchors")
-    assert (note.where.line, note.kind) == (13, "lost")
-    assert "never uses" in note.was
+    (note,) = to_toml(FULL).notes(f"{SLIDER}.prompt_tensors")
+    assert (note.where.line, note.kind) == (14, "lost")
+    assert "encoded prompts" in note.was
     assert "left out" in note.done
     fields = note.fields()
-    assert (fields["key"], fields["line"], fields["kind"]) == (f"{SLIDER}.anchors", 13, "lost")
+    assert (fields["key"], fields["line"], fields["kind"]) == (f"{SLIDER}.prompt_tensors", 14, "lost")
 
 
 def test_a_setting_that_says_what_is_so_anyway_is_no_loss(to_toml: Convert):

@@ -1,4 +1,4 @@
-"""Generated files keep their pairs on every way there and back."""
+"""Generated files keep their pairs, and what they preserve, on every way there and back."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def _convert(folder: Path, source: str, target: str, to: Target | None = None) -
     return folder / target, {note.kind for note in result.report.notes}
 
 
-def _pairs(path: Path) -> tuple[PromptPair, ...]:
-    return load_prompts(path).pairs
+def _read(path: Path) -> tuple[tuple[PromptPair, ...], tuple[str, ...]]:
+    """What a prompt file trains, and what it preserves."""
+    prompts = load_prompts(path)
+    return prompts.pairs, prompts.preserve
 
 
 @SETTINGS
@@ -34,7 +36,7 @@ def test_a_yaml_prompt_file_gives_its_own_pairs_as_toml(tree: made.Tree):
         folder = Path(name)
         (folder / "a.yaml").write_text(made.as_yaml(tree, quotes='"'), encoding="utf-8")
         toml, kinds = _convert(folder, "a.yaml", "b.toml")
-        assert _pairs(toml) == _pairs(folder / "a.yaml")
+        assert _read(toml) == _read(folder / "a.yaml")
         assert not kinds
 
 
@@ -46,12 +48,12 @@ def test_an_ai_toolkit_job_gives_the_pairs_of_its_trainer_and_comes_back(slider:
         folder = Path(name)
         (folder / "a.yaml").write_text(made.as_yaml(made.host_job(slider)), encoding="utf-8")
         toml, _ = _convert(folder, "a.yaml", "b.toml")
-        expected = made.host_pairs(slider)
-        assert list(_pairs(toml)) == expected
+        expected = (tuple(made.host_pairs(slider)), made.host_preserve(slider))
+        assert _read(toml) == expected
         _, kinds = _convert(folder, "b.toml", "c.yaml")
         assert "lost" not in kinds
         again, _ = _convert(folder, "c.yaml", "d.toml")
-        assert list(_pairs(again)) == expected
+        assert _read(again) == expected
 
 
 @SETTINGS
@@ -62,10 +64,11 @@ def test_a_toml_comes_back_from_our_own_job_with_all_its_pairs(tree: made.Tree):
         folder = Path(name)
         (folder / "a.toml").write_text(made.as_toml(tree), encoding="utf-8")
         job, _ = _convert(folder, "a.toml", "b.yaml", "leco-job")
-        expected = _pairs(folder / "a.toml")
-        assert load_job(job).job.pairs == expected
+        expected = _read(folder / "a.toml")
+        loaded = load_job(job).job
+        assert (loaded.pairs, loaded.leco.preserve) == expected
         again, _ = _convert(folder, "b.yaml", "c.toml")
-        assert _pairs(again) == expected
+        assert _read(again) == expected
 
 
 @SETTINGS
@@ -79,7 +82,9 @@ def test_a_toml_comes_back_from_ai_toolkit_with_its_pairs_or_the_report_says_wha
             _, kinds = _convert(folder, "a.toml", "b.yaml")
         except ConfigError:
             # nothing but prompts without a concept
-            assert all(not (pair.positive + pair.unconditional).strip() for pair in _pairs(folder / "a.toml"))
+            assert all(not (pair.positive + pair.unconditional).strip() for pair in _read(folder / "a.toml")[0])
             return
         again, _ = _convert(folder, "b.yaml", "c.toml")
-        assert kinds & {"lost", "changed"} or _pairs(again) == _pairs(folder / "a.toml")
+        (pairs, preserve), (old_pairs, old_preserve) = _read(again), _read(folder / "a.toml")
+        assert kinds & {"lost", "changed"} or pairs == old_pairs
+        assert "lost" in kinds or preserve == old_preserve

@@ -95,7 +95,7 @@ def test_several_processes_join_and_keep_their_own_defaults(to_toml: Convert):
 def test_a_concept_slider_starts_from_its_class(to_toml: Convert):
     """guidance_strength is the edit strength, target_class the neutral; what needs pictures is lost."""
     text = job(
-        "guidance_strength: 2.5\npositive_prompt: old\nnegative_prompt: young\ntarget_class: person\nanchor_class: cat",
+        "guidance_strength: 2.5\npositive_prompt: old\nnegative_prompt: young\ntarget_class: person\nlow_ram: true",
         "datasets: [{folder_path: x}]",
         "concept_slider",
     )
@@ -103,7 +103,7 @@ def test_a_concept_slider_starts_from_its_class(to_toml: Convert):
     pair = result.pairs[1]
     assert (pair.target, pair.positive, pair.unconditional) == ("person", "old", "young")
     assert (pair.neutral, pair.guidance_scale) == ("person", 2.5)
-    assert {"config.process[0].slider.anchor_class", "config.process[0].datasets"} <= set(result.lost())
+    assert {"config.process[0].slider.low_ram", "config.process[0].datasets"} <= set(result.lost())
 
 
 def test_a_concept_slider_without_a_strength_has_that_of_its_trainer(to_toml: Convert):
