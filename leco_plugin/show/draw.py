@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from leco_plugin.config.schema import JobConfig, ModelConfig, PromptPair, TrainConfig
+from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.console.pages import Page
 from leco_plugin.contracts import Denoiser
 from leco_plugin.engine.measure import Course
-from leco_plugin.engine.process import choose_device
 from leco_plugin.errors import ConfigError
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.preview.pictures import Painter, PictureSettings
 from leco_plugin.preview.strips import Strip, check_strips, draw_strip, prompts_of, save_picture, total_ticks, with_base
 from leco_plugin.show.run import Run, find_run
 from leco_plugin.tools.lora import Lora, read_file
-from leco_plugin.tools.subject import Subject
+from leco_plugin.tools.subject import Asked, Subject, find_model, loading_job
 
 _SLIDER, _ONE_WAY = (-2.0, -1.0, 0.0, 1.0, 2.0), (0.0, 0.5, 1.0, 1.5)
 _MOST_PROMPTS = 3
@@ -97,19 +96,10 @@ def _own_prompts(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
 
 def _job(run: Run, lora: Lora, pairs: Sequence[PromptPair], wanted: Wanted) -> JobConfig:
     """A job that loads the model: the run's own where it is known."""
-    device = str(choose_device(wanted.device or "auto"))
     if run.history and wanted.model is None:
-        return run.history.job.model_copy(update={"device": device})
-    name = wanted.model or lora.model
-    if name is None:
-        said = lora.metadata.get("ss_sd_model_name")
-        what = f"tells no more of its model than the name {said!r}" if said else "does not tell what model it is for"
-        raise ConfigError(f"{lora.path} {what}", fix="name the model with --model")
-    model = ModelConfig(name_or_path=name)
-    # half precision is slow on a CPU
-    train = TrainConfig(dtype="fp32" if device == "cpu" else "bf16")
-    asked = tuple(pairs) or (PromptPair(target="", positive=""),)
-    return JobConfig(name=run.name, device=device, model=model, train=train, pairs=asked)
+        return run.history.job.model_copy(update={"device": wanted.device or "auto"})
+    asked = Asked(wanted.model, device=wanted.device)
+    return loading_job(tuple(pairs) or (PromptPair(target="", positive=""),), find_model([lora], asked), asked)
 
 
 def _strips(prompts: Sequence[str], pairs: Sequence[PromptPair], wanted: Wanted, denoiser: Denoiser) -> list[Strip]:

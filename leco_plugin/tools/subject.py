@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leco_plugin.config.build import Loaded, load
-from leco_plugin.config.schema import JobConfig, ModelConfig, PromptPair, TrainConfig
+from leco_plugin.config.schema import JobConfig, LecoConfig, ModelConfig, PromptPair, TrainConfig
 from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.engine.measure import Bench, Course, asks
@@ -45,15 +45,6 @@ class Subject:
         """The prompts."""
         return self.job.pairs
 
-    def load_model(self) -> Denoiser:
-        """Load the model; ModelError where no plugin can."""
-        denoiser: Denoiser | None = plugin_manager().hook.leco_load_model(
-            job=self.job, device=choose_device(self.job.device)
-        )
-        if denoiser is None:
-            raise ModelError(f"no plugin can load the model {self.job.model.name_or_path!r}")
-        return denoiser
-
     @contextmanager
     def attached(self, lora: Lora, denoiser: Denoiser) -> Iterator[LoadedLora]:
         """Block in which the file's network is on the model."""
@@ -76,13 +67,11 @@ def find_subject(loras: Sequence[Lora], asked: Asked) -> Subject:
     course = loras[0].course(asked.seeds)
     if asked.prompts is None:
         pairs, preserve = _own_prompts(loras), loras[0].preserve
-        job = _job(pairs, _model(loras, asked), asked)
+        job = job_for(pairs, find_model(loras, asked), asked.device)
     else:
         loaded = load(asked.prompts)
         if isinstance(loaded, Loaded):
-            job, leco = loaded.job, loaded.job.leco
-            if asked.model is not None:
-                job = job.model_copy(update={"model": ModelConfig(name_or_path=asked.model)})
+            job, leco = with_model(loaded.job, asked.model), loaded.job.leco
             if asked.device is not None:
                 job = job.model_copy(update={"device": asked.device})
             pairs, preserve = job.pairs, leco.preserve
@@ -90,11 +79,40 @@ def find_subject(loras: Sequence[Lora], asked: Asked) -> Subject:
             course = Course(job.train.noise_scheduler, steps, guidance, asked.seeds)
         else:
             pairs, preserve = loaded.pairs, loaded.preserve
-            job = _job(pairs, _model(loras, asked), asked)
+            job = job_for(pairs, find_model(loras, asked), asked.device)
     if not any(map(asks, pairs)):
         raise ConfigError("the prompts ask for nothing: every pair keeps its target", fix="name others with --prompts")
     untouched = asked.untouched or preserve or tuple(watched_prompts(pairs))
     return Subject(job, untouched, course)
+
+
+def load_model(job: JobConfig) -> Denoiser:
+    """The model that a job names; ModelError where no plugin can load it."""
+    device = choose_device(job.device)
+    denoiser: Denoiser | None = plugin_manager().hook.leco_load_model(job=job, device=device)
+    if denoiser is None:
+        raise ModelError(f"no plugin can load the model {job.model.name_or_path!r}")
+    return denoiser
+
+
+def with_model(job: JobConfig, model: str | None) -> JobConfig:
+    """``job`` on another model, where one is named."""
+    return job if model is None else job.model_copy(update={"model": ModelConfig(name_or_path=model)})
+
+
+def job_for(
+    pairs: tuple[PromptPair, ...], model: str, device: str | None = None, leco: LecoConfig | None = None
+) -> JobConfig:
+    """A job that loads ``model``; in full precision on the CPU, where half of it is slow."""
+    chosen = choose_device(device or "auto")
+    return JobConfig(
+        name="measure",
+        device=str(chosen),
+        model=ModelConfig(name_or_path=model),
+        train=TrainConfig(dtype="fp32" if chosen.type == "cpu" else "bf16"),
+        leco=leco or LecoConfig(),
+        pairs=pairs,
+    )
 
 
 def _own_prompts(loras: Sequence[Lora]) -> tuple[PromptPair, ...]:
@@ -112,7 +130,8 @@ def _own_prompts(loras: Sequence[Lora]) -> tuple[PromptPair, ...]:
     return loras[0].pairs
 
 
-def _model(loras: Sequence[Lora], asked: Asked) -> str:
+def find_model(loras: Sequence[Lora], asked: Asked) -> str:
+    """Name of the model to load for ``loras``; ConfigError where nothing tells, or they tell of several."""
     names = [asked.model] if asked.model else list({lora.model: None for lora in loras})
     if len(names) > 1:
         raise ConfigError("the files are for different models", fix="name one with --model")
@@ -121,11 +140,3 @@ def _model(loras: Sequence[Lora], asked: Asked) -> str:
         what = f"tells no more of its model than the name {said!r}" if said else "does not tell what model it is for"
         raise ConfigError(f"{loras[0].path} {what}", fix="name the model with --model")
     return names[0]
-
-
-def _job(pairs: tuple[PromptPair, ...], model: str, asked: Asked) -> JobConfig:
-    """A job that loads the model; in full precision on the CPU, where half of it is slow."""
-    device = choose_device(asked.device or "auto")
-    train = TrainConfig(dtype="fp32" if device.type == "cpu" else "bf16")
-    settings = ModelConfig(name_or_path=model)
-    return JobConfig(name="measure", device=str(device), model=settings, train=train, pairs=pairs)
