@@ -64,9 +64,13 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.set_defaults(command=_train)
 
 
+_CHECK_MODEL = "load the model (default: the job's), and measure what it makes of the prompts"
+
+
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    check = commands.add_parser("check", help="show what a job or prompt file means, without loading a model")
+    check = commands.add_parser("check", help="show what a job or prompt file means, and what it needs")
     check.add_argument("file", type=Path, metavar="FILE", help="job file or prompt file")
+    check.add_argument("--model", nargs="?", const="", metavar="MODEL", help=_CHECK_MODEL)
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.set_defaults(command=_check)
 
@@ -113,6 +117,10 @@ def _train_flags(arguments: Sequence[str], *, sdxl: bool) -> int:
 def _check(options: argparse.Namespace) -> int:
     from leco_plugin.check import check
 
+    if options.model is not None:
+        from leco_plugin.tools.check_model import check_with_model
+
+        return check_with_model(options.file, options.model or None, options.json, sys.stdout, sys.stderr)
     return check(options.file, options.json, sys.stdout, sys.stderr)
 
 

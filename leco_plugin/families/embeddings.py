@@ -24,7 +24,7 @@ def read_embeddings(folder: Path | None, prompts: Sequence[str], encoders: int) 
     ModelError for a folder that is not there, and for a file that cannot be read or is for another kind of model.
     """
     found: list[dict[str, Tensor]] = [{} for _ in range(encoders)]
-    for word, path in _used(folder, prompts).items():
+    for word, path in used_embeddings(folder, prompts).items():
         for number, table in enumerate(_by_encoder(path, _read(path), encoders)):
             found[number][word] = table
     return found
@@ -46,7 +46,8 @@ def add_vectors(encoder: nn.Module, vectors: Mapping[str, Tensor]) -> int:
     return int(rows)
 
 
-def _used(folder: Path | None, prompts: Sequence[str]) -> dict[str, Path]:
+def used_embeddings(folder: Path | None, prompts: Sequence[str]) -> dict[str, Path]:
+    """The files in ``folder`` that ``prompts`` name, by their names in small letters."""
     if folder is None:
         return {}
     folder = folder.expanduser()

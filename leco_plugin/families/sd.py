@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.errors import ModelError
+from leco_plugin.families.embeddings import used_embeddings
 from leco_plugin.families.encode import Layer, PromptOptions, encode_prompts
 from leco_plugin.families.samplers import DiffusersSampler, cumulative_alphas, make_sampler
 from leco_plugin.families.source import Family, Source
@@ -69,6 +70,12 @@ class SDDenoiser:
     def cut(self, prompt: str) -> str:
         """The end of a truncated prompt that the text encoder does not see, as its tokenizer writes it."""
         return self._cut[prompt]
+
+    def pieces(self, words: Sequence[str]) -> dict[str, list[str]]:
+        """The tokens that each word becomes, but for those that stand for a learned embedding."""
+        tokenizer = self._source.tokenizer(0)
+        learned = used_embeddings(self._options.embeddings_folder, words)
+        return {word: tokenizer.tokenize(word) for word in words if word.lower() not in learned}
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) at 8 pixels a latent; any multiple of 8 pixels fits."""

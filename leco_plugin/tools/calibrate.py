@@ -17,7 +17,7 @@ from leco_plugin.network.lora_file import write_tensors
 from leco_plugin.network.lora_keys import by_layer, does_nothing
 from leco_plugin.tools.lora import Lora, read_file, with_pairs
 from leco_plugin.tools.scale import scaled, scaled_metadata
-from leco_plugin.tools.subject import Asked, find_subject
+from leco_plugin.tools.subject import Asked, find_subject, load_model
 
 _AROUND = (0.7, 0.85, 1.0, 1.2, 1.4)
 """Multiples of the first estimate that the peak is fitted to."""
@@ -56,7 +56,7 @@ def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float)
     subject = find_subject([lora], asked)
     page = Page()
     with page.working(f"loading {subject.job.model.name_or_path}"):
-        denoiser = subject.load_model()
+        denoiser = load_model(subject.job)
     with page.working("measuring"), subject.attached(lora, denoiser) as network:
         found = find_calibration(path, subject.pairs, subject.bench(denoiser, network), drift_limit)
     metadata = _metadata(lora, found, subject.pairs)

@@ -15,7 +15,7 @@ from leco_plugin.errors import ConfigError
 from leco_plugin.network.loaded import LeftOut
 from leco_plugin.network.lora_file import write_atomically
 from leco_plugin.tools.lora import Lora, read_file
-from leco_plugin.tools.subject import Asked, Subject, find_subject
+from leco_plugin.tools.subject import Asked, Subject, find_subject, load_model
 
 _SHOWN = 3
 """Names of keys or prompts that are shown of many."""
@@ -37,7 +37,7 @@ def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], ou
     subject = find_subject(loras, asked)
     page = Page()
     with page.working(f"loading {subject.job.model.name_or_path}"):
-        denoiser = subject.load_model()
+        denoiser = load_model(subject.job)
     found = []
     # what the pairs were trained at is always measured: each pair is judged at it
     own = {side * unit([pair for pair in subject.pairs if asks(pair)]) for side in (-1, 1)}
