@@ -72,7 +72,7 @@ class LecoProcess:
             if stored:
                 refuse_other_run(stored, described)
                 self._restore(loop, stored)
-            self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser, stored), loop.done))
+            self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser, loop.network, stored), loop.done))
             self._warn(denoiser)
             interrupted = loop.run()
             path = self._save(denoiser, loop, loop.done, final=not interrupted)
@@ -175,14 +175,16 @@ class LecoProcess:
         if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
             self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
 
-    def _facts(self, denoiser: Denoiser, stored: Stored | None) -> tuple[tuple[str, str], ...]:
+    def _facts(self, denoiser: Denoiser, network: Network, stored: Stored | None) -> tuple[tuple[str, str], ...]:
         job = self._job
+        # a file's sizes may be others than the job's; a plugin's network may not tell
+        sizes = getattr(network, "sizes", f"rank {job.network.linear}, alpha {job.network.linear_alpha:g}")
         return (
             ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
             ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
-            ("network", f"{job.network.type}, rank {job.network.linear}, alpha {job.network.linear_alpha:g}"),
+            ("network", f"{job.network.type}, {sizes}"),
             ("steps", f"{job.train.steps} at lr {job.train.learning_rate:g} "
                       f"({job.train.optimizer}, {job.train.lr_scheduler})"),
             ("walk", f"{job.leco.max_denoising_steps} {job.train.noise_scheduler} steps, "

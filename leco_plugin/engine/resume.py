@@ -6,14 +6,22 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 
-from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.schema import (
+    JobConfig,
+    LecoConfig,
+    ModelConfig,
+    NetworkConfig,
+    PromptPair,
+    TrainConfig,
+)
 from leco_plugin.core.state import StateTree
 from leco_plugin.engine.output import Kept
 from leco_plugin.engine.report import Report
@@ -24,6 +32,7 @@ from leco_plugin.events import Saved, Warned
 NEWEST = "newest"
 MODEL_WEIGHTS = "weights of the model"
 _NAME = re.compile(r"(?P<run>.+?)(-step(?P<step>\d{8,}))?-state")
+_PAIR = re.compile(r"pair \d+ ")
 _MAY_DIFFER = frozenset({"train.steps", "train.gradient_checkpointing", "model.name_or_path"})
 _SAMPLED_WEIGHTS, _SAMPLED_VALUES = 64, 16
 
@@ -110,11 +119,13 @@ def resumed_seed(stored: Stored, job: JobConfig) -> int:
 
 def refuse_other_run(stored: Stored, described: Mapping[str, str]) -> None:
     """Raise ConfigError with every difference between the run of a state and the one that would go on with it."""
-    names = [*described, *(name for name in stored.described if name not in described)]
+    # an option that is newer than the state was as it is when nobody sets it
+    before = {**_defaults(described), **stored.described}
+    names = [*described, *(name for name in before if name not in described)]
     differences = [
-        f"{name}: {stored.described.get(name, 'absent')} in the state, {described.get(name, 'absent')} now"
+        f"{name}: {before.get(name, 'absent')} in the state, {described.get(name, 'absent')} now"
         for name in names
-        if stored.described.get(name) != described.get(name)
+        if before.get(name) != described.get(name)
     ]
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
@@ -122,6 +133,25 @@ def refuse_other_run(stored: Stored, described: Mapping[str, str]) -> None:
             f"resume: the state at step {stored.step} is of another run: {shown}",
             fix="set what differs back, or leave resume out to start a new run",
         )
+
+
+def _defaults(names: Iterable[str]) -> dict[str, str]:
+    """What the options among ``names`` are when nobody sets them, as ``describe_run`` says it."""
+    models: dict[str, type[BaseModel]] = {
+        "model": ModelConfig,
+        "network": NetworkConfig,
+        "train": TrainConfig,
+        "leco": LecoConfig,
+    }
+    known = {f"{above}.{name}": value for above, model in models.items() for name, value in _unset(model).items()}
+    of_pairs = _unset(PromptPair)
+    found = {name: of_pairs.get(name.rpartition(" ")[2]) if _PAIR.match(name) else known.get(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _unset(model: type[BaseModel]) -> dict[str, str]:
+    values = model.model_construct().model_dump(mode="json", warnings=False)
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def _states_in(folder: Path, run: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from leco_plugin.network.blocks import original_name
 
 _TRANSFORMERS = ("Transformer2DModel",)
 _CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+_MOST_SIZES = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ def plan_layers(module: nn.Module, linear: Size, conv: Size | None = None, choic
     if not chosen:
         raise NetworkError("the network goes on no layer at all", fix="loosen network.layers and what stands beside it")
     return chosen
+
+
+def sizes_text(plan: Plan) -> str:
+    """The ranks and alphas of ``plan``, such as ``rank 4, alpha 2``, with the most frequent first where they differ."""
+    sizes = Counter(plan.values())
+    return "; ".join(f"rank {size.rank}, alpha {size.alpha:g}" for size, _ in sizes.most_common(_MOST_SIZES)) + (
+        f"; and {len(sizes) - _MOST_SIZES} more sizes" if len(sizes) > _MOST_SIZES else ""
+    )
 
 
 def file_names(module: nn.Module, layers: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from peft.tuners.lycoris_utils import LycorisLayer
 from torch import Tensor, nn
 
 from leco_plugin.errors import NetworkError
-from leco_plugin.network.layers import Plan, Size, file_names
+from leco_plugin.network.layers import Plan, Size, file_names, sizes_text
 from leco_plugin.network.lora_file import read_layers, write_layers
 from leco_plugin.network.peft_lora import ADAPTER, conv_arguments, exactly
 
@@ -63,6 +63,11 @@ class PeftLycoris:
         """The layer's weights by their names in LyCORIS and PEFT alike."""
         tables = {name: getattr(layer, name) for name in layer.adapter_layer_names}
         return {name: table[ADAPTER] for name, table in tables.items() if ADAPTER in table}
+
+    @property
+    def sizes(self) -> str:
+        """Its ranks and alphas in words."""
+        return sizes_text(self._plan)
 
     def parameters(self) -> list[nn.Parameter]:
         """All weights, layer by layer."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
-from leco_plugin.network.layers import Plan, Size, file_names, plan_layers, transformer_layers
+from leco_plugin.network.layers import Plan, Size, file_names, plan_layers, sizes_text, transformer_layers
 from leco_plugin.network.lora_file import LoraWeights, read_lora, write_lora
 
 ADAPTER = "leco"
@@ -64,6 +64,11 @@ class PeftLora:
                 part.to(dtype).requires_grad_(True)
                 parameters += list(part.parameters())
         return parameters
+
+    @property
+    def sizes(self) -> str:
+        """Its ranks and alphas in words."""
+        return sizes_text(self._plan)
 
     def parameters(self) -> list[nn.Parameter]:
         """All LoRA weights, layer by layer, down before up."""

@@ -108,7 +108,15 @@ def test_the_run_is_reported_from_start_to_end(trained):
     facts = dict(started.facts)
     assert (started.name, started.steps, facts["seed"], facts["pairs"]) == ("tiny", 5, "5", "1 (1 erase)")
     assert facts["model"] == "builtin:tiny (sd1, epsilon)"
+    assert facts["network"] == "lora, rank 4, alpha 2"
     assert facts["saved to"] == str(trained[0])
+
+
+def test_the_start_tells_the_sizes_that_a_file_has(trained, tmp_path):
+    """Not those of the job, which dim_from_weights leaves aside."""
+    network = {"linear": 16, "linear_alpha": 1.0, "network_weights": trained[0], "dim_from_weights": True}
+    _, watching = run(tiny_job(tmp_path, network=network, train={"steps": 1}))
+    assert dict(watching.of(RunStarted)[0].facts)["network"] == "lora, rank 4, alpha 2"
     assert [step.samples for step in trained[1].of(StepDone)] == [2] * 5
     assert type(trained[1].events[-1]) is RunEnded
 

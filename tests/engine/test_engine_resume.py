@@ -19,7 +19,7 @@ from torch import nn
 
 import leco_plugin
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.engine.resume import model_weights_hash
+from leco_plugin.engine.resume import describe_run, model_weights_hash, refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
 from leco_plugin.errors import ConfigError, LecoError, TrainingError
 from leco_plugin.events import RunStarted, Saved, StepDone, Warned
@@ -218,6 +218,19 @@ def test_a_state_of_another_run_is_refused_with_what_differs(stopped, changes, d
     with pytest.raises(ConfigError) as caught:
         run(job(stopped, resume="newest", model=model, **changes))
     assert f"the state at step 5 is of another run: {difference}" in caught.value.problems[0].message
+
+
+def test_a_state_from_before_an_option_existed_has_its_default():
+    """A new option must not end the runs of an older version; only another value than the default is a difference."""
+    now = describe_run(job(Path()), 5)
+    new = ("train.huber_c", "leco.preserve", "network.rank_dropout", "pair 1 weight")
+    old = Stored(3, {name: value for name, value in now.items() if name not in new}, {})
+    refuse_other_run(old, now)
+    with pytest.raises(ConfigError, match=r"pair 1 weight: 1.0 in the state, 0.5 now"):
+        refuse_other_run(old, {**now, "pair 1 weight": "0.5"})
+    without_target = Stored(3, {name: value for name, value in now.items() if name != "pair 1 target"}, {})
+    with pytest.raises(ConfigError, match="pair 1 target: absent in the state"):
+        refuse_other_run(without_target, now)
 
 
 def test_a_state_of_another_model_is_refused(stopped, tmp_path):

@@ -251,6 +251,7 @@ def test_dim_from_weights_takes_ranks_alphas_and_layers_from_the_file(tmp_path: 
     network.save(tmp_path / "lora.safetensors", "float32", {})
     config = NetworkConfig(linear=1, network_weights=tmp_path / "lora.safetensors", dim_from_weights=True)
     loaded = create_network(config, again, seed=9)
+    assert loaded.sizes == "rank 6, alpha 3; rank 2, alpha 1"
     loaded.save(tmp_path / "again.safetensors", "float32", {})
 
     with network.multiplier(-0.5), loaded.multiplier(-0.5):
