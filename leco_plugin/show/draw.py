@@ -11,14 +11,13 @@ from pathlib import Path
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.console.pages import Page
 from leco_plugin.contracts import Denoiser
-from leco_plugin.engine.measure import Course
 from leco_plugin.errors import ConfigError
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.preview.pictures import Painter, PictureSettings
 from leco_plugin.preview.strips import Strip, check_strips, draw_strip, prompts_of, save_picture, total_ticks, with_base
 from leco_plugin.show.run import Run, find_run
 from leco_plugin.tools.lora import Lora, read_file
-from leco_plugin.tools.subject import Asked, Subject, find_model, loading_job
+from leco_plugin.tools.subject import Asked, find_model, job_for, load_model
 
 _SLIDER, _ONE_WAY = (-2.0, -1.0, 0.0, 1.0, 2.0), (0.0, 0.5, 1.0, 1.5)
 _MOST_PROMPTS = 3
@@ -45,7 +44,7 @@ class Wanted:
 def preview(file: Path, wanted: Wanted, output: Path | None) -> None:
     """Draw strips of a LoRA into the folder ``output``, one PNG a prompt, each written when it is drawn."""
     page, run = Page(), find_run(file)
-    folder = output or run.folder / f"{file.stem}-preview"
+    folder = output or run.folder / f"{(run.lora or file).stem}-preview"
     with opened(page, run, wanted) as drawing:
         for number, asked in enumerate(drawing.strips, start=1):
             path = folder / f"{number:02d}-{_file_name(asked.prompt)}.png"
@@ -78,15 +77,15 @@ def opened(page: Page, run: Run, wanted: Wanted) -> Iterator[Drawing]:
     prompts = wanted.prompts or _own_prompts(pairs)
     if not prompts:
         raise ConfigError(f"{lora.path} does not tell what it was trained with", fix="name a prompt with --prompt")
-    subject = Subject(_job(run, lora, pairs, wanted), (), Course())
-    with page.working(f"loading {subject.job.model.name_or_path}"):
-        denoiser = subject.load_model()
+    job = _job(run, lora, pairs, wanted)
+    with page.working(f"loading {job.model.name_or_path}"):
+        denoiser = load_model(job)
     strips = _strips(prompts, pairs, wanted, denoiser)
     check_strips(denoiser, strips)
-    with subject.attached(lora, denoiser) as network:
-        page.lines(_remarks(network))
-        with page.progress("drawing", total_ticks(strips)) as tick:
-            yield Drawing(strips, Painter(denoiser, network, prompts_of(strips), PictureSettings(), tick))
+    network = LoadedLora(denoiser.module, lora.path, lora.tensors, lora.metadata)
+    page.lines(_remarks(network))
+    with page.progress("drawing", total_ticks(strips)) as tick:
+        yield Drawing(strips, Painter(denoiser, network, prompts_of(strips), PictureSettings(), tick))
 
 
 def _own_prompts(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
@@ -98,8 +97,8 @@ def _job(run: Run, lora: Lora, pairs: Sequence[PromptPair], wanted: Wanted) -> J
     """A job that loads the model: the run's own where it is known."""
     if run.history and wanted.model is None:
         return run.history.job.model_copy(update={"device": wanted.device or "auto"})
-    asked = Asked(wanted.model, device=wanted.device)
-    return loading_job(tuple(pairs) or (PromptPair(target="", positive=""),), find_model([lora], asked), asked)
+    model = find_model([lora], Asked(wanted.model))
+    return job_for(tuple(pairs) or (PromptPair(target="", positive=""),), model, wanted.device)
 
 
 def _strips(prompts: Sequence[str], pairs: Sequence[PromptPair], wanted: Wanted, denoiser: Denoiser) -> list[Strip]:
