@@ -38,6 +38,7 @@ _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "huber_schedule": ("huber", "smooth_l1"),
 }
 """Options that only some choices of another one read."""
+_DROPOUTS = ("dropout", "rank_dropout", "module_dropout")
 
 
 class PromptPair(Frozen):
@@ -117,9 +118,9 @@ class NetworkConfig(Frozen):
     ignore_if_contains: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Of these, no layers whose diffusers name holds one of these texts."""
     dropout: Finite = Field(0.0, ge=0, lt=1)
-    """Probability that a number between the two matrices is left out in the student's pass."""
+    """Probability that a number between lora's two matrices is left out in the student's pass."""
     rank_dropout: Finite = Field(0.0, ge=0, lt=1)
-    """Probability that a rank is left out in the student's pass."""
+    """Probability that a rank, or an output of loha and lokr, is left out in the student's pass."""
     module_dropout: Finite = Field(0.0, ge=0, lt=1)
     """Probability that a layer's part of the network is left out in the student's pass."""
     network_weights: Annotated[Path | None, Field(strict=False)] = None
@@ -131,10 +132,13 @@ class NetworkConfig(Frozen):
 
     @model_validator(mode="after")
     def _options_fit(self) -> NetworkConfig:
-        dropped = [name for name in ("dropout", "rank_dropout", "module_dropout") if getattr(self, name)]
-        if self.type != "lora" and dropped:
-            fix = f"leave {dropped[0]} out, or set type to lora"
-            raise PydanticCustomError("network", "{name} is there for type lora only", {"name": dropped[0], "fix": fix})
+        kinds = {"lora": _DROPOUTS, "loha": _DROPOUTS[1:], "lokr": _DROPOUTS[1:], "dora": ()}
+        for name in _DROPOUTS:
+            if getattr(self, name) and name not in kinds[self.type]:
+                fitting = " and ".join(kind for kind, names in kinds.items() if name in names)
+                fix = f"leave {name} out, or set type to lora"
+                context = {"name": name, "kinds": fitting, "fix": fix}
+                raise PydanticCustomError("network", "{name} is there for type {kinds} only", context)
         if self.conv is not None and self.layers not in ("all", "noxattn"):
             context = {"layers": self.layers, "fix": "leave conv out, or set layers to all or noxattn"}
             raise PydanticCustomError("network", "conv means nothing where layers is {layers}", context)

@@ -11,7 +11,7 @@ from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.layers import Plan, Size, plan_layers
 from leco_plugin.network.lora_file import LoraWeights
-from leco_plugin.network.lycoris import PeftLycoris, read_lycoris
+from leco_plugin.network.lycoris import PeftLycoris, read_lycoris, sizes_in
 from leco_plugin.network.peft_lora import PeftLora, check_fit, read_weights
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,14 +66,16 @@ def _create_lora(
 
 
 def _create_lycoris(config: NetworkConfig, module: nn.Module, size: Size, plan: Plan, seed: int) -> PeftLycoris:
-    if config.dim_from_weights:
-        raise NetworkError(
-            f"the ranks of a {config.type} file cannot be told from its weights",
-            fix="leave dim_from_weights out, and set linear and linear_alpha as they were",
-        )
-    path = config.network_weights
-    layers = None if path is None else read_lycoris(path, config.type, module, plan)
-    network = PeftLycoris(module, config.type, size=size, plan=plan, seed=seed, dtype=_DTYPES[config.dtype])
+    path, layers = config.network_weights, None
+    if path is not None:
+        every = plan_layers(module, size, size)
+        layers = read_lycoris(path, config.type, module, every if config.dim_from_weights else plan)
+        if config.dim_from_weights:
+            plan = sizes_in(layers, module)
+            size = _most_common(plan)
+    dropout = Dropout(rank=config.rank_dropout, module=config.module_dropout)
+    dtype = _DTYPES[config.dtype]
+    network = PeftLycoris(module, config.type, size=size, plan=plan, seed=seed, dropout=dropout, dtype=dtype)
     if path is not None and layers is not None:
         network.load(path, layers)
     return network

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from peft.tuners.lycoris_utils import LycorisLayer
 from torch import Tensor, nn
 
 from leco_plugin.errors import NetworkError
+from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.layers import Plan, Size, file_names, sizes_text
 from leco_plugin.network.lora_file import read_layers, write_layers
 from leco_plugin.network.peft_lora import ADAPTER, conv_arguments, exactly
 
-_CONFIGS: Mapping[str, Any] = {"loha": LoHaConfig, "lokr": LoKrConfig}
+# what rank_dropout leaves is scaled up, as LoHa does anyway
+_CONFIGS: Mapping[str, Any] = {"loha": LoHaConfig, "lokr": partial(LoKrConfig, rank_dropout_scale=True)}
 _PREFIXES = {"loha": "hada_", "lokr": "lokr_"}
+_RANKED = ("hada_w1_b", "lokr_w2_b", "lokr_w1_b")
+"""The first side of these is the rank."""
 
 
 class PeftLycoris:
@@ -31,11 +36,22 @@ class PeftLycoris:
     takes_rows = False
 
     def __init__(
-        self, module: nn.Module, kind: str, *, size: Size, plan: Plan, seed: int, dtype: torch.dtype = torch.float32
+        self,
+        module: nn.Module,
+        kind: str,
+        *,
+        size: Size,
+        plan: Plan,
+        seed: int,
+        dropout: Dropout | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._kind, self._size, self._plan = kind, size, plan
         self._names = file_names(module, plan)
+        dropout = dropout or Dropout()
         config = _CONFIGS[kind](
+            rank_dropout=dropout.rank,
+            module_dropout=dropout.module,
             r=size.rank,
             alpha=size.alpha,
             target_modules=list(plan),
@@ -48,6 +64,7 @@ class PeftLycoris:
         self._layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LycorisLayer)}
         self._scales = {name: self._own_scale(name) for name in self._layers}
         for layer in self._layers.values():
+            layer.register_forward_pre_hook(_drop_in_the_students_pass)
             layer.scaling[ADAPTER] = 1.0
             for parameter in self._parts(layer).values():
                 parameter.data = parameter.data.to(dtype)
@@ -123,6 +140,22 @@ class PeftLycoris:
             "ss_network_args": json.dumps(arguments),
         }
         write_layers(path, layers, dtype, {**metadata, **described})
+
+
+def _drop_in_the_students_pass(layer: nn.Module, inputs: object) -> None:
+    """PEFT drops in training mode, which tells nothing here: it stays on for checkpointing."""
+    # the layer alone, not what it holds
+    layer.training = torch.is_grad_enabled()
+
+
+def sizes_in(layers: Mapping[str, Mapping[str, Tensor]], module: nn.Module) -> Plan:
+    """The ranks and alphas of a file's layers; a rank at which a LoKr layer is whole where its factors are."""
+    plan = {}
+    for name, parts in layers.items():
+        ranks = [parts[part].shape[0] for part in _RANKED if part in parts]
+        rank = ranks[0] if ranks else max(module.get_parameter(f"{name}.weight").shape)
+        plan[name] = Size(rank, float(parts.get("alpha", torch.tensor(rank))))
+    return plan
 
 
 def read_lycoris(path: Path, kind: str, module: nn.Module, plan: Plan) -> dict[str, dict[str, Tensor]]:

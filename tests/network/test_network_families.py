@@ -192,13 +192,19 @@ def test_convolutions_have_a_size_of_their_own(tmp_path: Path):
         assert json.loads(file.metadata()["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "3"}
 
 
-@pytest.mark.parametrize("option", ["dropout", "rank_dropout", "module_dropout"])
-def test_dropout_is_in_the_students_pass_alone(option: str):
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        *(("lora", option) for option in ("dropout", "rank_dropout", "module_dropout")),
+        *((kind, option) for kind in ("loha", "lokr") for option in ("rank_dropout", "module_dropout")),
+    ],
+)
+def test_dropout_is_in_the_students_pass_alone(kind: str, option: str):
     """With gradients recorded predictions vary from call to call; without, in training mode too, they do not."""
     unet = make_unet("sd1")
-    network = network_on(unet, **{option: 0.5}, conv=2)
+    network = network_on(unet, type=kind, **{option: 0.5}, conv=2)
     plain_unet = make_unet("sd1")
-    plain = network_on(plain_unet, conv=2)
+    plain = network_on(plain_unet, type=kind, conv=2)
     with network.multiplier(1.0), plain.multiplier(1.0):
         expected = ask(plain_unet, "sd1")
         for training in (False, True):
@@ -259,6 +265,25 @@ def test_dim_from_weights_takes_ranks_alphas_and_layers_from_the_file(tmp_path: 
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "lora.safetensors").read_bytes()
     with safe_open(tmp_path / "again.safetensors", framework="pt") as file:
         assert (file.metadata()["ss_network_dim"], file.metadata()["ss_network_alpha"]) == ("6", "3")
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_dim_from_weights_goes_for_lycoris_files_too(kind: str, tmp_path: Path):
+    """Also where a layer of LoKr is small enough to be whole and so has no rank."""
+    unet, again = make_unet("sd1"), make_unet("sd1")
+    network = network_on(unet, type=kind, linear=3, linear_alpha=6.0, conv=2, layers="noxattn")
+    network.save(tmp_path / "a.safetensors", "float32", {})
+    config = NetworkConfig(type=kind, network_weights=tmp_path / "a.safetensors", dim_from_weights=True)
+    loaded = create_network(config, again, seed=9)
+    for strength in (1.0, -0.5):
+        with network.multiplier(strength), loaded.multiplier(strength):
+            assert torch.equal(ask(again, "sd1"), ask(unet, "sd1"))
+    loaded.save(tmp_path / "b.safetensors", "float32", {})
+    old, new = (load_file(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[key], new[key]) for key in old)
+    if kind == "loha":
+        assert loaded.sizes == "rank 3, alpha 6; rank 2, alpha 1"
 
 
 @pytest.mark.parametrize(
