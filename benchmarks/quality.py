@@ -21,14 +21,14 @@ import torch
 from torch import Generator, Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair, TrainConfig
-from leco_plugin.core import objective
 from leco_plugin.core.walk import Walk, Walks, draw_stop
 from leco_plugin.demo.measure import Asked, erase_test, figures, read_all, slider_test
 from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.loop import Loop
+from leco_plugin.engine.measure import Bench, Course
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
-from leco_plugin.engine.rows import Model, Row
+from leco_plugin.engine.rows import Model
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.families.load import load_model
@@ -37,7 +37,6 @@ from leco_plugin.preview.pictures import Painter, PictureSettings
 
 PICTURES = PictureSettings(height=64, width=64, steps=20, guidance_scale=4.0)
 STEPS = 20
-HELD_OUT = 48
 
 
 @dataclass(frozen=True)
@@ -126,34 +125,11 @@ def run(trial: Trial) -> dict[str, float]:
         step, walks, network, train, denoiser.device, Report([]), Progress(pairs), save=lambda done: None
     ).run()  # fmt: skip
     found = {"seconds": time.process_time() - began, "rows": float(denoiser.rows)}
-    found["left"] = left(step, model, concepts.items)
+    course = Course(trial.sampler, STEPS, StepSettings().denoise_guidance_scale)
+    found["left"] = 1 - Bench(denoiser, network, pairs, [], course).measure([1.0, -1.0]).at_own_side(1.0).reached
     asked = erase_test(7) if trial.kind == "erase" else slider_test(7)
     painter = Painter(denoiser, network, [one.prompt for one in asked], PICTURES)
     return {**found, **dict(pictures(trial, painter, asked))}
-
-
-def left(step: LecoStep, model: Model, concepts: Sequence[object]) -> float:
-    """E|student - goal|^2 / E|base - goal|^2 over held-out fresh walks, every stop equally often."""
-    generator, now, before = Generator().manual_seed(12345), 0.0, 0.0
-    with torch.no_grad():
-        for number in range(HELD_OUT):
-            walk = step.begin(number % len(concepts), generator)
-            for _ in range(1 + (number * 7) % (STEPS - 1)):
-                walk.advance(step.guide([walk])[0])
-            concept = concepts[walk.pair]
-            pair = concept.pair
-            ask = {
-                name: Row(0, getattr(concept, name), 0.0) for name in ("target", "positive", "unconditional", "neutral")
-            }
-            student = Row(0, concept.target, pair.multiplier)
-            known = model.predict_distinct([walk], [*ask.values(), student])
-            goal = objective.goal(
-                known[ask["neutral"]], known[ask["positive"]], known[ask["unconditional"]],
-                strength=pair.guidance_scale, action=pair.action,
-            )  # fmt: skip
-            was, is_now = (objective.squared_error(known[row], goal).mean() for row in (ask["target"], student))
-            now, before = now + float(is_now), before + float(was)
-    return now / before
 
 
 def pictures(trial: Trial, painter: Painter, asked: Sequence[Asked]) -> Iterator[tuple[str, float]]:
