@@ -53,9 +53,9 @@ _MODEL: Mapping[str, Flag] = {
     **_switches(("zero_terminal_snr", "model.zero_terminal_snr")),
     **_sets("int", ("clip_skip", "model.clip_skip"), ("max_token_length", "model.max_token_length")),
     **_noted("the tokenizer comes with the model or with this package", "text", "tokenizer_cache_dir"),
-    **_noted("LECO trains on latents alone and never uses a VAE", "text", "vae"),
-    **_noted("LECO trains on latents alone and never uses a VAE", "switch", "no_half_vae"),
-    **_noted("LECO trains on latents alone and never uses a VAE", "int", "vae_batch_size"),
+    **_noted("LECO trains on latents alone; pictures are drawn with the VAE of the model", "text", "vae"),
+    **_noted("LECO trains on latents alone; pictures are drawn with the VAE of the model", "switch", "no_half_vae"),
+    **_noted("LECO trains on latents alone; pictures are drawn with the VAE of the model", "int", "vae_batch_size"),
     **_noted(
         "every prompt is encoded once, before training, in any case",
         "switch",
@@ -175,14 +175,16 @@ _LOGGING: Mapping[str, Flag] = {
     **_refused("what the console shows is not written to a file; redirect it", "text", "console_log_file"),
 }  # fmt: skip
 
-_NO_PICTURES = "no pictures are drawn while training"
+_PICTURES: Mapping[str, Flag] = {
+    **_sets("text", ("sample_prompts", "*sample_prompts"), ("sample_sampler", "sample.sampler")),
+    **_sets("int", ("sample_every_n_steps", "*sample_prompts")),
+    **_refused("LECO counts steps, not epochs; use sample_every_n_steps", "int", "sample_every_n_epochs"),
+    **_noted("pictures are drawn before the first step in any case", "switch", "sample_at_first"),
+}
+
 _NO_DATA = "LECO trains from prompts alone and reads no images or captions"
 _NO_VALIDATION = "there are no images to validate with"
 _NOT_LECO: Mapping[str, Flag] = {
-    **_refused(_NO_PICTURES, "int", "sample_every_n_steps sample_every_n_epochs"),
-    **_refused(_NO_PICTURES, "switch", "sample_at_first"),
-    **_refused(_NO_PICTURES, "text", "sample_prompts"),
-    **_noted("it is about pictures while training, of which there are none", "text", "sample_sampler"),
     **_noted("there is no dataset to load", "int", "max_data_loader_n_workers"),
     **_noted("there is no dataset to load", "switch", "persistent_data_loader_workers"),
     **_refused(
@@ -212,7 +214,7 @@ _NOT_LECO: Mapping[str, Flag] = {
 }
 
 FLAGS: Mapping[str, Flag] = {
-    **_LECO, **_MODEL, **_NETWORK, **_TRAINING, **_OUTPUT, **_MEMORY, **_LOGGING, **_NOT_LECO,
+    **_LECO, **_MODEL, **_NETWORK, **_TRAINING, **_OUTPUT, **_MEMORY, **_LOGGING, **_PICTURES, **_NOT_LECO,
 }  # fmt: skip
 REQUIRED = ("pretrained_model_name_or_path", "prompts_file", "output_dir", "output_name")
 NETWORK_MODULES: Mapping[str, str] = {

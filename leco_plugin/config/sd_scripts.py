@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from leco_plugin.config.blame import blame
 from leco_plugin.config.build import LoadedPrompts, load_prompts
-from leco_plugin.config.files import read_document
+from leco_plugin.config.files import read_document, read_prompt_lines
 from leco_plugin.config.findings import Findings, did_you_mean
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.sd_flags import (
@@ -146,7 +146,7 @@ class _Reader:
         """The job; raises ConfigError with every error so far, and those of the schema and the prompt file."""
         settings: dict[str, object] = {"model.is_xl": sdxl, "save.max_step_saves_to_keep": None}
         settings |= {to: self.values[name] for name, to in options() if name in self.values}
-        settings |= self._precision() | self._attention() | self._optimizer() | self._network()
+        settings |= self._precision() | self._attention() | self._optimizer() | self._network() | self._samples()
         prompts = self._prompts()
         if prompts:
             settings["leco.preserve"] = prompts.preserve
@@ -170,6 +170,25 @@ class _Reader:
         except ConfigError as error:
             self.errors += error.problems
             return None
+
+    def _samples(self) -> dict[str, object]:
+        """Pictures while training, as many steps and with as much guidance as sd-scripts has."""
+        path, every = self.values.get("sample_prompts"), self.values.get("sample_every_n_steps")
+        # GUIs write 0 for none
+        if not isinstance(path, str) or every == 0:
+            return {}
+        if not path.lower().endswith(".txt"):
+            self._wrong(
+                "sample_prompts", f"must be a text file, not {path}", "write one prompt a line into a .txt file"
+            )
+            return {}
+        try:
+            lines = [line for line in read_prompt_lines(Path(path)) if not line.startswith("#")]
+        except ConfigError as error:
+            self.errors += error.problems
+            return {}
+        chosen = {"sample.prompts": lines, "sample.sample_steps": 30, "sample.guidance_scale": 7.5}
+        return chosen if every is None else {**chosen, "sample.sample_every": every}
 
     def _precision(self) -> dict[str, object]:
         mixed = self.values.get("mixed_precision", "no")
@@ -258,6 +277,8 @@ class _Reader:
             "train.dtype": "mixed_precision",
             "train.optimizer": "optimizer_type",
             "network.type": "network_module",
+            "sample.prompts": "sample_prompts",
+            "sample.sample_every": "sample_every_n_steps",
         }
         flags |= {"train.optimizer_params": "optimizer_args"} | {to: "network_args" for _, to in NETWORK_ARGS.values()}
         for detail in error.errors(include_url=False):

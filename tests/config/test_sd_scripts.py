@@ -199,6 +199,25 @@ def test_networks_have_the_names_that_people_know(given, kind, conv):
     assert (network.type, network.conv) == (kind, conv)
 
 
+def test_pictures_are_drawn_as_sd_scripts_describes_them(here):
+    """One prompt a line with its flags, 30 steps at guidance 7.5; a line may be a remark, and 0 asks for none."""
+    (here / "s.txt").write_text("# mine\na cat --n bad --d 1 --l 5\n\na dog --w 64 --h 128 --s 9\n", encoding="utf-8")
+    flags = ["--sample_prompts=s.txt", "--sample_every_n_steps=50", "--sample_sampler=euler_a"]
+    sample = load(*flags).job.sample
+    assert (sample.sample_every, sample.sampler, sample.sample_steps, sample.guidance_scale) == (50, "euler_a", 30, 7.5)
+    assert [one.model_dump() for one in sample.asked] == [
+        {"prompt": "a cat", "neg": "bad", "seed": 1, "guidance_scale": 5.0},
+        {"prompt": "a dog", "width": 64, "height": 128, "sample_steps": 9},
+    ]
+    assert load("--sample_prompts=s.txt", "--sample_every_n_steps=0").job.sample.asked == ()
+    (here / "s.txt").write_text("a cat --x 1", encoding="utf-8")
+    (problem,) = refused(*LEAST, "--sample_prompts=s.txt")
+    assert problem.message == "--sample_prompts: no flag of a prompt is called --x"
+    for path, message in (("s.toml", "must be a text file"), ("gone.txt", "no such file")):
+        (problem,) = refused(*LEAST, f"--sample_prompts={path}")
+        assert message in problem.message
+
+
 def test_optimizer_args_are_read_as_values():
     """Numbers, tuples and switches; text may stand without the quotes that a shell takes away."""
     given = ["--optimizer_args", "weight_decay=0.01", "betas=(0.9, 0.99)", "amsgrad=True", "mode=fast"]
