@@ -111,9 +111,14 @@ class SDDenoiser:
         The VAE is loaded when first asked, and is on the device only meanwhile: a run needs the memory.
         """
         vae = self._vae().to(self.device)
+        scaled = latents.float() / vae.config.scaling_factor
         try:
-            with torch.no_grad():
-                return cast(Tensor, vae.decode(latents.float() / vae.config.scaling_factor, return_dict=False)[0])
+            return _decoded(vae, scaled)
+        except torch.cuda.OutOfMemoryError:
+            # tile by tile from now on: slower, with seams that are hardly to be seen
+            vae.enable_tiling()
+            vae.enable_slicing()
+            return _decoded(vae, scaled)
         finally:
             vae.to("cpu")
 
@@ -128,6 +133,11 @@ class SD2Denoiser(SDDenoiser):
     """Stable Diffusion 2.x: OpenCLIP's text encoder, of which diffusers keeps the 23 layers that are read."""
 
     family: Family = "sd2"
+
+
+@torch.no_grad()
+def _decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    return cast(Tensor, vae.decode(latents, return_dict=False)[0])
 
 
 def compute_dtype(unet: nn.Module) -> torch.dtype:

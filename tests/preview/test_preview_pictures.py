@@ -130,3 +130,28 @@ def test_a_sampler_that_adds_noise_draws_each_picture_by_itself(parts):
     one = painter(parts, sampler="euler_a")
     together, alone = one.draw(SHOTS, 0.0), one.draw(SHOTS[1:2], 0.0)
     assert np.array_equal(np.asarray(together[1]), np.asarray(alone[0]))
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_decoded_in_tiles(parts, monkeypatch):
+    """One by one; small ones are one tile, and so the same. The VAE is off the device afterwards."""
+    denoiser, _ = parts
+    latents = randn(2, 4, 8, 8, seed=3)
+    whole = denoiser.decode(latents)
+    vae, tiled = denoiser._vae(), []
+
+    class Full(type(vae.decoder)):
+        """Takes tiles alone."""
+
+        def forward(self, sample: torch.Tensor, *rest: object) -> torch.Tensor:
+            if not vae.use_tiling:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            tiled.append(tuple(sample.shape))
+            return super().forward(sample, *rest)
+
+    monkeypatch.setattr(vae.decoder, "__class__", Full)
+    found = denoiser.decode(latents)
+    vae.disable_tiling()
+    vae.disable_slicing()
+    assert tiled == [(1, 4, 8, 8)] * 2
+    assert torch.allclose(found, whole, atol=1e-5)
+    assert next(vae.parameters()).device.type == "cpu"
