@@ -59,6 +59,15 @@ OPTIMIZERS: Mapping[str, NamedOptimizer] = {
 }  # fmt: skip
 
 
+_WIDE = ("adafactor", "lion", "sgd", "sgdnesterov")
+
+
+def fits_fp16(name: str) -> bool:
+    """Whether it trains fp16 weights; others keep squares of gradients in the weights' precision, where they are 0."""
+    known = OPTIMIZERS.get(name)
+    return known is None or known.package == "bitsandbytes" or name in _WIDE
+
+
 def named_optimizer(name: str) -> NamedOptimizer:
     """The entry of a name as the schema holds it; a `module.Class` stands for itself."""
     return OPTIMIZERS.get(name) or NamedOptimizer(name, package=name.partition(".")[0])

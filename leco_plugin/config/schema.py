@@ -27,6 +27,7 @@ from leco_plugin.config.kinds import (
     StepsOrFraction,
     Whole,
 )
+from leco_plugin.config.optimizers import fits_fp16
 from leco_plugin.config.sample import SampleConfig
 
 _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
@@ -328,6 +329,14 @@ class JobConfig(Frozen):
     pairs: tuple[PromptPair, ...] = Field(min_length=1)
     meta: dict[str, str] = Field(default_factory=dict)
     """What the job's `meta` section says, such as name and version; for the LoRA file's metadata."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> JobConfig:
+        if self.network.dtype == "fp16" and not fits_fp16(self.train.optimizer):
+            message = "network.dtype fp16 cannot hold the squares of gradients that optimizer {name} keeps"
+            fix = "set network.dtype to bf16 or fp32, or train.optimizer to adamw8bit, adafactor or lion"
+            raise PydanticCustomError("network", message, {"name": self.train.optimizer, "fix": fix})
+        return self
 
     @property
     def output_folder(self) -> Path:

@@ -94,7 +94,9 @@ class Loop:
         self._parameters = list(self.network.parameters())
         self._optimizer = make_optimizer(self.train, self._parameters)
         self._schedule = make_schedule(self.train, self._optimizer)
-        self._scaler = Scaler(self.device.type, enabled=self.train.dtype == "fp16")
+        # gradients of fp16 weights are fp16 whatever the model computes in
+        narrow = any(parameter.dtype == torch.float16 for parameter in self._parameters)
+        self._scaler = Scaler(self.device.type, enabled=narrow or self.train.dtype == "fp16")
         self._guard = Guard(self._optimizer, self.device)
         self._meter = Meter(self.device, self.train.steps, self.progress)
         self._saved_at = 0

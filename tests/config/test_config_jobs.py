@@ -8,7 +8,9 @@ from pathlib import Path
 import pydantic
 import pytest
 
+from leco_plugin.config import schema
 from leco_plugin.config.build import Loaded, LoadedPrompts, load, load_job, load_prompts, parse_overrides
+from leco_plugin.config.optimizers import OPTIMIZERS
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.errors import ConfigError, Problem
 
@@ -204,3 +206,20 @@ def test_a_job_cannot_be_changed_afterwards(tmp_path: Path):
     job = load_job(write(tmp_path)).job
     with pytest.raises(pydantic.ValidationError):
         job.train.steps = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_fp16_weights_need_an_optimizer_that_keeps_no_squares_in_fp16(optimizer: str):
+    """The squares of small gradients are 0 there, and dividing by them ended runs at their second step."""
+    values = {
+        "name": "a",
+        "model": {"name_or_path": "builtin:tiny"},
+        "network": {"dtype": "fp16"},
+        "train": {"optimizer": optimizer},
+        "pairs": (schema.PromptPair(target="", positive=""),),
+    }
+    if "8bit" in optimizer or "paged" in optimizer or optimizer in ("adafactor", "lion", "sgd", "sgdnesterov"):
+        schema.JobConfig.model_validate(values)
+    else:
+        with pytest.raises(pydantic.ValidationError, match=f"optimizer {optimizer} keeps"):
+            schema.JobConfig.model_validate(values)

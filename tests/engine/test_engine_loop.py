@@ -338,11 +338,13 @@ def test_a_gradient_that_is_not_finite_moves_nothing(norm):
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
-def test_fp16_weights_train_with_a_scaled_loss():
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_fp16_weights_train_with_a_scaled_loss(dtype):
     """full_fp16: torch's own scaler refuses gradients that are fp16; the first scales are too large for them."""
-    run = Run(3, steps=12, lr=0.5, dtype="fp16")
+    run = Run(3, steps=12, lr=0.5, dtype=dtype)
     run.model.network.weight.data = run.model.network.weight.data.half()
     run.loop.__post_init__()
     run.run()
     assert run.model.network.weight.dtype == torch.float16
     assert -6 < run.model.network.weight.item() < -1
+    assert run.loop._scaler.is_enabled()
