@@ -155,3 +155,15 @@ def test_a_picture_that_does_not_fit_into_memory_is_decoded_in_tiles(parts, monk
     assert tiled == [(1, 4, 8, 8)] * 2
     assert torch.allclose(found, whole, atol=1e-5)
     assert next(vae.parameters()).device.type == "cpu"
+
+
+def test_strength_and_random_numbers_are_afterwards_what_they_were(parts):
+    """Whatever strength was drawn at: a run that draws goes on as if it had not."""
+    _, network = parts
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    with network.multiplier(0.25):
+        before = [dict(layer.scaling) for layer in network._layers.values()]
+        painter(parts, sampler="ddpm").draw(SHOTS[:1], 2.0)
+        assert [dict(layer.scaling) for layer in network._layers.values()] == before
+    assert torch.equal(torch.get_rng_state(), state)
