@@ -157,17 +157,16 @@ def process(**network: Any) -> Any:
         network=SimpleNamespace(lora_dim=8, alpha=8, peft_format=True),
         network_config=SimpleNamespace(**config),
         training_seed=7,
-        step_num=10,
     )
 
 
 def test_a_file_tells_what_the_host_leaves_out() -> None:
     """Rank and the alpha that is really in the file, the family that A1111 looks for, the pairs, and no path."""
-    metadata = file_metadata(read(JOB), process(conv=4, conv_alpha=1))
+    metadata = file_metadata(read(JOB), process(conv=4, conv_alpha=1), 10)
     assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "8"
     assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "4"}
     assert (metadata["ss_v2"], metadata["ss_v_parameterization"]) == ("True", "True")
     assert json.loads(metadata["ss_leco_pairs"])[0]["target"] == "red"
     assert (metadata["ss_steps"], metadata["ss_seed"], metadata["ss_sd_model_name"]) == ("10", "7", "mine")
     assert not any("/home" in value for value in metadata.values())
-    assert "ss_network_dim" not in file_metadata(read(JOB), process(type="lokr"))
+    assert "ss_network_dim" not in file_metadata(read(JOB), process(type="lokr"), 1)

@@ -11,8 +11,8 @@ from leco_plugin.network.metadata import leco_metadata, model_name
 _LYCORIS = ("lokr", "loha")
 
 
-def file_metadata(job: HostJob, process: Any) -> dict[str, str]:
-    """Metadata in sd-scripts' terms, strings only, for the host to add to its own.
+def file_metadata(job: HostJob, process: Any, steps: int) -> dict[str, str]:
+    """Metadata of a file after ``steps`` steps, in sd-scripts' terms, strings only, for the host to add to its own.
 
     ``process`` is the host's process. Alpha is that of the network as it was made, which for the formats that keep no
     alpha is the rank, whatever the job says. Holds no path, user or host name.
@@ -25,7 +25,7 @@ def file_metadata(job: HostJob, process: Any) -> dict[str, str]:
         "ss_v_parameterization": str(bool(model.is_v_pred)),
         "ss_sd_model_name": model_name(str(model.name_or_path_original)),
         "ss_seed": str(process.training_seed),
-        "ss_steps": str(process.step_num),
+        "ss_steps": str(steps),
         "ss_max_train_steps": str(train.steps),
         "ss_learning_rate": f"{float(train.lr):g}",
         "ss_lr_scheduler": str(train.lr_scheduler),

@@ -45,8 +45,8 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
         self._training: Training | None = self._assemble()
         self._progress = Progress(self._leco.section.pairs)
-        self._last: Tensor | None = None
-        """The last loss, once the goal is reached."""
+        self._enough: tuple[int, Tensor] | None = None
+        """Steps done and their last loss, once the goal is reached."""
         super().hook_before_train_loop()
 
     def _assemble(self) -> Training:
@@ -68,9 +68,9 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
 
     def train_single_accumulation(self, batch: Any) -> Tensor:
         """The loss () of one LECO step, after its backward pass; there is no ``batch``."""
-        if self._last is not None:
+        if self._enough:
             # without gradients the host's optimizer leaves the weights alone, and the last steps pass at once
-            return self._last.clone()
+            return self._enough[1].clone()
         assert self._training
         result = self._training.step.run(self._training.walks, self._backward)
         # the host reads every loss, too
@@ -89,7 +89,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.additional_logs.update({name: value for name, value in figures.items() if value is not None})
         if stop_at is not None and self._progress.reached(stop_at):
             self.print(f"LECO: {reached:.0%} of the goal reached after {self.step_num + 1} steps; no more is trained")
-            self._last = loss
+            self._enough = self.step_num + 1, loss
 
     def _backward(self, loss: Tensor) -> None:
         # the host adds up what one optimizer step accumulates; its mean is meant
@@ -98,7 +98,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def update_training_metadata(self) -> None:
         """Say in the file what LECO did, and what the host leaves out about the network."""
         super().update_training_metadata()
-        self.add_meta(file_metadata(self._leco, self))
+        self.add_meta(file_metadata(self._leco, self, self._enough[0] if self._enough else self.step_num))
 
     def done_hook(self) -> None:
         """Tell a user whose LoRA does next to nothing; let go of the model, for the next job of the same program."""
