@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from leco_plugin.contracts import Sampler
+from leco_plugin.core.noise import draw_index
 from leco_plugin.core.objective import precise
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.errors import TrainingError
@@ -177,10 +178,10 @@ class FreshWalks:
 
 
 class PoolWalks:
-    """Walks in flight: every step trains at the states that some have reached, and moves those on by one step.
+    """Walks in flight: every step trains at the states that some have reached, and moves those on by ``stride`` steps.
 
-    A walk that has been trained at position N-1 is replaced by a new one at position 1. The first walks are spread
-    evenly over 1..N-1, so that the stop is uniform from the first step to the last.
+    A walk that would come to N is replaced by a new one, at a position drawn from 1..stride. The first walks are
+    spread evenly over 1..N-1, so that the stop is uniform from the first step to the last.
     """
 
     moves_on = True
@@ -195,8 +196,10 @@ class PoolWalks:
         size: int,
         per_step: int,
         generator: Generator,
+        stride: int = 1,
     ) -> None:
         """Walks are begun for the numbers in ``pairs``, each as often as it stands there."""
+        self._stride = min(stride, steps - 1)
         self._begin, self._guide, self._pairs, self._steps = begin, guide, pairs, steps
         self._deck = Deck(len(pairs), generator)
         self._turns = Deck(size, generator)
@@ -217,14 +220,15 @@ class PoolWalks:
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Move the drawn walks on, and replace those that are through."""
-        new: list[Walk] = []
+        stops: dict[int, int] = {}
         for turn, walk, prediction in zip(self._drawn, walks, predictions, strict=True):
-            if walk.position + 1 < self._steps:
+            stops[turn] = walk.position + self._stride
+            if stops[turn] < self._steps:
                 walk.advance(prediction)
             else:
                 self._walks[turn] = self._next()
-                new.append(self._walks[turn])
-        walk_to(new, [1] * len(new), self._guide)
+                stops[turn] = 1 + draw_index(self._stride, self._generator)
+        walk_to([self._walks[turn] for turn in stops], list(stops.values()), self._guide)
 
     def state(self) -> StateTree:
         """The walks, the decks that they are drawn from, and the generator."""

@@ -42,7 +42,7 @@ class Walker:
             self.begin, self.guide, pairs=pairs, steps=self.steps, per_step=per_step, generator=seeded(seed)
         )
 
-    def pool(self, size: int, *, pairs: int = 1, per_step: int = 1, seed: int = 0) -> PoolWalks:
+    def pool(self, size: int, *, pairs: int = 1, per_step: int = 1, seed: int = 0, stride: int = 1) -> PoolWalks:
         generator = seeded(seed)
         return PoolWalks(
             self.begin,
@@ -52,6 +52,7 @@ class Walker:
             size=size,
             per_step=per_step,
             generator=generator,
+            stride=stride,
         )
 
 
@@ -156,10 +157,11 @@ def test_fresh_walks_start_anew_every_time():
     assert not walks.moves_on
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 9])
 @pytest.mark.parametrize(("size", "per_step"), [(1, 1), (8, 1), (8, 3), (5, 5), (32, 4)])
-def test_the_stops_of_a_pool_are_uniform(size, per_step):
+def test_the_stops_of_a_pool_are_uniform(size, per_step, stride):
     """Over many draws every stop from 1 to N-1 is trained at equally often."""
-    seen = train(Walker(6).pool(size, per_step=per_step), 3000 // per_step)
+    seen = train(Walker(6).pool(size, per_step=per_step, stride=stride), 3000 // per_step)
     assert uniform(Counter(position for _, position in seen), range(1, 6))
 
 
@@ -214,6 +216,26 @@ def test_a_walk_moves_on_by_one_step_and_is_replaced_at_the_end():
     (new,) = walks.draw()
     assert new is not walk
     assert (new.position, len(walker.guided)) == (1, 1)
+
+
+def test_a_walk_may_move_on_by_more_than_one_step():
+    """By 2: the first one along what the student said, the second one guided; then a new walk at 1 or at 2."""
+    walker = Walker(8)
+    walks = walker.pool(1, stride=2)
+    starts = set()
+    for _ in range(60):
+        (walk,) = walks.draw()
+        before, latents = walk.position, walk.latents.item()
+        walker.guided.clear()
+        walks.moved([walk], [torch.full((1, 1, 1, 1), 5.0)])
+        (after,) = walks.draw()
+        if before + 2 < 8:
+            assert after is walk
+            assert (after.position, after.latents.item(), len(walker.guided)) == (before + 2, latents + 5 + 1, 1)
+        else:
+            starts.add(after.position)
+            assert after.position == len(walker.guided)
+    assert starts == {1, 2}
 
 
 def guide(walk: Walk) -> Tensor:
