@@ -40,6 +40,7 @@ positive = "red"
 neutral = "a circle"
 guidance_scale = 1.5
 resolution = 64
+dynamic_crops = true
 
 [[targets]]
 target = "a circle"
@@ -140,9 +141,9 @@ def builtin_losses(folder: Path, prompts: Path, **sections: Any) -> tuple[list[f
     return [event.loss for event in watching.of(StepDone)], outcome.path
 
 
-def start_file(folder: Path, prompts: Path) -> Path:
+def start_file(folder: Path, prompts: Path, model: dict[str, str]) -> Path:
     """A LoRA with random weights on the layers that both hosts train."""
-    _, path = builtin_losses(folder, prompts, train={"steps": 1})
+    _, path = builtin_losses(folder, prompts, model=model, train={"steps": 1})
     tensors = {
         key: tensor if key.endswith("alpha") else 0.05 * torch.randn(tensor.shape, generator=seeded(number))
         for number, (key, tensor) in enumerate(sorted(read_tensors(path).items()))
@@ -151,26 +152,36 @@ def start_file(folder: Path, prompts: Path) -> Path:
     return folder / "start.safetensors"
 
 
+POOL = {"walk": "pool", "preserve": ["blue"], "max_denoising_steps": 8}
+
+
 @pytest.mark.parametrize(
-    ("leco", "sampler"),
+    ("family", "leco", "sampler"),
     [
-        pytest.param({"max_denoising_steps": 10}, "ddim", id="fresh walks"),
-        pytest.param({"walk": "pool", "preserve": ["blue"], "max_denoising_steps": 8}, "euler", id="pool"),
+        pytest.param(None, {"max_denoising_steps": 10}, "ddim", id="SD1, trained"),
+        pytest.param(None, POOL, "euler", id="SD1, trained, pool"),
+        # the host drops what a model's own scheduler says of timestep_spacing, which ddim has a fixed default for
+        pytest.param("sd2", POOL, "ddim", id="SD2 that predicts v"),
+        pytest.param("sdxl", POOL, "ddim", id="SDXL"),
     ],
 )
-def test_the_first_losses_are_those_of_the_builtin_host(place, tmp_path, leco, sampler):
+def test_the_first_losses_are_those_of_the_builtin_host(place, tmp_path, family, leco, sampler):
     """Same model, prompts, first weights, seed, sampler and settings: the first 20 losses agree to 1e-4."""
+    model = {"name_or_path": str(model_of(family, tmp_path) if family else MODEL_FOLDER)}
     place.folder.mkdir()
     prompts = place.folder / "prompts.toml"
     prompts.write_text(PROMPTS)
-    start = start_file(tmp_path, prompts)
+    start = start_file(tmp_path, prompts, model)
     options = {name: value for name, value in leco.items() if name != "preserve"}
     flags = [f"--leco={name}={value}" for name, value in options.items()]
     flags += [f"--preserve={prompt}" for prompt in leco.get("preserve", ())]
-    place.run({"lora_model_name": str(start)}, *flags, "--noise-scheduler", sampler, "--epoch-steps", "20")
+    config = {"base_model_name": model["name_or_path"], "lora_model_name": str(start)}
+    config["model_type"] = FAMILIES[family or "sd1"][0]
+    place.run(config, *flags, "--noise-scheduler", sampler, "--epoch-steps", "20")
     expected, _ = builtin_losses(
         tmp_path,
         prompts,
+        model=model,
         train={"steps": 20, "lr": 1e-3, "noise_scheduler": sampler},
         network={"linear": 4, "linear_alpha": 2.0, "network_weights": start},
         leco=leco,
