@@ -132,7 +132,7 @@ class Loop:
                     self._save(self.done)
                     if self.save_state:
                         self.save_state()
-                if not last:
+                if not last and not stop.asked:
                     self._draw()
             return stop.asked and self.done < self.train.steps and not self._goal_is_reached
 
