@@ -48,7 +48,7 @@ class Config:
 
 
 def part(train: bool = True) -> Config:
-    return Config(train=train, train_embedding=True)
+    return Config(train=train, train_embedding=True, weight_dtype="FLOAT_32")
 
 
 def default_config() -> Config:
@@ -84,7 +84,7 @@ def default_config() -> Config:
         quantization=Config(**layers),
         secrets=None,
         **layers,
-        **{name: part() for name in host_config.TEXT_ENCODERS},
+        **{name: part() for name in ("unet", "vae", *host_config.TEXT_ENCODERS)},
     )
 
 
@@ -190,14 +190,14 @@ def test_what_belongs_to_pictures_is_switched_off_and_said(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     config = default_config()
     config.validation = config.optimizer.fused_back_pass = True
-    config.train_dtype = "FLOAT_16"
-    said = list(host_config.adapt(HOST, config))
-    assert [line.split()[0] for line in said] == ["text_encoder", "validation", "fused_back_pass", "train_dtype"]
+    config.train_dtype = config.unet.weight_dtype = "FLOAT_16"
+    said = [line.split()[0] for line in host_config.adapt(HOST, config)]
+    assert said == ["text_encoder", "validation", "fused_back_pass", "train_dtype", "unet.weight_dtype"]
     assert not config.text_encoder.train
     assert not config.clear_cache_before_training
     assert not config.optimizer.fused_back_pass
     assert (config.latent_caching, config.concepts, config.samples) == (True, [], [])
-    assert config.train_dtype == "FLOAT_32"
+    assert config.train_dtype == config.unet.weight_dtype == "FLOAT_32"
 
 
 @pytest.mark.parametrize(

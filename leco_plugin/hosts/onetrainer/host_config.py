@@ -82,9 +82,12 @@ def adapt(host: Host, config: Any) -> Iterator[str]:
     if config.optimizer.fused_back_pass:
         yield "fused_back_pass is off: a step has several backward passes"
         config.optimizer.fused_back_pass = False
-    if config.train_device == "cpu" and config.train_dtype == host.dtype.FLOAT_16:
-        yield "train_dtype is FLOAT_32: a CPU does not train in FLOAT_16"
-        config.train_dtype = host.dtype.FLOAT_32
+    if config.train_device == "cpu":
+        parts = [(f"{name}.weight_dtype", getattr(config, name)) for name in config.model_type.model_parts()]
+        for name, owner in [("train_dtype", config), *parts]:
+            if getattr(owner, name.rpartition(".")[2]) == host.dtype.FLOAT_16:
+                yield f"{name} is FLOAT_32: a CPU does not train in FLOAT_16"
+                setattr(owner, name.rpartition(".")[2], host.dtype.FLOAT_32)
     config.concepts = []
     # keeps the text encoders off the device; the cache on disk belongs to the user's other runs
     config.latent_caching, config.clear_cache_before_training = True, False
