@@ -64,7 +64,7 @@ class PeftLycoris:
         self._layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LycorisLayer)}
         self._scales = {name: self._own_scale(name) for name in self._layers}
         for layer in self._layers.values():
-            layer.register_forward_pre_hook(_drop_in_the_students_pass)
+            layer.register_forward_pre_hook(partial(_set_training, drops=bool(dropout.rank or dropout.module)))
             layer.scaling[ADAPTER] = 1.0
             for parameter in self._parts(layer).values():
                 parameter.data = parameter.data.to(dtype)
@@ -142,10 +142,10 @@ class PeftLycoris:
         write_layers(path, layers, dtype, {**metadata, **described})
 
 
-def _drop_in_the_students_pass(layer: nn.Module, inputs: object) -> None:
+def _set_training(layer: nn.Module, inputs: object, *, drops: bool) -> None:
     """PEFT drops in training mode, which tells nothing here: it stays on for checkpointing."""
     # the layer alone, not what it holds
-    layer.training = torch.is_grad_enabled()
+    layer.training = drops and torch.is_grad_enabled()
 
 
 def sizes_in(layers: Mapping[str, Mapping[str, Tensor]], module: nn.Module) -> Plan:

@@ -46,7 +46,7 @@ class PeftLora:
         dora: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._size, self._dora = Size(rank, alpha), dora
+        self._module, self._size, self._dora = module, Size(rank, alpha), dora
         self._plan = plan or plan_layers(module, self._size)
         self._names = file_names(module, self._plan)
         self._layers = _inject(module, self._plan, self._size, seed, dora)
@@ -94,15 +94,21 @@ class PeftLora:
                 place[ADAPTER] = scale
 
     def _scale(self, value: float | Sequence[float], base: float, dimensions: int) -> float | Tensor:
-        """``base`` times the strength: a number, or (R, 1, ...) with one per row."""
-        if isinstance(value, (int, float)):
+        """``base`` times the strength: a number, or (R, 1, ...) with one per row.
+
+        For a compiled model a tensor in any case: a number would be part of what is compiled.
+        """
+        if not isinstance(value, (int, float)):
+            key: tuple[object, ...] = (tuple(value), base, dimensions)
+        elif getattr(self._module, "_compiled_call_impl", None) is None:
             return base * value
-        key = (tuple(value), base, dimensions)
+        else:
+            key, dimensions = (float(value), base), 0
         if key not in self._row_scales:
             if len(self._row_scales) >= _MOST_ROW_SCALES:
                 self._row_scales.clear()
             scales = torch.tensor(key[0], device=self._parameters[0].device) * base
-            self._row_scales[key] = scales.reshape(-1, *[1] * (dimensions - 1))
+            self._row_scales[key] = scales.reshape(-1, *[1] * (dimensions - 1)) if dimensions else scales
         return self._row_scales[key]
 
     def weights(self) -> dict[str, LoraWeights]:

@@ -173,6 +173,30 @@ def test_a_compiled_model_computes_the_same():
     assert graphs
 
 
+def test_a_new_strength_compiles_nothing_again():
+    """One graph for every number, and one for numbers by row; the predictions are those of a model as it is."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    unet, plain = small_unet(), small_unet()
+    networks = [create_network(NetworkConfig(linear=2), model, seed=0) for model in (unet, plain)]
+    for network in networks:
+        randomize(network.parameters())
+    object.__setattr__(options := MemoryConfig(torch_compile=True), "dynamo_backend", backend)
+    apply_memory(unet, options)
+    inputs = randn(2, 4, 8, 8), torch.tensor([300, 20]), randn(2, 5, 8)
+    counts = []
+    for strength in (1.0, 0.0, -1.0, 0.5, 2, [1.0, 0.0], [0.5, -1.0], [3.0, 2.0]):
+        with torch.no_grad(), networks[0].multiplier(strength), networks[1].multiplier(strength):
+            torch.testing.assert_close(unet(*inputs).sample, plain(*inputs).sample)
+        counts.append(len(graphs))
+    assert counts == [1] * 5 + [2] * 3
+
+
 @pytest.mark.parametrize(
     ("options", "device", "missing", "said"),
     [
