@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from models import SD_SCHEDULE, SmallDenoiser, randomize, small_unet
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 RANK, ALPHA = 3, 2.0
@@ -184,11 +185,13 @@ class Saver:
 
     def save(self, model: Model, model_type: Any, output_model_format: Any, destination: str, dtype: Any) -> None:
         assert all(layer.alpha == ALPHA for layer in model.lora.layers.values()), "a LoRA at another strength is saved"
-        state = {"lora": [p.detach().clone() for p in model.lora.parameters()]}
-        if str(output_model_format) == "INTERNAL":
-            Path(destination).mkdir(parents=True)
-            state |= {"optimizer": self.optimizer.state_dict(), "progress": vars(model.train_progress).copy()}
-        torch.save(state, Path(destination) / "state.pt" if "optimizer" in state else destination)
+        lora = [p.detach().clone() for p in model.lora.parameters()]
+        if str(output_model_format) != "INTERNAL":
+            save_file({str(n): p for n, p in enumerate(lora)}, destination, {"modelspec.title": "its own"})
+            return
+        Path(destination).mkdir(parents=True)
+        state = {"optimizer": self.optimizer.state_dict(), "progress": vars(model.train_progress).copy()}
+        torch.save({"lora": lora, **state}, Path(destination) / "state.pt")
 
 
 class Commands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from models import SmallDenoiser, randn, randomize, seeded
 from onetrainer_stand_in import ALPHA, RANK, Commands, Model, Setup, Trainer, kind
+from safetensors import safe_open
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.assemble import Training, assemble
@@ -22,6 +24,7 @@ from leco_plugin.hosts.onetrainer.run import Plan, Run, begin
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
 from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
 from leco_plugin.network.layers import Size
+from leco_plugin.network.lora_file import read_tensors
 from leco_plugin.network.peft_lora import PeftLora
 
 PAIRS = (
@@ -249,6 +252,18 @@ def test_a_run_that_goes_on_from_a_backup_gives_the_same_lora(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(rest), strict=True))
     assert rest.scalars == whole.scalars
     assert {"lr/unet", "leco/goal_reached"} <= rest.scalars.keys()
+
+
+def test_a_file_says_what_was_asked_of_it(tmp_path):
+    """Beside what the host says of it."""
+    trainer = trained(tmp_path)
+    trainer.save("KOHYA_LORA", str(tmp_path / "lora.safetensors"))
+    with safe_open(tmp_path / "lora.safetensors", "pt") as file:
+        said = file.metadata()
+    assert (said["modelspec.title"], said["ss_seed"], said["ss_steps"]) == ("its own", "5", "6")
+    assert [pair["target"] for pair in json.loads(said["ss_leco_pairs"])] == ["cat", "dog"]
+    tensors = read_tensors(tmp_path / "lora.safetensors")
+    assert all(torch.equal(tensors[str(number)], weight) for number, weight in enumerate(weights(trainer)))
 
 
 def test_a_backup_of_another_run_is_refused(tmp_path):

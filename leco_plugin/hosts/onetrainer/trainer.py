@@ -12,6 +12,8 @@ from leco_plugin.engine.concepts import distinct_prompts
 from leco_plugin.hosts.onetrainer import run
 from leco_plugin.hosts.onetrainer.contract import Base, Host
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
+from leco_plugin.network.lora_file import add_metadata
+from leco_plugin.network.metadata import leco_metadata
 from leco_plugin.streams import write_lines
 
 
@@ -97,7 +99,7 @@ class StepLoader:
 
 @dataclass(frozen=True)
 class StateSaver:
-    """The host's saver; a backup gets our state, too."""
+    """The host's saver; a backup gets our state, too, and a file says what was asked of it."""
 
     own: Any
     leco: run.Run
@@ -107,5 +109,10 @@ class StateSaver:
     ) -> None:
         """Save as the host does; what a backup fails with is the host's to report."""
         self.own.save(model, model_type, output_model_format, output_model_destination, dtype)
+        path, step = Path(output_model_destination), model.train_progress.global_step
         if str(output_model_format) == "INTERNAL":
-            self.leco.write(Path(output_model_destination), model.train_progress.global_step)
+            self.leco.write(path, step)
+        elif path.is_file():
+            plan = self.leco.plan
+            described = leco_metadata(plan.pairs, plan.leco, plan.sampler)
+            add_metadata(path, {**described, "ss_seed": str(plan.seed), "ss_steps": str(step)})
