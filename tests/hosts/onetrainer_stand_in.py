@@ -85,13 +85,20 @@ class Model:
     flow: bool = False
     ragged: bool = False
     """Prompts come out in their own length."""
+    frames: bool = False
+    """Latents have a dimension of one frame."""
+    patches: bool = False
+    """Noise is added to 2 x 2 latents as one."""
     on_device: set[str] = field(default_factory=lambda: {"unet"})
     asked: list[int] = field(default_factory=list)
     """Samples of every call of the UNet."""
 
     def __post_init__(self) -> None:
         self.noise_scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if self.flow else DDIMScheduler(**SD_SCHEDULE)
-        self.vae = SimpleNamespace(config={"latent_channels": 4, "block_out_channels": (1, 1, 1, 1)})
+        channels = {"z_dim" if self.frames else "latent_channels": 4}
+        self.vae = SimpleNamespace(config={**channels, "block_out_channels": (1, 1, 1, 1)})
+        if self.patches:
+            self.patchify_latents = nn.PixelUnshuffle(2)
         self.train_progress = SimpleNamespace(epoch=0, epoch_step=0, global_step=0)
         self.lora: Adapter | None = None
 
@@ -150,16 +157,20 @@ class Setup:
         assert model.on_device == {"unet"}, "the UNet is on the wrong device"
         generator = torch.Generator().manual_seed(train_progress.global_step)
         timestep = self._get_timestep_discrete(1000, False, generator, latent_image.shape[0], config)
-        noise = self._create_noise(latent_image, config, generator)
-        noised = self._add_noise_discrete(latent_image, noise, timestep, None)
+        image = model.patchify_latents(latent_image) if model.patches else latent_image
+        noise = self._create_noise(image, config, generator)
+        noised = self._add_noise_discrete(image, noise, timestep, None)
         if model.flow:
             noised, _sigma = noised
         else:
             # fails at timesteps that are no whole numbers
-            model.noise_scheduler.get_velocity(latent_image, noise, timestep)
+            model.noise_scheduler.get_velocity(image, noise, timestep)
+        assert noised.shape == image.shape
         model.asked.append(len(noised))
         assert len(text) == len(noised), "one text for each sample"
-        return {"predicted": model.unet(noised, timestep, text).sample, "timestep": timestep}
+        x = noised.squeeze(2) if model.frames else nn.PixelShuffle(2)(noised) if model.patches else noised
+        predicted = model.unet(x, timestep, text).sample
+        return {"predicted": predicted.unsqueeze(2) if model.frames else predicted, "timestep": timestep}
 
     def calculate_loss(self, model: Model, batch: Any, data: dict[str, Any], config: Any) -> Tensor:
         raise AssertionError("the host's loss is for pictures")

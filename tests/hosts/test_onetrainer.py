@@ -18,7 +18,7 @@ from safetensors import safe_open
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.step import StepSettings
-from leco_plugin.errors import ConfigError, TrainingError
+from leco_plugin.errors import ConfigError, ModelError, TrainingError
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.run import Plan, Run, begin
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
@@ -161,6 +161,20 @@ def test_text_of_different_lengths_goes_through_the_model_one_by_one():
         run.denoiser.predict(latents, timesteps, table.rows(prompts), sizes)
         calls.append(list(model.asked))
     assert calls == [[1, 1], [2], [2]]
+
+
+@pytest.mark.parametrize("kind_of_latents", ["frames", "patches"])
+def test_latents_take_the_form_that_the_host_s_model_wants(kind_of_latents):
+    """Frames come and go around the model, and patches with the noise; the step sees (B, C, h, w)."""
+    plain, other = begun(Model(flow=True)), begun(Model(flow=True, **{kind_of_latents: True}))
+    for _ in range(2):
+        torch.testing.assert_close(other.loss().detach(), plain.loss().detach())
+
+
+def test_a_size_that_does_not_fit_is_refused_before_the_first_step():
+    """By its pixels."""
+    with pytest.raises(ModelError, match="60 x 64 pixels is not a multiple of 8"):
+        begun(Model(), plan_of(pairs=[PAIRS[0].model_copy(update={"resolution": (60, 64)}), PAIRS[1]]))
 
 
 def test_a_flow_is_walked_from_noise_along_its_velocity():

@@ -125,8 +125,8 @@ def test_every_option_of_a_job_s_leco_section_can_be_set():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--leco", "walks=pool"], "--leco walks"),
-        (["--leco", "pool_size=0"], "--leco pool_size"),
+        (["--leco", "walks=pool"], "--leco: leco.walks: unknown key\n  fix: did you mean 'walk'"),
+        (["--leco", "pool_size=0"], "--leco: leco.pool_size: must be at least 1"),
         (["--epoch-steps", "0"], "--epoch-steps"),
         (["--nonsense"], "--nonsense"),
         (["--noise-scheduler", "heun"], "heun"),

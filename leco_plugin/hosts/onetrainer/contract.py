@@ -76,7 +76,7 @@ def enter(root: Path) -> Host:
     os.chdir(root)
     try:
         return Host(**{name: _find(place) for name, place in MODULES.items()})
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
         raise PluginError(
             f"OneTrainer cannot be imported: {error}", fix=f"leco host check onetrainer {root}"
         ) from error

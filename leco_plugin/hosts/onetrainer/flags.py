@@ -10,9 +10,11 @@ from typing import NoReturn, get_args
 
 from pydantic import ValidationError
 
+from leco_plugin.config.blame import blame
 from leco_plugin.config.build import parse_overrides
+from leco_plugin.config.findings import Findings
 from leco_plugin.config.schema import LecoConfig, TrainConfig
-from leco_plugin.errors import ConfigError, Problem
+from leco_plugin.errors import ConfigError
 
 SAMPLERS: tuple[str, ...] = get_args(TrainConfig.model_fields["noise_scheduler"].annotation)
 
@@ -101,14 +103,11 @@ def _leco(arguments: Sequence[str], preserve: Sequence[str]) -> LecoConfig:
     try:
         return LecoConfig.model_validate(options)
     except ValidationError as error:
-        known = f"known: {', '.join(LecoConfig.model_fields)}"
-        raise ConfigError(
-            [Problem(None, f"--leco {_name(detail['loc'])}: {detail['msg']}", known) for detail in error.errors()]
-        ) from None
-
-
-def _name(loc: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, loc))
+        findings = Findings(Path("--leco"))
+        for detail in error.errors(include_url=False):
+            # as the schema of a job names it
+            blame({**detail, "loc": ("leco", *detail["loc"])}, (), findings)
+        raise ConfigError(findings.errors) from None
 
 
 def _positive(text: str) -> int:

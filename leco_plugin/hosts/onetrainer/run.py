@@ -137,6 +137,9 @@ def begin(
     """A run over what the host has set up; encodes the prompts. ``scaled``: whether the host scales fp16 losses."""
     denoiser = HostDenoiser(setup, model, config, plan.resolution)
     network = HostNetwork(setup, model, config)
+    for pair in plan.pairs:
+        # refuses a size that does not fit before the first step
+        denoiser.latent_shape(*pair.resolution)
     training = assemble(
         plan.pairs,
         plan.leco,
