@@ -45,7 +45,7 @@ class Trial:
 
     kind: str
     walk: str
-    """fresh, none, or pool and the number of walks in flight, as pool8."""
+    """fresh, none, pool as a job has it, or with another number of walks in flight, as pool8."""
     seed: int
     steps: int
     batch: int
@@ -104,7 +104,7 @@ def walks_of(trial: Trial, step: LecoStep, pairs: Sequence[PromptPair], generato
         return NoWalk(step, len(pairs), STEPS, generator)
     leco = LecoConfig(max_denoising_steps=STEPS, walk="fresh")
     if trial.walk.startswith("pool"):
-        leco = LecoConfig(max_denoising_steps=STEPS, walk="pool", pool_size=int(trial.walk[4:]))
+        leco = LecoConfig(max_denoising_steps=STEPS, pool_size=int(trial.walk[4:]) if trial.walk[4:] else None)
     return make_walks(leco, step, pairs, generator)
 
 
@@ -127,7 +127,8 @@ def run(trial: Trial) -> dict[str, float]:
     found = {"seconds": time.process_time() - began, "rows": float(denoiser.rows)}
     course = Course(trial.sampler, STEPS, StepSettings().denoise_guidance_scale)
     found["left"] = 1 - Bench(denoiser, network, pairs, [], course).measure([1.0, -1.0]).at_own_side(1.0).reached
-    asked = erase_test(7) if trial.kind == "erase" else slider_test(7)
+    # every colour, shape and size once
+    asked = erase_test(7)[:90] if trial.kind == "erase" else slider_test(7)
     painter = Painter(denoiser, network, [one.prompt for one in asked], PICTURES)
     return {**found, **dict(pictures(trial, painter, asked))}
 
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=["erase", "slider"])
-    parser.add_argument("--walks", nargs="+", default=["fresh", "pool8", "none"])
+    parser.add_argument("--walks", nargs="+", default=["fresh", "pool", "none"])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--sampler", default="ddim")

@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.walk import FreshWalks, Walk, guided, walk_to
-from leco_plugin.engine.concepts import Concept
+from leco_plugin.engine.concepts import Concept, Untouched
 from leco_plugin.engine.rows import Model
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
@@ -94,7 +94,7 @@ class Bench:
 
     @property
     def concept(self) -> Concept:
-        """The pair over a table of three prompts: '', target or positive, negative."""
+        """The pair over a table of prompts: '', target or positive, negative, and one that shall not change."""
         if self.pair.target == self.pair.positive:
             return Concept(self.pair, target=1, positive=1, unconditional=0, neutral=0)
         return Concept(self.pair, target=0, positive=1, unconditional=2, neutral=0)
@@ -102,7 +102,9 @@ class Bench:
     def walker(self) -> LecoStep:
         """Our step over this model."""
         sampler = self.denoiser.sampler("ddim", self.steps)
-        return LecoStep(Model(self.denoiser, self.network, self.table), [self.concept], sampler, StepSettings())
+        untouched = Untouched(watched=(0 if self.concept.target else 3,))
+        model = Model(self.denoiser, self.network, self.table)
+        return LecoStep(model, [self.concept], sampler, StepSettings(), untouched)
 
     def backward(self, loss: Tensor) -> None:
         """Backward, and the gradients dropped again: the optimizer costs the same everywhere."""
@@ -111,11 +113,11 @@ class Bench:
             parameter.grad = None
 
 
-def ours(bench: Bench, kind: str, pool_size: int) -> Callable[[int], None]:
+def ours(bench: Bench, kind: str) -> Callable[[int], None]:
     """Our step with fresh walks, which take the stop that they are given, or with the pool."""
     step, generator = bench.walker(), Generator().manual_seed(0)
     if kind == "pool":
-        leco = LecoConfig(walk="pool", max_denoising_steps=bench.steps, pool_size=pool_size)
+        leco = LecoConfig(max_denoising_steps=bench.steps)
         pool = make_walks(leco, step, [bench.pair], generator)
         return lambda stop: _drop(step.run(pool, bench.backward))
 
@@ -217,10 +219,10 @@ def make_bench(name: str, kind: str, options: argparse.Namespace) -> Bench:
     if options.checkpointing:
         unet.train()
         unet.enable_gradient_checkpointing()
-    pooled = torch.randn(3, 1280).to(device, torch_dtype) if name == "sdxl" else None
+    pooled = torch.randn(4, 1280).to(device, torch_dtype) if name == "sdxl" else None
     denoiser = (CountingSDXL if name == "sdxl" else CountingSD)(Path(), unet, SCHEDULER, device)
     network = PeftLora(unet, rank=8, alpha=4.0, seed=0)
-    text = torch.randn(3, 77, width, generator=Generator().manual_seed(0)).to(device, torch_dtype)
+    text = torch.randn(4, 77, width, generator=Generator().manual_seed(0)).to(device, torch_dtype)
     table = TensorTable(text, pooled)
     prompts = ("a", "a") if kind == "erase" else ("", "a")
     pair = PromptPair(target=prompts[0], positive=prompts[1], resolution=(pixels, pixels), batch_size=options.batch)
@@ -232,8 +234,8 @@ def compare(bench: Bench, options: argparse.Namespace) -> dict[str, Meter]:
     meters = {name: Meter() for name in ("pool", "fresh", "LECO", "sd-scripts")}
     bench.denoiser.meter = meters["pool"]
     methods = {
-        "pool": ours(bench, "pool", options.pool_size),
-        "fresh": ours(bench, "fresh", 0),
+        "pool": ours(bench, "pool"),
+        "fresh": ours(bench, "fresh"),
         "LECO": baseline(bench, gradients_in_walk=False),
         "sd-scripts": baseline(bench, gradients_in_walk=True),
     }
@@ -260,7 +262,7 @@ def compare(bench: Bench, options: argparse.Namespace) -> dict[str, Meter]:
 def counted(bench: Bench, options: argparse.Namespace, steps: int) -> tuple[float, float]:
     """(rows, calls) of a step over a whole run of ``steps`` steps of the pool, its first walks included."""
     bench.denoiser.meter = meter = Meter()
-    one = ours(bench, "pool", options.pool_size)
+    one = ours(bench, "pool")
     for _ in range(steps):
         one(0)
     bench.denoiser.meter = None
@@ -269,7 +271,7 @@ def counted(bench: Bench, options: argparse.Namespace, steps: int) -> tuple[floa
 
 def arithmetic(bench: Bench, options: argparse.Namespace, seconds: float) -> str:
     """What the step does of what the machine can: its TFLOP/s beside those of a large matrix product."""
-    one, device = ours(bench, "pool", options.pool_size), bench.denoiser.device
+    one, device = ours(bench, "pool"), bench.denoiser.device
     bench.denoiser.meter = None
     one(0)  # the pool is filled
     with FlopCounterMode(display=False) as counter:
@@ -316,7 +318,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40, help="sampler steps N of a whole walk")
     parser.add_argument("--rounds", type=int, default=3, help="stops, spread evenly over 1..N-1")
-    parser.add_argument("--pool-size", type=int, default=8)
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)

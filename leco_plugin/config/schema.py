@@ -289,10 +289,12 @@ class LecoConfig(Frozen):
     """Sampler steps N of a whole walk; the stop is drawn from 1..N-1."""
     denoise_guidance_scale: Finite = Field(3.0, ge=0)
     """Guidance while walking. Not the edit strength: that is a pair's guidance_scale."""
-    walk: Literal["pool", "fresh"] = "fresh"
-    """pool: walks in flight that every step moves on by one; fresh: every step walks anew from noise."""
-    pool_size: Whole = Field(8, ge=1, le=32)
-    """Walks in flight."""
+    walk: Literal["pool", "fresh"] = "pool"
+    """pool: walks in flight that every step moves on; fresh: every step walks anew from noise, as LECO itself does."""
+    pool_size: Whole | None = Field(None, ge=1, le=32)
+    """Walks of one sample in flight; four for each sample that a step trains at, up to 32, when absent."""
+    pool_stride: Whole = Field(2, ge=1, le=8)
+    """Sampler steps that a walk moves on by when it was trained at; more are slower, and vary the noise more."""
     pairs_per_step: Whole = Field(1, ge=1, le=32)
     """Walks that one step trains at together."""
     preserve: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -301,6 +303,23 @@ class LecoConfig(Frozen):
     """Weight of that loss beside that of the pairs."""
     stop_at: Finite | None = Field(None, gt=0, le=1)
     """End the run when this fraction of the goal is reached, such as 0.95; off when absent."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> LecoConfig:
+        for option in ("pool_size", "pool_stride"):
+            if self.walk == "fresh" and option in self.model_fields_set:
+                context = {"option": option, "fix": f"leave {option} out, or set walk to pool"}
+                raise PydanticCustomError("ignored", "{option} means nothing to walk fresh", context)
+        return self
+
+    def walks_per_step(self, mean_batch: float) -> int:
+        """Walks of one sample that a step of the pool trains at, where pairs have ``mean_batch`` samples."""
+        return max(1, round(self.pairs_per_step * mean_batch))
+
+    def walks_in_flight(self, mean_batch: float) -> int:
+        """Walks of one sample in the pool: at least as many as a step trains at."""
+        per_step = self.walks_per_step(mean_batch)
+        return max(per_step, self.pool_size or min(32, 4 * per_step))
 
 
 class JobConfig(Frozen):

@@ -36,13 +36,13 @@ def _pool(leco: LecoConfig, step: LecoStep, pairs: Sequence[PromptPair], generat
         walk.share = mean_batch / pairs[pair].batch_size
         return walk
 
-    per_step = max(1, round(leco.pairs_per_step * mean_batch))
     return PoolWalks(
         begin,
         step.guide,
         pairs=[number for number, pair in enumerate(pairs) for _ in range(pair.batch_size)],
         steps=leco.max_denoising_steps,
-        size=max(leco.pool_size, per_step),
-        per_step=per_step,
+        size=leco.walks_in_flight(mean_batch),
+        per_step=leco.walks_per_step(mean_batch),
         generator=generator,
+        stride=leco.pool_stride,
     )

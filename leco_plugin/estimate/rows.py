@@ -52,10 +52,13 @@ def _walking(job: JobConfig) -> float:
     steps, guided = leco.max_denoising_steps, 1 if leco.denoise_guidance_scale == 1 else 2
     if leco.walk == "fresh":
         return guided * steps / 2
-    # walks of one sample each
-    samples = max(1, round(leco.pairs_per_step * fmean(pair.batch_size for pair in job.pairs)))
-    first = max(leco.pool_size, samples) * guided * steps / 2
-    return guided - 1 + guided / (steps - 1) + first / (train.steps * train.gradient_accumulation * samples)
+    mean_batch = fmean(pair.batch_size for pair in job.pairs)
+    first = leco.walks_in_flight(mean_batch) * guided * steps / 2
+    visits = train.steps * train.gradient_accumulation * leco.walks_per_step(mean_batch)
+    stride = min(leco.pool_stride, steps - 1)
+    replaced = stride / (steps - 1)
+    going = guided - 1 + (1 - replaced) * (stride - 1) * guided
+    return going + replaced * guided * (stride + 1) / 2 + first / visits
 
 
 def widest_calls(job: JobConfig) -> Calls:
@@ -70,5 +73,5 @@ def widest_calls(job: JobConfig) -> Calls:
 
 def calls_of(job: JobConfig) -> float:
     """Calls of the model in one optimizer step, the backward pass counted as two."""
-    walking = job.leco.max_denoising_steps / 2 if job.leco.walk == "fresh" else 0
+    walking = job.leco.max_denoising_steps / 2 if job.leco.walk == "fresh" else job.leco.pool_stride - 1
     return job.train.gradient_accumulation * (walking + 4)

@@ -71,7 +71,7 @@ def test_settings_are_plain_and_tell_nothing_of_the_machine(tmp_path):
     """Dotted names, and of paths only the last part."""
     job = tiny_job(tmp_path, model={"name_or_path": str(tmp_path / "my_model")}, output_dir=tmp_path)
     found = settings(job)
-    assert (found["train.steps"], found["leco.walk"], found["pairs"]) == (3, "fresh", 1)
+    assert (found["train.steps"], found["leco.walk"], found["pairs"]) == (3, "pool", 1)
     assert found["model.name_or_path"] == "my_model"
     assert all(isinstance(value, (bool, int, float, str)) for value in found.values())
     assert not [value for value in found.values() if str(tmp_path) in str(value)]
