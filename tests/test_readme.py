@@ -58,7 +58,10 @@ def test_the_examples_of_the_readme_can_be_run(number: int, tmp_path: Path) -> N
     assert load_job(tmp_path / "job.yaml").warnings == ()
 
 
-@pytest.mark.parametrize("page_name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ai-toolkit.md", "leco_plugin/tiny/CARD.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ai-toolkit.md", "leco_plugin/tiny/CARD.md"]
+
+
+@pytest.mark.parametrize("page_name", PAGES)
 def test_links_lead_somewhere(page_name: str) -> None:
     """Every link to a file of the project finds it."""
     text = (ROOT / page_name).read_text("utf-8")

@@ -312,15 +312,6 @@ class LecoConfig(Frozen):
                 raise PydanticCustomError("ignored", "{option} means nothing to walk fresh", context)
         return self
 
-    def walks_per_step(self, mean_batch: float) -> int:
-        """Walks of one sample that a step of the pool trains at, where pairs have ``mean_batch`` samples."""
-        return max(1, round(self.pairs_per_step * mean_batch))
-
-    def walks_in_flight(self, mean_batch: float) -> int:
-        """Walks of one sample in the pool: at least as many as a step trains at."""
-        per_step = self.walks_per_step(mean_batch)
-        return max(per_step, self.pool_size or min(32, 4 * per_step))
-
 
 class JobConfig(Frozen):
     """One training run of the process `leco`, fully resolved."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from torch import Generator
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.walk import FreshWalks, PoolWalks, Walk, Walks
+from leco_plugin.engine.pool_size import mean_batch, walks_in_flight, walks_per_step
 from leco_plugin.engine.step import LecoStep
 
 
@@ -28,12 +28,12 @@ def make_walks(leco: LecoConfig, step: LecoStep, pairs: Sequence[PromptPair], ge
 
 def _pool(leco: LecoConfig, step: LecoStep, pairs: Sequence[PromptPair], generator: Generator) -> PoolWalks:
     """A pair's batch as walks of one sample each: a step then trains at several stops instead of one."""
-    mean_batch = fmean(pair.batch_size for pair in pairs)
+    mean = mean_batch(pairs)
 
     def begin(pair: int) -> Walk:
         walk = step.begin(pair, generator, samples=1)
         # a pair with a larger batch has more walks, and counts no more for it
-        walk.share = mean_batch / pairs[pair].batch_size
+        walk.share = mean / pairs[pair].batch_size
         return walk
 
     return PoolWalks(
@@ -41,8 +41,8 @@ def _pool(leco: LecoConfig, step: LecoStep, pairs: Sequence[PromptPair], generat
         step.guide,
         pairs=[number for number, pair in enumerate(pairs) for _ in range(pair.batch_size)],
         steps=leco.max_denoising_steps,
-        size=leco.walks_in_flight(mean_batch),
-        per_step=leco.walks_per_step(mean_batch),
+        size=walks_in_flight(leco, pairs),
+        per_step=walks_per_step(leco, pairs),
         generator=generator,
         stride=leco.pool_stride,
     )

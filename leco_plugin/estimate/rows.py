@@ -7,6 +7,7 @@ from statistics import fmean
 
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.engine.concepts import watched_prompts
+from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.estimate.memory import Calls
 
 MEASURE_EVERY = 8
@@ -52,9 +53,8 @@ def _walking(job: JobConfig) -> float:
     steps, guided = leco.max_denoising_steps, 1 if leco.denoise_guidance_scale == 1 else 2
     if leco.walk == "fresh":
         return guided * steps / 2
-    mean_batch = fmean(pair.batch_size for pair in job.pairs)
-    first = leco.walks_in_flight(mean_batch) * guided * steps / 2
-    visits = train.steps * train.gradient_accumulation * leco.walks_per_step(mean_batch)
+    first = walks_in_flight(leco, job.pairs) * guided * steps / 2
+    visits = train.steps * train.gradient_accumulation * walks_per_step(leco, job.pairs)
     stride = min(leco.pool_stride, steps - 1)
     replaced = stride / (steps - 1)
     going = guided - 1 + (1 - replaced) * (stride - 1) * guided
