@@ -108,7 +108,8 @@ def test_every_stop_of_a_walk_is_measured_equally_often():
 def test_the_noise_is_one_that_no_training_has():
     """A training_seed is smaller than the seed of the held-out noise; the figures are the same every time."""
     limits = [item.lt for item in JobConfig.model_fields["training_seed"].metadata if hasattr(item, "lt")]
-    assert limits and all(limit <= HELD_OUT for limit in limits)
+    assert limits
+    assert all(limit <= HELD_OUT for limit in limits)
     assert measure(LineModel(lora=1.0), 1) == measure(LineModel(lora=1.0), 1)
 
 
