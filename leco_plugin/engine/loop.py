@@ -25,6 +25,7 @@ from leco_plugin.engine.report import Meter, Report
 from leco_plugin.engine.sampling import Sampling
 from leco_plugin.engine.step import LecoStep
 from leco_plugin.errors import LecoError, TrainingError
+from leco_plugin.events import Warned
 
 REPORT_EVERY = 10
 """Optimizer steps between two reports on an accelerator, where each has to wait for the device."""
@@ -101,6 +102,7 @@ class Loop:
         self._meter = Meter(self.device, self.train.steps, self.progress)
         self._saved_at = 0
         self._goal_is_reached = False
+        self._said: set[str] = set()
 
     def run(self) -> bool:
         """Train; True if the user stopped it before its end.
@@ -125,6 +127,7 @@ class Loop:
                     self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
                 if event:
                     self.report(event)
+                    self._warn_at_once()
                     self._goal_is_reached = self.stop_at is not None and self.progress.reached(self.stop_at)
                 self._schedule.step()
                 self.done += 1
@@ -205,6 +208,13 @@ class Loop:
             self._scaler.update()
         else:
             self._guard.step(norm)
+
+    def _warn_at_once(self) -> None:
+        """Say early what makes a run worthless, so that nobody has to wait for its end to learn it."""
+        for complaint in self.progress.unseen():
+            if complaint not in self._said:
+                self._said.add(complaint)
+                self.report(Warned(complaint))
 
     def _save(self, done: int) -> None:
         self._saved_at = done

@@ -22,6 +22,8 @@ TOO_LITTLE = 0.2
 """A run that reaches less of its goal than this has hardly trained anything."""
 NOTHING = 1e-6
 """Squared size of a concept, relative to that of the prediction, at which the model does not see it at all."""
+MOST_NAMED = 3
+"""Pairs that are complained of one by one."""
 
 _FIGURES = ("now", "before", "size", "contrast", "moved")
 
@@ -77,6 +79,8 @@ class Progress:
     _pending: list[Measured] = field(default_factory=list, init=False)
     _all: Sums = field(default_factory=Sums, init=False)
     _each: dict[int, Sums] = field(default_factory=dict, init=False)
+    _blind: set[int] = field(default_factory=set, init=False)
+    """Pairs whose concept the model does not see; kept, so that asking takes no time that grows with the pairs."""
 
     def add(self, measured: Iterable[Measured]) -> None:
         """Take in what a step measured; nothing waits for the device."""
@@ -98,14 +102,14 @@ class Progress:
         return sums.count >= ENOUGH and sums.reached is not None and sums.reached >= fraction
 
     def unseen(self) -> list[str]:
-        """A sentence for every pair whose concept is nothing to the model."""
+        """A sentence for every concept that is nothing to the model; the pairs of a slider share theirs."""
         self._read()
+        blind = [self.pairs[number] for number in sorted(self._blind)]
+        concepts = {frozenset((pair.positive, pair.unconditional)): pair for pair in reversed(blind)}
         return [
-            f"{_name(self.pairs[number])}: positive {self.pairs[number].positive!r} and unconditional "
-            f"{self.pairs[number].unconditional!r} are the same to this model, so there is nothing to train; "
-            "choose prompts that give different pictures"
-            for number, sums in sorted(self._each.items())
-            if sums.sees_nothing
+            f"{_name(pair)} has nothing to train: {pair.positive!r} (positive) and {pair.unconditional!r} "
+            "(unconditional) are the same to this model; choose prompts that give different pictures"
+            for pair in reversed(concepts.values())
         ]
 
     def complaints(self) -> list[str]:
@@ -121,14 +125,14 @@ class Progress:
         }
         if overall.count >= 3 and overall.reached is not None and overall.reached < TOO_LITTLE:
             yield (
-                f"this LoRA does next to nothing: it reached {overall.reached:.0%} of its goal; "
+                f"this LoRA does next to nothing: it reached {_percent(overall.reached)} of its goal; "
                 "raise lr (three times as much is a start) or steps"
                 + (", or lower guidance_scale: a goal so far away may be out of reach" if overall.reached < 0 else "")
             )
-        for number, reached in list(lazy.items())[:5]:
-            yield f"{_name(self.pairs[number])} reached only {reached:.0%} of its goal"
-        if len(lazy) > 5:
-            yield f"and so did {len(lazy) - 5} more pairs"
+        for number, reached in list(lazy.items())[:MOST_NAMED]:
+            yield f"{_name(self.pairs[number])} reached only {_percent(reached)} of its goal"
+        if len(lazy) > MOST_NAMED:
+            yield f"{len(lazy) - MOST_NAMED} more pairs reached as little of theirs"
 
     def state(self) -> StateTree:
         """All that was measured."""
@@ -140,6 +144,7 @@ class Progress:
         stored = cast(Mapping[str, Any], state)
         self._all = Sums(**stored["all"])
         self._each = {int(number): Sums(**sums) for number, sums in stored["each"].items()}
+        self._blind = {number for number, sums in self._each.items() if sums.sees_nothing}
 
     def _read(self) -> Sums:
         """Everything pending, from the device in one go."""
@@ -152,7 +157,9 @@ class Progress:
             for one, row in zip(self._pending, torch.stack(values).tolist(), strict=True):
                 figures = dict(zip(_FIGURES, row, strict=True))
                 self._all.add(figures)
-                self._each.setdefault(one.pair, Sums()).add(figures)
+                sums = self._each.setdefault(one.pair, Sums())
+                sums.add(figures)
+                (self._blind.add if sums.sees_nothing else self._blind.discard)(one.pair)
             self._pending = []
         return self._all
 
@@ -160,6 +167,11 @@ class Progress:
 def _device(measured: Sequence[Measured]) -> torch.device:
     tensors: Iterator[Tensor | None] = (getattr(one, name) for one in measured for name in _FIGURES)
     return next(tensor.device for tensor in tensors if tensor is not None)
+
+
+def _percent(fraction: float) -> str:
+    # a number first: that of a fraction just below zero would have a sign
+    return f"{round(100 * fraction)} %"
 
 
 def _name(pair: PromptPair) -> str:

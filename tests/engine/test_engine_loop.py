@@ -348,3 +348,13 @@ def test_fp16_weights_train_with_a_scaled_loss(dtype):
     assert run.model.network.weight.dtype == torch.float16
     assert -6 < run.model.network.weight.item() < -1
     assert run.loop._scaler.is_enabled()
+
+
+def test_a_concept_that_is_nothing_is_said_at_once_and_once():
+    """Positive and unconditional are both 0 here: nobody shall wait for the end of the run to learn it."""
+    line = Run(2.0, steps=5)
+    line.walks.position = 1
+    line.run()
+    (warning,) = line.recorder.of(Warned)
+    assert "nothing to train" in warning.message
+    assert line.recorder.events.index(warning) == 1

@@ -61,7 +61,7 @@ def test_a_lora_that_does_nothing_is_said_to():
     """With the pair, the figure and the cure."""
     (overall, of_pair) = progress(*[goal(3.9)] * 5).complaints()
     assert "next to nothing" in overall
-    assert "2%" in overall
+    assert "2 %" in overall
     assert "raise lr" in overall
     assert "'5'" in of_pair
     assert "multiplier 1" in of_pair
@@ -114,3 +114,12 @@ def test_what_is_watched_is_made_from_the_pairs():
     mirrored = PromptPair(target="a shape", positive="a small shape", unconditional="a big shape", neutral="a shape")
     assert watched_prompts([*pairs, mirrored]) == ["blue", ""]
     assert watched_prompts([PromptPair(target="", positive="fog")]) == []
+
+
+def test_the_pairs_of_a_slider_share_a_complaint():
+    """One concept, seen from both sides."""
+    pairs = (pair(positive=5, unconditional=6), pair(positive=6, unconditional=5), pair(positive=7, unconditional=5))
+    made = progress(*(goal(1.0, number=number, contrast=0.0) for number in range(3)), pairs=pairs)
+    first, second = made.unseen()
+    assert "'5' (positive) and '6'" in first
+    assert "'7'" in second
