@@ -37,6 +37,8 @@ class Calibration:
     strength: float
     """The useful strength."""
     reached: float
+    by_side: dict[float, float]
+    """Goal reached at either end that was trained, 1 or -1: one alpha serves both, and they may differ."""
     drift: float | None
     low: float
     """The range that can be used, in multiples of the useful strength."""
@@ -48,7 +50,7 @@ def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float)
 
     Raises LecoError, and writes nothing, where there is no such strength.
     """
-    target = _target(path, output)
+    target = target_of(path, output)
     lora = read_file(path)
     _refuse_nothing(lora)
     # refused before anything is measured
@@ -83,9 +85,10 @@ def find_calibration(path: Path, pairs: Sequence[PromptPair], bench: Bench, drif
             f"{path} reaches {percentage(reached)} of the goal even at its best strength, {strength:.2f}",
             fix="train longer, or name the prompts that it was trained with",
         )
-    ends = {side: _end(measured, side, strength, drift_limit) for side in sides}
+    ends = {side: end_of(measured, side, strength, drift_limit) for side in sides}
     drift = measured.drift(max(sides) * strength)
-    return Calibration(before, strength, reached, drift, -ends.get(-1.0, 0.0), ends.get(1.0, 0.0))
+    by_side = {side: measured.reached(side * strength) or 0.0 for side in sides}
+    return Calibration(before, strength, reached, by_side, drift, 0.0 - ends.get(-1.0, 0.0), ends.get(1.0, 0.0))
 
 
 def _estimate(path: Path, bench: Bench, sides: Sequence[float], first: float) -> tuple[float, float]:
@@ -123,7 +126,7 @@ def _peak(sizes: Sequence[float], reached: Sequence[float]) -> float:
     return float(np.clip(-slope / (2 * bend), min(sizes), max(sizes)))
 
 
-def _end(measured: Measured, side: float, strength: float, drift_limit: float) -> float:
+def end_of(measured: Measured, side: float, strength: float, drift_limit: float) -> float:
     """How many times the useful strength the LoRA can be used at: drift bounded, and every step goes further."""
     last, last_drift = 0.0, 0.0
     for multiple in _GRID:
@@ -140,7 +143,7 @@ def _end(measured: Measured, side: float, strength: float, drift_limit: float) -
     return last
 
 
-def _target(path: Path, output: Path | None) -> Path:
+def target_of(path: Path, output: Path | None) -> Path:
     """Where to write; ConfigError where that is the input by accident, or cannot hold the metadata."""
     target = output or path.with_name(f"{path.stem}-calibrated.safetensors")
     if target.suffix.lower() != ".safetensors":
@@ -176,9 +179,10 @@ def _metadata(lora: Lora, found: Calibration, pairs: Sequence[PromptPair]) -> di
 
 
 def _report(found: Calibration, target: Path, drift_limit: float) -> list[str]:
+    ends = ", ".join(f"{percentage(reached)} at {side:+g}" for side, reached in found.by_side.items())
     return [
         f"as it was: goal reached {percentage(found.before)} at the strength that it was trained at",
-        f"useful strength: {found.strength:.2f}, goal reached {percentage(found.reached)}, "
+        f"useful strength: {found.strength:.2f}, goal reached {percentage(found.reached)} ({ends}), "
         f"drift {percentage(found.drift)}",
         f"range: {found.low:g} to {found.high:g} in the new strength "
         f"(drift at most {percentage(drift_limit)}, every step goes further)",

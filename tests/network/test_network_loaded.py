@@ -15,11 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_models import unet_config
 from torch import Tensor
+from torch.nn import functional
 
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.contracts import Network
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.create import create_network
+from leco_plugin.network.differences import difference
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.network.lora_keys import read_key
 from leco_plugin.network.peft_lora import ADAPTER, PeftLora
@@ -107,6 +109,17 @@ def test_diffusers_own_file_does_the_same(tmp_path: Path) -> None:
     # without it, diffusers scales by 1, as if alpha were the rank
     other, lora = loaded(tensors)
     torch.testing.assert_close(ask(other, lora, 0.5), ask(unet, network, 1.0), atol=2e-5, rtol=1e-4)
+
+
+def test_a_convolution_in_three_parts_is_three_convolutions() -> None:
+    """LoCon's core: 1x1 down, 3x3 in the middle, 1x1 up, as one weight."""
+    down, middle, up = randn(3, 4, 1, 1), randn(3, 3, 3, 3, seed=1), randn(5, 3, 1, 1, seed=2)
+    change = difference({"lora_down.weight": down, "lora_mid.weight": middle, "lora_up.weight": up}, alpha=6.0)
+    latents = randn(1, 4, 8, 8, seed=3)
+    inside = functional.conv2d(functional.conv2d(latents, down), middle, padding=1)
+    expected = 2 * functional.conv2d(inside, up)
+    assert change is not None
+    torch.testing.assert_close(functional.conv2d(latents, change, padding=1), expected, atol=1e-4, rtol=1e-4)
 
 
 FORMATS = {

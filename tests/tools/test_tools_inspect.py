@@ -1,0 +1,96 @@
+"""`leco inspect`: what is in a file, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lora_files import alphas_times, as_diffusers, changed, nothing, parts, run
+from safetensors.torch import save_file
+
+
+def inspected(capsys: pytest.CaptureFixture[str], path: Path) -> dict[str, Any]:
+    assert run("inspect", path, "--json") == 0
+    tree: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return tree
+
+
+def test_layers_are_counted_by_kind(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With rank, alpha and the norm of what they change, the same in every key format."""
+    layers = inspected(capsys, slider)["layers"]
+    assert layers["cross-attention"]["layers"] == layers["self-attention"]["layers"] == 28
+    assert {name: (kind["ranks"], kind["alphas"]) for name, kind in layers.items()} == {
+        name: ([4], [2.0]) for name in ("cross-attention", "feed-forward", "projections", "self-attention")
+    }
+    tensors, _ = parts(slider)
+    keys = [key.removesuffix(".alpha") for key in tensors if "_ff_" in key and key.endswith("alpha")]
+    squared = 0.0
+    for key in keys:
+        change = tensors[f"{key}.lora_up.weight"].float() @ tensors[f"{key}.lora_down.weight"].float()
+        squared += float((2.0 / 4 * change).square().sum())
+    assert layers["feed-forward"]["norm"] == pytest.approx(squared**0.5, rel=1e-4)
+    other = inspected(capsys, as_diffusers(slider, tmp_path / "other.safetensors"))["layers"]
+    assert other["feed-forward"]["norm"] == pytest.approx(layers["feed-forward"]["norm"], rel=1e-2)
+
+
+def test_hashes_metadata_and_range_are_shown(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hashes are those of the file as it is; weights that were changed afterwards are noticed."""
+    tree = inspected(capsys, slider)
+    assert tree["hashes"]["sha256"] == hashlib.sha256(slider.read_bytes()).hexdigest()
+    assert tree["hashes"]["sshs_model_hash"] == parts(slider)[1]["sshs_model_hash"]
+    assert (tree["findings"], tree["range"], tree["metadata"]["ss_steps"]) == ([], None, "30")
+    other = changed(slider, tmp_path / "a.safetensors", alphas_times(2.0), ss_leco_strength_range="-1..2")
+    tree = inspected(capsys, other)
+    assert tree["range"] == "-1..2"
+    assert "changed after it was written" in tree["findings"][0]
+
+
+def test_a_file_that_does_nothing_is_named_as_such(
+    slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All up weights zero; a few of them zero is another finding, and numbers that are not finite one more."""
+    tree = inspected(capsys, changed(slider, tmp_path / "idle.safetensors", nothing))
+    assert tree["does_nothing"]
+    assert run("inspect", tmp_path / "idle.safetensors") == 0
+    assert "it does nothing" in capsys.readouterr().out
+    key = next(key for key in parts(slider)[0] if key.endswith("lora_up.weight"))
+
+    def one_changed(number: float) -> Path:
+        return changed(slider, tmp_path / "one.safetensors", lambda t: {**t, key: torch.full_like(t[key], number)})
+
+    tree = inspected(capsys, one_changed(0.0))
+    assert (tree["does_nothing"], tree["findings"][0]) == (False, "1 of 84 layers do nothing: their change is zero")
+    tree = inspected(capsys, one_changed(float("nan")))
+    assert tree["not_finite"] == [key]
+    assert "not finite" in tree["findings"][0]
+
+
+class Evil:
+    """Would write a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (self.path,)
+
+
+def test_pickles_are_read_as_weights_only(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A .pt of tensors is shown; one that would run code is refused, and runs none."""
+    torch.save(parts(slider)[0], tmp_path / "lora.pt")
+    assert inspected(capsys, tmp_path / "lora.pt")["layers"]["self-attention"]["layers"] == 28
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil(tmp_path / "was here")))
+    assert run("inspect", tmp_path / "evil.pt") == 2
+    assert not (tmp_path / "was here").exists()
+
+
+def test_what_is_no_lora_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a key that it holds."""
+    save_file({"model.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert run("inspect", tmp_path / "model.safetensors") == 2
+    assert "is no LoRA: it holds model.weight" in capsys.readouterr().err
