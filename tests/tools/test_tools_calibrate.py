@@ -21,9 +21,9 @@ FEW = ("--seeds", "1")
 
 @pytest.fixture(scope="module")
 def calibrated(slider: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A LoRA that is three times too strong, and what calibrate makes of it."""
+    """A LoRA that is too strong, and what calibrate makes of it."""
     folder = tmp_path_factory.mktemp("calibrated")
-    strong = changed(slider, folder / "strong.safetensors", alphas_times(3.0))
+    strong = changed(slider, folder / "strong.safetensors", alphas_times(6.0))
     result = changed(strong, folder / "result.safetensors", dict)
     assert run("calibrate", result, "--in-place", *FEW) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["result.safetensors", "strong.safetensors"]
