@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import diffusers
 import torch
@@ -77,25 +77,34 @@ class DiffusersSampler:
         vars(self._scheduler).update({name: _moved(value, self._device) for name, value in changed.items()})
 
 
-class FlowSampler(DiffusersSampler):
-    """Euler's steps along a flow, from noise at sigma 1 to the picture at 0; timesteps are 1000 sigma."""
+class FlowSampler:
+    """Euler's steps along a flow, from noise at sigma 1 to the picture at 0; has no history."""
 
     init_noise_sigma = 1.0
 
+    def __init__(self, sigmas: Tensor, device: torch.device) -> None:
+        """Along ``sigmas`` (N + 1,), the share of noise, from 1 to 0; kept on the CPU."""
+        self._sigmas = sigmas.cpu()
+        self.timesteps = 1000 * sigmas[:-1].to(device)
+
     def fresh(self) -> FlowSampler:
-        """The same sampler without history."""
-        scheduler = copy.deepcopy(self._scheduler)
-        _set_sigmas(scheduler, len(self.timesteps))
-        return FlowSampler(scheduler, self._device, self.timesteps)
+        """Itself."""
+        return self
 
     def model_input(self, latents: Tensor, index: int) -> Tensor:
         """Latents as they are, (B, C, h, w)."""
         return latents
 
+    def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
+        """Latents (B, C, h, w) after one more step towards the picture; a prediction is noise - picture."""
+        return latents + float(self._sigmas[index + 1] - self._sigmas[index]) * prediction
 
-def _set_sigmas(scheduler: _Scheduler, steps: int) -> None:
-    # as diffusers' pipelines do: the last step is as long as the others before the shift
-    cast(Any, scheduler).set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist())
+    def state(self) -> StateTree:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: StateTree) -> None:
+        """Nothing to do."""
 
 
 def _same(one: object, other: object) -> bool:
@@ -135,9 +144,10 @@ def make_flow_sampler(config: Mapping[str, object], steps: int, device: torch.de
     A shift that depends on the size of the picture, exp(mu), is the same as this one.
     """
     own = {**config, "shift": shift, "use_dynamic_shifting": False, "shift_terminal": None}
-    scheduler = cast(_Scheduler, diffusers.FlowMatchEulerDiscreteScheduler.from_config(own))
-    _set_sigmas(scheduler, steps)
-    return FlowSampler(scheduler, device)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(own)
+    # as diffusers' pipelines do: the last step is as long as the others before the shift
+    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist())
+    return FlowSampler(cast(Tensor, scheduler.sigmas), device)
 
 
 def _cuts(scheduler: _Scheduler, steps: int) -> bool:

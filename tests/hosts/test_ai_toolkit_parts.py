@@ -15,8 +15,8 @@ from leco_plugin.config.schema import LecoConfig
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ModelError
-from leco_plugin.families.samplers import make_sampler
-from leco_plugin.hosts.ai_toolkit.model import FlowSampler, HostDenoiser, flow_sigmas
+from leco_plugin.families.samplers import FlowSampler, make_sampler
+from leco_plugin.hosts.ai_toolkit.model import HostDenoiser, flow_sigmas
 from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
 
 SD = {**SD_SCHEDULE, "steps_offset": 0, "timestep_spacing": "leading"}

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from leco_plugin.contracts import PredictionType, Sampler, TextRows
 from leco_plugin.core.noise import diffusion_snr
-from leco_plugin.core.state import StateTree
 from leco_plugin.errors import ModelError
-from leco_plugin.families.samplers import cumulative_alphas, make_sampler
+from leco_plugin.families.samplers import FlowSampler, cumulative_alphas, make_sampler
 
 Join = Callable[[list[Any]], Any]
 """One of the host's prompt embeddings from several."""
@@ -153,36 +152,6 @@ class HostDenoiser:
             noise = timesteps.float() / 1000
             return ((1 - noise) / noise).square()
         return diffusion_snr(self._alphas_cumprod, timesteps)
-
-
-class FlowSampler:
-    """Euler steps along a flow model's own schedule; has no history."""
-
-    init_noise_sigma = 1.0
-
-    def __init__(self, sigmas: Tensor, device: torch.device) -> None:
-        """Along ``sigmas`` (N + 1,), the share of noise, from 1 to 0; kept on the CPU."""
-        self._sigmas = sigmas
-        self.timesteps = 1000 * sigmas[:-1].to(device)
-
-    def fresh(self) -> FlowSampler:
-        """Itself."""
-        return self
-
-    def model_input(self, latents: Tensor, index: int) -> Tensor:
-        """The latents as they are."""
-        return latents
-
-    def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
-        """Latents (B, C, h, w) after one more step towards the data."""
-        return latents + float(self._sigmas[index + 1] - self._sigmas[index]) * prediction
-
-    def state(self) -> StateTree:
-        """Nothing."""
-        return {}
-
-    def restore(self, state: StateTree) -> None:
-        """Nothing to do."""
 
 
 def flow_sigmas(sd: Any, steps: int, latents: Tensor) -> Tensor:

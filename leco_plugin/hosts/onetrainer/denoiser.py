@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from leco_plugin.contracts import PredictionType
+from leco_plugin.contracts import PredictionType, Sampler
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.errors import ModelError
-from leco_plugin.families.samplers import DiffusersSampler, cumulative_alphas, make_flow_sampler, make_sampler
+from leco_plugin.families.samplers import cumulative_alphas, make_flow_sampler, make_sampler
 
 TRAINING_TIMESTEPS = 1000
 
@@ -148,7 +148,7 @@ class HostDenoiser:
         singles = [slice(i, i + 1) for i in range(len(outputs))]
         return torch.cat([self._predict(latents[i], timesteps[i], outputs[i.start], sizes[i]) for i in singles])
 
-    def sampler(self, name: str, steps: int) -> DiffusersSampler:
+    def sampler(self, name: str, steps: int) -> Sampler:
         """A sampler over the host's noise schedule; along a flow it is Euler's, whatever ``name`` says."""
         if self._flow:
             return make_flow_sampler(self._schedule(), steps, self.device, shift=self._shift())
