@@ -18,6 +18,7 @@ from leco_plugin.engine.assemble import assemble
 from leco_plugin.engine.loop import Loop
 from leco_plugin.engine.optim import check_optimizer, rate_warning
 from leco_plugin.engine.output import Output
+from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.resume import (
@@ -187,7 +188,8 @@ class LecoProcess:
             ("network", f"{job.network.type}, {sizes}"),
             ("steps", f"{job.train.steps} at lr {job.train.learning_rate:g} "
                       f"({job.train.optimizer}, {job.train.lr_scheduler})"),
-            ("walk", f"{job.leco.max_denoising_steps} {job.train.noise_scheduler} steps, "
+            *((("preserved", _some(list(map(repr, job.leco.preserve)))),) if job.leco.preserve else ()),
+            ("walk", f"{_walks(job)} of {job.leco.max_denoising_steps} {job.train.noise_scheduler} steps, "
                      f"guidance {job.leco.denoise_guidance_scale:g}"),
             ("seed", str(self._seed)),
             *((("goes on", f"after step {stored.step}"),) if stored else ()),
@@ -226,6 +228,14 @@ def draw_seed() -> int:
 def _count_actions(job: JobConfig) -> str:
     actions = ["keep" if pair.keeps else pair.action for pair in job.pairs]
     return ", ".join(f"{actions.count(action)} {action}" for action in dict.fromkeys(actions))
+
+
+def _walks(job: JobConfig) -> str:
+    """Which walks a step has, for the start of a run."""
+    if job.leco.walk == "fresh":
+        return f"{job.leco.pairs_per_step} fresh"
+    in_step, in_flight = walks_per_step(job.leco, job.pairs), walks_in_flight(job.leco, job.pairs)
+    return f"{in_step} a step from a pool of {in_flight},"
 
 
 def _some(texts: Sequence[str], most: int = 6) -> str:

@@ -212,7 +212,9 @@ def usual_losses(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
         ("leco", "denoise_guidance_scale", 7.0),
         ("leco", "max_denoising_steps", 6),
         ("leco", "pairs_per_step", 2),
-        ("leco", "walk", "pool"),
+        ("leco", "pool_size", 3),
+        ("leco", "preserve", ("blue",)),
+        ("leco", "walk", "fresh"),
     ],
 )
 def test_an_option_reaches_the_run(tmp_path, usual_losses, section, option, value):

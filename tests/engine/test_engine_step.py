@@ -416,6 +416,20 @@ def test_a_pool_walks_one_sample_at_a_time():
     assert sum(weights) / 1600 == pytest.approx(1.0, rel=0.1)
 
 
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_walks_of_a_pool_move_on_as_the_job_says(stride):
+    """By so many sampler steps at each visit, until they are replaced."""
+    step = line_step(LineModel(steps=9), pair())
+    leco = LecoConfig(max_denoising_steps=9, pool_size=1, pool_stride=stride)
+    walks = make_walks(leco, step, [pair()], seeded(0))
+    for _ in range(12):
+        (walk,) = walks.draw()
+        before = walk.position
+        walks.moved([walk], [torch.zeros(1, 4, 8, 8)])
+        (after,) = walks.draw()
+        assert after.position == before + stride if after is walk else before + stride >= 9
+
+
 def test_a_share_multiplies_loss_and_gradient():
     """A walk that counts for half."""
     model = LineModel(lora=10.0)
