@@ -292,8 +292,9 @@ def _stops(course: Course, number: int, walks: int) -> list[int]:
 
 def _kept(prompt: str, resolution: tuple[int, int]) -> PromptPair:
     """A pair whose walk is the base model's own for ``prompt``."""
-    same = {"target": prompt, "positive": prompt, "neutral": prompt}
-    return PromptPair(**same, resolution=resolution, guidance_scale=0.0, multiplier=0.0)
+    return PromptPair(
+        target=prompt, positive=prompt, neutral=prompt, resolution=resolution, guidance_scale=0.0, multiplier=0.0
+    )
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
