@@ -37,6 +37,10 @@ def _guarded(command: Callable[[], int]) -> int:
     except LecoError as error:
         write_lines(sys.stderr, map(str, error.problems))
         return REFUSED
+    except BrokenPipeError:
+        # whoever read has read enough, as head does; what is left in the buffer would fail again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         write_lines(sys.stderr, ["stopped at once; only what had been saved before is there"])
         return INTERRUPTED

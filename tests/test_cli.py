@@ -225,3 +225,15 @@ def test_help_names_every_command():
     assert done.returncode == 0
     for command in ("train", "check", "demo"):
         assert any(line.split()[:1] == [command] and len(line.split()) > 3 for line in done.stdout.splitlines())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows tells a writer of a closed pipe otherwise")
+def test_a_reader_that_has_read_enough_is_no_error():
+    """As in `leco check FILE | head`: no traceback, and nothing to put right."""
+    path = Path(leco_plugin.__file__).parent / "demo" / "erase.yaml"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "leco_plugin", "check", str(path)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
