@@ -131,8 +131,9 @@ class Progress:
             )
         for number, reached in list(lazy.items())[:MOST_NAMED]:
             yield f"{_name(self.pairs[number])} reached only {_percent(reached)} of its goal"
-        if len(lazy) > MOST_NAMED:
-            yield f"{len(lazy) - MOST_NAMED} more pairs reached as little of theirs"
+        more = len(lazy) - MOST_NAMED
+        if more > 0:
+            yield f"{more} more {'pair' if more == 1 else 'pairs'} reached as little"
 
     def state(self) -> StateTree:
         """All that was measured."""
