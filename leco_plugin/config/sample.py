@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from leco_plugin.config.kinds import Finite, Frozen, Side, Whole
+from leco_plugin.config.kinds import Finite, Frozen, SamplerName, Side, Whole
 
 Number = Callable[[str], int | float | str]
 _FLAGS: dict[str, tuple[str, Number, str]] = {
@@ -88,7 +88,7 @@ class SampleConfig(Frozen):
     """Guidance of the picture; not an edit strength."""
     sample_steps: Whole = Field(20, ge=1, le=1000)
     """Sampler steps of a picture."""
-    sampler: Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"] = "ddim"
+    sampler: SamplerName = "ddim"
     """Sampler of the pictures."""
     from_step: Whole = Field(0, ge=0)
     """Sampler steps before the LoRA is switched on; a few keep the composition of the base model."""

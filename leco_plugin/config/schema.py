@@ -23,6 +23,7 @@ from leco_plugin.config.kinds import (
     LrScheduler,
     Optimizer,
     Params,
+    SamplerName,
     Side,
     StepsOrFraction,
     Whole,
@@ -203,7 +204,7 @@ class TrainConfig(Frozen):
     """Min-SNR weighting (arXiv:2303.09556); off when absent."""
     noise_offset: Finite = Field(0.0, ge=0)
     """Adds this much of one random number per channel to the first noise."""
-    noise_scheduler: Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"] = "ddim"
+    noise_scheduler: SamplerName = "ddim"
     """Sampler of the walk."""
     dtype: DType = "fp32"
     """Precision of the base model and of autocast; LoRA weights and loss stay float32."""

@@ -19,7 +19,8 @@ def duration(seconds: float) -> str:
 
 def percentage(fraction: float | None) -> str:
     """A fraction as a percentage; a dash while nothing was measured."""
-    return "-" if fraction is None else f"{100 * fraction:.0f} %"
+    # rounded first: just below 0 is no -0 %
+    return "-" if fraction is None else f"{100 * round(fraction, 2) + 0.0:.0f} %"
 
 
 class Pace:

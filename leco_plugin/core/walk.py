@@ -131,7 +131,7 @@ class Deck:
 
 def draw_stop(steps: int, generator: Generator) -> int:
     """Steps that a walk takes before it is trained at, uniform over 1..``steps`` - 1."""
-    return int(torch.randint(1, steps, (), generator=generator))
+    return 1 + draw_index(steps - 1, generator)
 
 
 def walk_to(walks: Sequence[Walk], stops: Sequence[int], guide: Guide) -> None:
@@ -162,7 +162,7 @@ class FreshWalks:
         return walks
 
     def _draw_pair(self) -> int:
-        return int(torch.randint(self._pairs, (), generator=self._generator))
+        return draw_index(self._pairs, self._generator)
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Never called: a fresh walk ends where it is trained at."""

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
+from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
-from leco_plugin.network.lora_file import write_atomically
 from leco_plugin.network.metadata import run_metadata
 
 

@@ -65,7 +65,7 @@ class LecoProcess:
         if stored:
             self._seed = resumed_seed(stored, job)
         self._output = Output(job, self._seed)
-        denoiser = self._load_model()
+        denoiser = load_model(job, self._hooks)
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
         self._states = States(job, described, self._report)
         loop = self._loop(denoiser, self._create_network(denoiser))
@@ -96,12 +96,6 @@ class LecoProcess:
             raise ConfigError(
                 f"cannot write to {folder}: {error.strerror}", fix="set another training_folder"
             ) from None
-
-    def _load_model(self) -> Denoiser:
-        denoiser = self._hooks.leco_load_model(job=self._job, device=choose_device(self._job.device))
-        if denoiser is None:
-            raise ModelError(f"no plugin can load the model {self._job.model.name_or_path!r}")
-        return denoiser
 
     def _create_network(self, denoiser: Denoiser) -> Network:
         network = self._hooks.leco_create_network(job=self._job, denoiser=denoiser, seed=self._seed)
@@ -195,6 +189,14 @@ class LecoProcess:
             *((("goes on", f"after step {stored.step}"),) if stored else ()),
             ("saved to", str(self._output.path())),
         )  # fmt: skip
+
+
+def load_model(job: JobConfig, hooks: Hooks) -> Denoiser:
+    """The model that a job names; ModelError where no plugin can load it."""
+    denoiser = hooks.leco_load_model(job=job, device=choose_device(job.device))
+    if denoiser is None:
+        raise ModelError(f"no plugin can load the model {job.model.name_or_path!r}")
+    return denoiser
 
 
 def choose_device(name: str) -> torch.device:

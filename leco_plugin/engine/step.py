@@ -11,13 +11,8 @@ from torch import Generator, Tensor
 from leco_plugin.contracts import Sampler
 from leco_plugin.core import losses, noise, objective, sizes
 from leco_plugin.core.walk import Walk, Walks, guided
-from leco_plugin.engine.concepts import NOTHING_UNTOUCHED, Concept, Untouched
+from leco_plugin.engine.concepts import MEASURE_EVERY, NOTHING_UNTOUCHED, Concept, Untouched
 from leco_plugin.engine.rows import Model, Row, split_rows
-
-MEASURE_EVERY = 8
-"""At positions 1, 9, 17, ... of a walk the base model is asked for the target, too, so that the goal reached is known,
-and with and without the LoRA for an untouched prompt, so that the drift is. Those that are not among the rows anyway
-cost at most 3/8 row a step."""
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss (); scaling and accumulation are the caller's."""

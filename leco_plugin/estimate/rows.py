@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from leco_plugin.config.schema import JobConfig, PromptPair
-from leco_plugin.engine.concepts import watched_prompts
+from leco_plugin.engine.concepts import MEASURE_EVERY, watched_prompts
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.estimate.memory import Calls
-
-MEASURE_EVERY = 8
-"""As in engine/step.py, which cannot be asked without torch."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any, TypeVar, cast, get_args
 
 from pydantic import TypeAdapter
 
+from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import Event, RunStarted, StepDone, Warned
-from leco_plugin.network.lora_file import write_atomically
 
 SUFFIX = ".run.jsonl"
 _KINDS: Mapping[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Event)}

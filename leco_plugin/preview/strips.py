@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from leco_plugin.atomic import write_atomically
 from leco_plugin.config.sample import SampleConfig
 from leco_plugin.contracts import Denoiser
 from leco_plugin.errors import ModelError
-from leco_plugin.network.lora_file import write_atomically
 from leco_plugin.preview.pictures import Painter, PictureSettings, Shot, strip
 
 BASE = 0.0

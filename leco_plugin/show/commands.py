@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
+from typing import get_args
 
+from leco_plugin.config.kinds import SamplerName
 from leco_plugin.config.strengths import parse_strengths
-
-Commands = argparse._SubParsersAction
-_SAMPLERS = ("ddim", "ddpm", "euler", "euler_a", "dpmsolver++")
+from leco_plugin.tools.commands import Commands, take_strengths_below_zero
 
 
 def add_show(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -34,12 +33,11 @@ def _add_preview(commands: Commands[argparse.ArgumentParser]) -> None:
     preview.add_argument("--height", type=_side, metavar="N", help="pixels; default: as it was trained")
     preview.add_argument("--steps", type=_steps, default=20, metavar="N", help="sampler steps (%(default)s)")
     preview.add_argument("--guidance", type=_guidance, default=7.0, metavar="X", help="of the pictures (%(default)s)")
-    preview.add_argument("--sampler", choices=_SAMPLERS, default="ddim", help="default: %(default)s")
+    preview.add_argument("--sampler", choices=get_args(SamplerName), default="ddim", help="default: %(default)s")
     _add_model(preview)
     preview.add_argument("--output", type=Path, metavar="DIR", help="default: FILE-preview")
     preview.set_defaults(command=_preview)
-    # else a strength below 0 would be taken for a flag
-    preview._negative_number_matcher = re.compile(r"-[\d.]")
+    take_strengths_below_zero(preview)
 
 
 def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leco_plugin import __version__
+from leco_plugin.atomic import write_atomically
 from leco_plugin.check import equation, quote
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.console.figures import duration, percentage
@@ -13,7 +14,6 @@ from leco_plugin.console.pages import Page
 from leco_plugin.engine.trackers import settings
 from leco_plugin.errors import ConfigError, LecoError
 from leco_plugin.events import PicturesDrawn, RunEnded, RunStarted, StepDone, Warned
-from leco_plugin.network.lora_file import write_atomically
 from leco_plugin.preview.history import History
 from leco_plugin.preview.strips import draw_rows
 from leco_plugin.show.curves import Curve

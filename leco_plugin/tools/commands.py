@@ -29,8 +29,12 @@ def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--strengths", default="-2..2", metavar="A..B", help="A..B:STEP or a list (%(default)s)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
     evaluate.set_defaults(command=_evaluate)
-    # else a strength below 0 would be taken for a flag
-    evaluate._negative_number_matcher = re.compile(r"-[\d.]")
+    take_strengths_below_zero(evaluate)
+
+
+def take_strengths_below_zero(parser: argparse.ArgumentParser) -> None:
+    """Let ``-2..2`` be the value of a flag; argparse would take it for a flag itself."""
+    parser._negative_number_matcher = re.compile(r"-[\d.]")
 
 
 def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:

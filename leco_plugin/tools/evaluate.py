@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leco_plugin.atomic import write_atomically
 from leco_plugin.console.figures import percentage
 from leco_plugin.console.pages import Page
 from leco_plugin.engine.measure import Measured, asks, unit
 from leco_plugin.errors import ConfigError
 from leco_plugin.network.loaded import LeftOut
-from leco_plugin.network.lora_file import write_atomically
 from leco_plugin.tools.lora import Lora, read_file
 from leco_plugin.tools.subject import Asked, Subject, find_subject, load_model
 
@@ -59,7 +59,7 @@ def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: S
         every = [one.measured for one in found]
         cells = [m.reached(strength) for m in every], [m.progress(strength) for m in every]
         drifts = [m.drift(strength) for m in every]
-        rows.append([f"{strength:g}", *(_percent(cell) for group in (*cells, drifts) for cell in group)])
+        rows.append([f"{strength:g}", *(percentage(cell) for group in (*cells, drifts) for cell in group)])
     title = "; ".join(f"{name.strip()} {one.lora.path}".strip() for name, one in zip(names, found, strict=True))
     page.lines([title])
     page.table("", head, rows)
@@ -144,11 +144,6 @@ def _pair_fields(measured: Measured, number: int) -> dict[str, object]:
         "goal_reached": _finite(reached),
         "contrast": _finite(figures.contrast),
     }
-
-
-def _percent(fraction: float | None) -> str:
-    # rounded first: rounding errors below 0 are no -0 %
-    return percentage(fraction if fraction is None else round(fraction, 2) + 0.0)
 
 
 def _finite(number: float | None) -> float | None:

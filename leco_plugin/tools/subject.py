@@ -10,10 +10,10 @@ from pathlib import Path
 from leco_plugin.config.build import Loaded, load
 from leco_plugin.config.schema import JobConfig, LecoConfig, ModelConfig, PromptPair, TrainConfig
 from leco_plugin.contracts import Denoiser, Network
+from leco_plugin.engine import process
 from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.engine.measure import Bench, Course, asks
-from leco_plugin.engine.process import choose_device
-from leco_plugin.errors import ConfigError, ModelError
+from leco_plugin.errors import ConfigError
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.plugins import plugin_manager
 from leco_plugin.tools.lora import Lora
@@ -87,12 +87,8 @@ def find_subject(loras: Sequence[Lora], asked: Asked) -> Subject:
 
 
 def load_model(job: JobConfig) -> Denoiser:
-    """The model that a job names; ModelError where no plugin can load it."""
-    device = choose_device(job.device)
-    denoiser: Denoiser | None = plugin_manager().hook.leco_load_model(job=job, device=device)
-    if denoiser is None:
-        raise ModelError(f"no plugin can load the model {job.model.name_or_path!r}")
-    return denoiser
+    """The model that a job names, through whatever plugins there are."""
+    return process.load_model(job, plugin_manager().hook)
 
 
 def with_model(job: JobConfig, model: str | None) -> JobConfig:
@@ -104,7 +100,7 @@ def job_for(
     pairs: tuple[PromptPair, ...], model: str, device: str | None = None, leco: LecoConfig | None = None
 ) -> JobConfig:
     """A job that loads ``model``; in full precision on the CPU, where half of it is slow."""
-    chosen = choose_device(device or "auto")
+    chosen = process.choose_device(device or "auto")
     return JobConfig(
         name="measure",
         device=str(chosen),

@@ -17,9 +17,10 @@ from models import CPU, randn, randomize
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from leco_plugin.atomic import write_atomically
 from leco_plugin.errors import NetworkError
 from leco_plugin.families.load import load_model
-from leco_plugin.network.lora_file import LoraWeights, read_lora, write_atomically, write_lora
+from leco_plugin.network.lora_file import LoraWeights, read_lora, write_lora
 from leco_plugin.network.peft_lora import PeftLora
 from leco_plugin.tiny import MODEL_FOLDER
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from leco_plugin import __version__
+from leco_plugin.atomic import write_atomically
 from leco_plugin.errors import PluginError
 
 TESTED = "0.12.26"
@@ -105,12 +104,7 @@ def _refuse_foreign(shim: Path) -> None:
 
 def _write(shim: Path, text: str) -> None:
     try:
-        shim.parent.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=shim.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, shim)
+        write_atomically(shim, text.encode())
     except OSError as error:
         raise PluginError(f"cannot write {shim}: {error.strerror}", fix="check who owns that folder") from None
 
