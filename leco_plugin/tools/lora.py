@@ -15,7 +15,7 @@ from torch import Tensor
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.measure import Course
 from leco_plugin.errors import ModelError, NetworkError
-from leco_plugin.families.checkpoint import Checkpoint
+from leco_plugin.checkpoint import Checkpoint
 
 _PAIRS = TypeAdapter(tuple[PromptPair, ...])
 _TEXTS = TypeAdapter(tuple[str, ...])
