@@ -1,0 +1,43 @@
+"""The built-in host: diffusers models and PEFT networks, with nothing else installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leco_plugin.errors import PluginError
+from leco_plugin.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from leco_plugin.config.schema import JobConfig
+    from leco_plugin.contracts import Hooks, RunResult
+    from leco_plugin.hosts.builtin.process import LecoProcess
+
+
+class BuiltinHost:
+    """Runs the process that the job asks for, in this Python."""
+
+    name = "builtin"
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+
+    def run(self, job: JobConfig) -> RunResult:
+        """Run the job's process from start to end."""
+        process = self._hooks.leco_process(type="leco", job=job, hooks=self._hooks)
+        if process is None:
+            raise PluginError("no plugin offers the process 'leco'")
+        return process.run()
+
+
+@hookimpl
+def leco_host(name: str, hooks: Hooks) -> BuiltinHost | None:
+    """The host `builtin`."""
+    return BuiltinHost(hooks) if name == BuiltinHost.name else None
+
+
+@hookimpl
+def leco_process(type: str, job: JobConfig, hooks: Hooks) -> LecoProcess | None:
+    """`type: leco`."""
+    from leco_plugin.hosts.builtin.process import LecoProcess
+
+    return LecoProcess(job, hooks) if type == "leco" else None
