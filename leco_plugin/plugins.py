@@ -18,6 +18,7 @@ BUILT_IN = {
     "builtin-host": "leco_plugin.hosts.builtin.plugin",
     "builtin-model": "leco_plugin.families.plugin",
     "builtin-network": "leco_plugin.network.plugin",
+    "leco-process": "leco_plugin.hosts.builtin.process_plugin",
     "observers": "leco_plugin.observers.plugin",
     "pictures": "leco_plugin.pictures.plugin",
 }

@@ -116,8 +116,8 @@ def test_light_modules_are_light(module):
 @pytest.mark.parametrize(
     ("library", "folders"),
     [
-        ("rich", {"console"}),
-        ("diffusers", {"families", "network", "engine", "tiny"}),
+        ("rich", {"observers"}),
+        ("diffusers", {"families", "network", "hosts", "tiny"}),
         ("transformers", {"families", "network", "tiny"}),
         ("peft", {"families", "network"}),
         ("pluggy", set()),

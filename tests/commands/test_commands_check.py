@@ -14,7 +14,7 @@ from leco_plugin.commands.check_file import check
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation
 
-EXAMPLES = Path(__file__).parents[1] / "config_examples"
+EXAMPLES = Path(__file__).parents[2] / "config_examples"
 
 
 def run(path: Path, json_output: bool = False) -> tuple[int, str, str]:

@@ -10,7 +10,6 @@ from leco_plugin.hookspecs import hookimpl
 if TYPE_CHECKING:
     from leco_plugin.config.schema import JobConfig
     from leco_plugin.contracts import Hooks, RunResult
-    from leco_plugin.hosts.builtin.process import LecoProcess
 
 
 class BuiltinHost:
@@ -33,11 +32,3 @@ class BuiltinHost:
 def leco_host(name: str, hooks: Hooks) -> BuiltinHost | None:
     """The host `builtin`."""
     return BuiltinHost(hooks) if name == BuiltinHost.name else None
-
-
-@hookimpl
-def leco_process(type: str, job: JobConfig, hooks: Hooks) -> LecoProcess | None:
-    """`type: leco`."""
-    from leco_plugin.hosts.builtin.process import LecoProcess
-
-    return LecoProcess(job, hooks) if type == "leco" else None

@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 
 import leco_plugin
 from leco_plugin.config.schema import JobConfig
+from leco_plugin.engine.setup import choose_device
 from leco_plugin.errors import ConfigError, ModelError, NetworkError, TrainingError
 from leco_plugin.events import RunEnded, RunStarted, Saved, StepDone, Warned
-from leco_plugin.hosts.builtin.process import LecoProcess, choose_device
+from leco_plugin.hosts.builtin.process import LecoProcess
 from leco_plugin.plugins import plugin_manager, run_job
 
 SLIDER = [

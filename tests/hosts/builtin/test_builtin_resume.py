@@ -19,10 +19,10 @@ from torch import nn
 
 import leco_plugin
 from leco_plugin.config.schema import JobConfig
+from leco_plugin.engine.same_run import describe_run, model_weights_hash, refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
 from leco_plugin.errors import ConfigError, LecoError, TrainingError
 from leco_plugin.events import RunStarted, Saved, StepDone, Warned
-from leco_plugin.hosts.builtin.resume import describe_run, model_weights_hash, refuse_other_run
 from leco_plugin.plugins import plugin_manager, run_job
 
 PAIRS = [
@@ -305,7 +305,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-from test_engine_resume import job
+from test_builtin_resume import job
 from leco_plugin.plugins import plugin_manager, run_job
 import torch
 torch.set_num_threads(1)
@@ -317,10 +317,10 @@ run_job(job(Path({folder!r}), save=save, train={{"steps": 300}}), manager=plugin
 def test_a_run_that_was_killed_goes_on_from_its_newest_state(tmp_path):
     """SIGKILL at any moment, and twice: nothing half-written is taken up, and the file is the same in the end."""
     folder = tmp_path / "killed"
-    script = SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(folder))
+    script = SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], folder=str(folder))
     wanted = folder / "tiny" / "tiny-step00000004-state"
     end = time.monotonic() + 240
-    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2]) as process:
+    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3]) as process:
         while not wanted.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         process.kill()
