@@ -27,7 +27,7 @@ from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.measure import Bench, Course
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
-from leco_plugin.engine.rows import Model
+from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.families.load import load_model
@@ -115,7 +115,7 @@ def run(trial: Trial) -> dict[str, float]:
     pairs = pairs_of(trial)
     concepts = encode_concepts(pairs, denoiser)
     model = Model(denoiser, network, concepts.table)
-    step = LecoStep(model, concepts.items, denoiser.sampler(trial.sampler, STEPS), StepSettings())
+    step = LecoStep(model, concepts.items, Samplers(denoiser, trial.sampler, STEPS), StepSettings())
     generator = Generator().manual_seed(trial.seed)
     # of this process alone: others on the machine change nothing
     began = time.process_time()

@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.walk import FreshWalks, Walk, guided, walk_to
 from leco_plugin.engine.concepts import Concept, Untouched
-from leco_plugin.engine.rows import Model
+from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.families.load import load_model
@@ -101,10 +101,10 @@ class Bench:
 
     def walker(self) -> LecoStep:
         """Our step over this model."""
-        sampler = self.denoiser.sampler("ddim", self.steps)
+        samplers = Samplers(self.denoiser, "ddim", self.steps)
         untouched = Untouched(watched=(0 if self.concept.target else 3,))
         model = Model(self.denoiser, self.network, self.table)
-        return LecoStep(model, [self.concept], sampler, StepSettings(), untouched)
+        return LecoStep(model, [self.concept], samplers, StepSettings(), untouched)
 
     def backward(self, loss: Tensor) -> None:
         """Backward, and the gradients dropped again: the optimizer costs the same everywhere."""

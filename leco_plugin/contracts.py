@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from torch import Generator, Tensor, device, nn
 
+    from leco_plugin.config.families import Distilled
     from leco_plugin.config.schema import JobConfig
     from leco_plugin.events import Event, PicturesDrawn
 
@@ -96,8 +97,18 @@ class Denoiser(Protocol):
         ``sizes`` is (R, 6): original height and width, crop top and left, target height and width, in pixels.
         """
 
-    def sampler(self, name: str, steps: int) -> Sampler:
-        """The sampler called ``name`` with ``steps`` steps, as this model was trained to be sampled."""
+    def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> Sampler:
+        """The sampler called ``name`` with ``steps`` steps, as this model was trained to be sampled.
+
+        ``shape`` is that of the latents, (C, h, w): the schedules of flow models depend on it.
+        """
+
+    def guide(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+        """Guided prediction (B, C, h, w) in float32, as the model's own sampling does it; ``core.walk.guided``."""
+
+    @property
+    def distilled(self) -> Distilled | None:
+        """How a distilled model is sampled, where a job does not say; None for the others."""
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Signal-to-noise ratio (R,) at ``timesteps`` (R,)."""

@@ -14,8 +14,9 @@ from torch import Generator, Tensor, nn
 
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.contracts import PredictionType
+from leco_plugin.core.walk import guided
 from leco_plugin.engine.concepts import encode_concepts
-from leco_plugin.engine.rows import Model
+from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.events import Event
 from leco_plugin.families.sd import SDDenoiser
@@ -134,6 +135,8 @@ class LineModel:
     family = "line"
     device = CPU
     uses_size_conditioning = True
+    distilled = None
+    guide = staticmethod(guided)
 
     def __init__(
         self, lora: float = 0.0, *, takes_rows: bool = True, steps: int = 4, prediction_type: PredictionType = "epsilon"
@@ -162,8 +165,8 @@ class LineModel:
         values = text + self.network.weight * torch.tensor(strengths)
         return values[:, None, None, None].expand(latents.shape)
 
-    def sampler(self, name: str, steps: int) -> LineSampler:
-        return LineSampler(steps)
+    def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> LineSampler:
+        return LineSampler(steps, self.line_sampler.init_noise_sigma, self.line_sampler.scale)
 
     def snr(self, timesteps: Tensor) -> Tensor:
         return torch.tensor([self.snr_by_timestep[int(timestep)] for timestep in timesteps])
@@ -180,21 +183,23 @@ def pair(
 
 def line_step(model: LineModel, *pairs: PromptPair, **settings: Any) -> LecoStep:
     """The LECO step over LineModel and ``pairs``."""
-    return step_of(model, model.network, pairs, model.line_sampler, **settings)
+    return step_of(model, model.network, pairs, len(model.line_sampler.timesteps), **settings)
 
 
 def step_of(
     denoiser: Any,
     network: Any,
     pairs: Sequence[PromptPair],
-    sampler: Any,
+    steps: int,
     preserve: Sequence[str] = (),
     **settings: Any,
 ) -> LecoStep:
-    """The LECO step over any model."""
+    """The LECO step over any model, along walks of so many steps."""
     concepts = encode_concepts(pairs, denoiser, preserve)
     model = Model(denoiser, network, concepts.table)
-    return LecoStep(model, concepts.items, sampler, StepSettings(**settings), concepts.untouched)
+    return LecoStep(
+        model, concepts.items, Samplers(denoiser, "ddim", steps), StepSettings(**settings), concepts.untouched
+    )
 
 
 # --- real models of a few channels -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from leco_plugin.config.files import Document, read_document
 from leco_plugin.config.findings import Findings, Key, did_you_mean, in_file_order
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.config.prompts import check_preserve, read_prompts
+from leco_plugin.config.recognise import Kind, recognise_tree
 from leco_plugin.config.schema import JobConfig, LecoConfig, PromptPair
 from leco_plugin.config.values import describe
 from leco_plugin.errors import ConfigError, Problem
@@ -57,7 +58,8 @@ class LoadedSection:
 def load(path: str | Path) -> Loaded | LoadedPrompts:
     """Read a job or a prompt file, whichever it is; raises ConfigError with everything that is wrong in it."""
     document = read_document(Path(path))
-    return build_job(document) if _is_job(document.tree) else build_prompts(document)
+    is_job = recognise_tree(document.path, document.tree).kind is Kind.JOB
+    return build_job(document) if is_job else build_prompts(document)
 
 
 def load_job(path: str | Path, overrides: Mapping[str, object] | None = None) -> Loaded:
@@ -87,9 +89,11 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, object]:
 def build_prompts(document: Document) -> LoadedPrompts:
     """Check the tree of a prompt file; raises ConfigError with everything that is wrong in it."""
     findings = document.findings()
-    if _is_job(document.tree):
-        findings.error((), "this is a job file, not a prompt file", "give the file that its prompts_file names")
+    found = recognise_tree(document.path, document.tree)
+    if found.kind is Kind.JOB:
+        findings.error((), "this is a job, not a prompt file", "give the file that its prompts_file names")
         findings.raise_errors()
+    found.expected(Kind.PROMPTS)
     prompts = read_prompts(document.tree, findings, document.path.parent)
     findings.raise_errors()
     if document.path.suffix.lower() == ".toml":
@@ -102,6 +106,7 @@ def build_prompts(document: Document) -> LoadedPrompts:
 
 def build_job(document: Document, overrides: Mapping[str, object] | None = None) -> Loaded:
     """Check the tree of a job file; raises ConfigError with everything that is wrong in it and in its prompt file."""
+    recognise_tree(document.path, document.tree).expected(Kind.JOB)
     findings = document.findings()
     builder = _JobBuilder(replace(document, tree=copy.deepcopy(document.tree)), findings)
     job = builder.build(overrides or {})
@@ -123,10 +128,6 @@ def build_section(document: Document, process: int) -> LoadedSection:
     if errors or section is None:
         raise ConfigError(errors)
     return replace(section, warnings=(*in_file_order(findings.warnings), *builder.prompt_warnings))
-
-
-def _is_job(tree: object) -> bool:
-    return isinstance(tree, dict) and not tree.keys().isdisjoint({"job", "config"})
 
 
 class _JobBuilder:
@@ -164,9 +165,7 @@ class _JobBuilder:
     def _config(self) -> dict[str, object] | None:
         root = self._document.tree
         if not isinstance(root, dict) or "config" not in root:
-            is_prompts = isinstance(root, dict) and not root.keys().isdisjoint(ROOT_KEYS)
-            message = "this is a prompt file, not a job file" if is_prompts else "config is missing"
-            self._findings.error((), message, _HEAD)
+            self._findings.error((), "config is missing", _HEAD)
             return None
         self._check_keys(root, (), frozenset({"job", "config", "meta"}))
         if root.get("job") != "extension":

@@ -19,6 +19,10 @@ _PARSERS: Mapping[str, Callable[[str, Path], tuple[object, dict[Key, int]]]] = {
 }
 
 
+TEXT_FORMATS = tuple(_PARSERS)
+"""Endings of the files that are read as settings."""
+
+
 @dataclass(frozen=True)
 class Document:
     """A file as a tree of dicts, lists and scalars; nothing in it is checked yet."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Generator
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
-from leco_plugin.contracts import Denoiser, Network, Sampler
+from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.core.walk import Walks
 from leco_plugin.engine.concepts import encode_concepts
-from leco_plugin.engine.rows import Model
+from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 
@@ -31,14 +31,15 @@ def assemble(
     *,
     denoiser: Denoiser,
     network: Network,
-    sampler: Sampler,
+    sampler: str,
     generator: Generator,
 ) -> Training:
-    """Encode the prompts of ``pairs`` and begin their walks along ``sampler`` (N steps).
+    """Encode the prompts of ``pairs`` and begin their walks along the sampler of this name.
 
     Everything random comes from ``generator``, so that equal seeds give equal pairs, stops and noise in every host.
     """
     concepts = encode_concepts(pairs, denoiser, leco.preserve)
     model = Model(denoiser, network, concepts.table)
-    step = LecoStep(model, concepts.items, sampler, settings, concepts.untouched)
+    samplers = Samplers(denoiser, sampler, leco.max_denoising_steps)
+    step = LecoStep(model, concepts.items, samplers, settings, concepts.untouched)
     return Training(step, make_walks(leco, step, pairs, generator))

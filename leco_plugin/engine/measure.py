@@ -15,7 +15,7 @@ from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.core import objective
 from leco_plugin.core.walk import Walk
 from leco_plugin.engine.concepts import encode_concepts
-from leco_plugin.engine.rows import Model, Row
+from leco_plugin.engine.rows import Model, Row, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 
 HELD_OUT = 2**63 + 1
@@ -194,13 +194,13 @@ class Bench:
 
     def _step(self, factor: float) -> LecoStep:
         """The step whose walks have the LoRA at ``factor`` times each pair's multiplier."""
-        sampler = self._model.denoiser.sampler(self._course.sampler, self._course.steps)
+        samplers = Samplers(self._model.denoiser, self._course.sampler, self._course.steps)
         settings = StepSettings(denoise_guidance_scale=self._course.guidance)
         walked = [
             replace(one, pair=one.pair.model_copy(update={"multiplier": factor * one.pair.multiplier}))
             for one in self._concepts
         ]
-        return LecoStep(self._model, walked, sampler, settings)
+        return LecoStep(self._model, walked, samplers, settings)
 
     def _pair(self, step: LecoStep, number: int, strengths: Sequence[float]) -> PairFigures:
         concept, pair = self._concepts[number], self._pairs[number]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco_plugin.contracts import Denoiser, Network, TextTable
+from leco_plugin.contracts import Denoiser, Network, Sampler, TextTable
 from leco_plugin.core.walk import Walk
 
 
@@ -24,6 +24,20 @@ class Row:
     def base(self) -> Row:
         """The same without the LoRA."""
         return Row(self.walk, self.prompt, 0.0)
+
+
+class Samplers:
+    """The samplers of a run's walks, ``steps`` steps each; one is made for every size that walks have."""
+
+    def __init__(self, denoiser: Denoiser, name: str, steps: int) -> None:
+        self._denoiser, self._name, self._steps = denoiser, name, steps
+        self._made: dict[tuple[int, int, int], Sampler] = {}
+
+    def fresh(self, shape: tuple[int, int, int]) -> Sampler:
+        """A sampler without history for latents of this shape (C, h, w)."""
+        if shape not in self._made:
+            self._made[shape] = self._denoiser.sampler(self._name, self._steps, shape)
+        return self._made[shape].fresh()
 
 
 @dataclass(frozen=True)

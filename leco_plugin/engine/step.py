@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from leco_plugin.contracts import Sampler
 from leco_plugin.core import losses, noise, objective, sizes
-from leco_plugin.core.walk import Walk, Walks, guided
+from leco_plugin.core.walk import Walk, Walks
 from leco_plugin.engine.concepts import MEASURE_EVERY, NOTHING_UNTOUCHED, Concept, Untouched
-from leco_plugin.engine.rows import Model, Row, split_rows
+from leco_plugin.engine.rows import Model, Row, Samplers, split_rows
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss (); scaling and accumulation are the caller's."""
@@ -68,11 +67,11 @@ class LecoStep:
         self,
         model: Model,
         concepts: Sequence[Concept],
-        sampler: Sampler,
+        samplers: Samplers,
         settings: StepSettings,
         untouched: Untouched = NOTHING_UNTOUCHED,
     ) -> None:
-        self._model, self._concepts, self._sampler, self._settings = model, concepts, sampler, settings
+        self._model, self._concepts, self._samplers, self._settings = model, concepts, samplers, settings
         self._untouched = untouched
 
     def begin(self, pair: int, generator: Generator, samples: int | None = None) -> Walk:
@@ -84,10 +83,11 @@ class LecoStep:
         own = noise.child_generator(generator)
         resolution = sizes.draw_resolution(asked.resolution, asked.dynamic_resolution, own)
         conditioning = sizes.size_conditioning(resolution, asked.dynamic_crops, own)
-        sampler = self._sampler.fresh()
+        shape = denoiser.latent_shape(*resolution)
+        sampler = self._samplers.fresh(shape)
         latents = noise.initial_latents(
             asked.batch_size if samples is None else samples,
-            denoiser.latent_shape(*resolution),
+            shape,
             sigma=sampler.init_noise_sigma,
             offset=self._settings.noise_offset,
             generator=own,
@@ -201,7 +201,7 @@ class LecoStep:
         rows = self._walk_rows(index, walk)
         if not rows:
             return target
-        return guided(target, known[rows[0]], self._settings.denoise_guidance_scale)
+        return self._model.denoiser.guide(target, known[rows[0]], self._settings.denoise_guidance_scale)
 
     def _goal(self, index: int, walk: Walk, known: dict[Row, Tensor]) -> Tensor:
         neutral, positive, unconditional = (known[row] for row in self._teacher_rows(index, walk))

@@ -9,8 +9,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from leco_plugin.config.families import Distilled
 from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.noise import diffusion_snr
+from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
 from leco_plugin.families.embeddings import used_embeddings
 from leco_plugin.families.encode import Layer, PromptOptions, encode_prompts
@@ -30,6 +32,8 @@ class SDDenoiser:
 
     family: Family = "sd1"
     uses_size_conditioning: ClassVar[bool] = False
+    guide = staticmethod(guided)
+    distilled: ClassVar[Distilled | None] = None
 
     def __init__(
         self,
@@ -97,7 +101,7 @@ class SDDenoiser:
         """Further arguments of the UNet; ``sizes`` means nothing to this family."""
         return {}
 
-    def sampler(self, name: str, steps: int) -> DiffusersSampler:
+    def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> DiffusersSampler:
         """A diffusers scheduler with this model's noise schedule and prediction type."""
         return make_sampler(name, self._scheduler, steps, self.device)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from leco_plugin.contracts import Denoiser, Network, TextTable
 from leco_plugin.core.objective import precise
-from leco_plugin.core.walk import guided
 
 PIXELS_TOGETHER = 2**20
 """Pixels of the pictures in one model call: four of 512 x 512, one of 1024 x 1024."""
@@ -99,7 +98,7 @@ class Painter:
         settings, count = self._settings, len(shots)
         shape = self._denoiser.latent_shape(settings.height, settings.width)
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(shot.seed)) for shot in shots]
-        sampler = self._denoiser.sampler(settings.sampler, settings.steps)
+        sampler = self._denoiser.sampler(settings.sampler, settings.steps, shape)
         generator = torch.Generator().manual_seed(shots[0].seed)
         latents = torch.stack(noise).to(self._denoiser.device) * sampler.init_noise_sigma
         for index in range(settings.steps):
@@ -126,7 +125,7 @@ class Painter:
         if rows == len(shots):
             return precise(predicted)
         conditional, unconditional = predicted.chunk(2)
-        return guided(conditional, unconditional, settings.guidance_scale)
+        return self._denoiser.guide(conditional, unconditional, settings.guidance_scale)
 
 
 def strip(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, zoom: int = 1) -> Image.Image:

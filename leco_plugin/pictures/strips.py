@@ -84,8 +84,8 @@ def check_strips(denoiser: Denoiser, strips: Iterable[Strip]) -> None:
     if not hasattr(denoiser, "decode"):
         raise ModelError(f"a model of the family {denoiser.family} draws no pictures here", fix="take sample out")
     for asked in strips:
-        denoiser.latent_shape(asked.settings.height, asked.settings.width)
-        denoiser.sampler(asked.settings.sampler, asked.settings.steps)
+        shape = denoiser.latent_shape(asked.settings.height, asked.settings.width)
+        denoiser.sampler(asked.settings.sampler, asked.settings.steps, shape)
 
 
 def draw_rows(painter: Painter, asked: Strip) -> list[tuple[Image.Image, ...]]:

@@ -132,7 +132,7 @@ def test_a_wrong_value_is_blamed_at_its_line(tmp_path: Path, old: str, new: str,
         ("  name: size\n", "", "config", "name is missing"),
         ("  name: size\n", "  name: 5\n", "config.name", "must be text"),
         ("  name: size\n", "  name: size\n  device: cpu\n", "config.device", "move it"),
-        ("type: leco", "type: sd_trainer", "config.process[0].type", "must be leco"),
+        ("type: leco", "type: lecoo", "config.process[0].type", "must be leco"),
         ("type: leco", "typ: leco", "config.process[0].type", "is missing"),
         ("    - type: leco", "    - type: leco\n    - type: leco", "config.process[1]", "one process"),
         ("job: extension", "job: extension\nmeta: {name: [1]}", "meta.name", "must be text"),
@@ -196,8 +196,8 @@ def test_load_tells_a_job_from_prompts(tmp_path: Path):
     path = write(tmp_path)
     assert isinstance(load(path), Loaded)
     assert isinstance(load(tmp_path / "p.toml"), LoadedPrompts)
-    assert "prompt file, not a job" in str(problems(tmp_path / "p.toml")[0])
-    with pytest.raises(ConfigError, match="job file, not a prompt file"):
+    assert "this is a prompt file: " in str(problems(tmp_path / "p.toml")[0])
+    with pytest.raises(ConfigError, match="a job, not a prompt file"):
         load_prompts(path)
 
 

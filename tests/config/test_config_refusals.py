@@ -117,8 +117,11 @@ def test_a_misspelt_table_is_named(refusals: Refusals):
 
 
 def test_a_list_in_yaml_is_not_a_prompt_file(refusals: Refusals):
-    """LECO's own YAML starts with a list; here it needs a name."""
+    """LECO's own YAML starts with a list; what makes a prompt file of it is said, or what a list of texts lacks."""
     (problem,) = refusals("- target: a\n- target: b\n", name="x.yaml")
+    assert problem.message.startswith("this is a list of prompts")
+    assert "leco convert" in problem.message
+    (problem,) = refusals("- a\n- b\n", name="x.yaml")
     assert "start with prompts:" in problem.fix
 
 

@@ -105,10 +105,9 @@ class Run:
         denoiser.encode = lambda prompts: TensorTable(
             torch.cat([randn(1, 5, 8, seed=TEXT[prompt]) for prompt in prompts]).double()
         )
-        sampler = denoiser.sampler("ddim", STEPS)
         gamma = GAMMA if min_snr else None
         self.step = step_of(
-            denoiser, self.network, self.pairs, sampler, denoise_guidance_scale=GUIDANCE, min_snr_gamma=gamma
+            denoiser, self.network, self.pairs, STEPS, denoise_guidance_scale=GUIDANCE, min_snr_gamma=gamma
         )
         self.noise: dict[int, tuple[Walk, Tensor]] = {}
         lora = {

@@ -10,6 +10,7 @@ import torch
 from models import (
     Call,
     LineModel,
+    LineSampler,
     SmallDenoiser,
     line_step,
     pair,
@@ -371,6 +372,16 @@ def test_the_same_seed_begins_the_same_walk():
     assert all(walk.sizes.tolist()[4:] == [8 * side for side in walk.latents.shape[2:]] for walk in first)
 
 
+def test_every_size_has_a_schedule_of_its_own():
+    """Flow models shift it with the size; the model is asked once for each."""
+    model, asked = LineModel(), []
+    model.sampler = lambda name, steps, shape: asked.append(shape) or LineSampler(steps)
+    step = line_step(model, pair(resolution=(64, 64)), pair(resolution=(64, 128)))
+    walks = [step.begin(number, seeded(number)) for number in (0, 1, 0)]
+    assert asked == [(4, 8, 8), (4, 8, 16)]
+    assert walks[0].sampler is not walks[2].sampler, "each has a history of its own"
+
+
 def test_the_noise_has_the_samplers_sigma_and_the_offset():
     """A sampler that starts at 3 gets noise of that size; an offset moves whole channels."""
     model = LineModel()
@@ -450,7 +461,7 @@ def small_gradients(*, checkpointing: bool) -> list[Tensor]:
     network = PeftLora(unet, rank=4, alpha=2.0, seed=0)
     randomize(network.parameters())
     pairs = [pair(multiplier=multiplier) for multiplier in (1.0, -1.5, 0.5)]
-    step = step_of(denoiser, network, pairs, denoiser.sampler("ddim", 4))
+    step = step_of(denoiser, network, pairs, 4)
     walks = MovingWalks(*(step.begin(number, seeded(number)) for number in range(3)))
     step.run(walks, torch.autograd.backward)
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

@@ -12,7 +12,7 @@ from models import seeded, tiny_job
 
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.concepts import encode_concepts
-from leco_plugin.engine.rows import Model
+from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.estimate.lines import estimate_fields, estimate_lines
@@ -60,8 +60,8 @@ def test_rows_are_those_that_a_run_asks_for(tmp_path, walk, preserve, guidance):
     denoiser.predict = count
     concepts = encode_concepts(job.pairs, denoiser, preserve)
     settings = StepSettings(denoise_guidance_scale=guidance)
-    sampler = denoiser.sampler("ddim", 5)
-    step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, sampler, settings, concepts.untouched)
+    samplers = Samplers(denoiser, "ddim", 5)
+    step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, samplers, settings, concepts.untouched)
     walks = make_walks(job.leco, step, job.pairs, seeded(0))
     for _ in range(40):
         step.run(walks, lambda loss: loss.backward())

@@ -48,7 +48,7 @@ def test_a_guided_step_is_that_of_the_pipeline(family: str, prediction_type: str
         output_type="latent",
         callback_on_step_end=keep,
     )
-    sampler = denoiser.sampler("ddim", steps)
+    sampler = denoiser.sampler("ddim", steps, (4, 8, 8))
     text = denoiser.encode(["a red square", ""]).rows([0, 1])
     sizes = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]] * 2).float()
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_the_walk_of_a_perfect_model_keeps_the_variance(name: str, kind: str):
         schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     denoiser = PerfectModel(small_unet(), schedule)
     steps = 20
-    sampler = denoiser.sampler(name, steps)
+    sampler = denoiser.sampler(name, steps, (4, 8, 8))
     generator = seeded(1)
     latents = randn(4, 4, 32, 32) * sampler.init_noise_sigma
     for index in range(steps):
@@ -113,7 +113,7 @@ def test_a_model_is_walked_as_it_predicts(tmp_path: Path):
     assert load(folder, is_v_pred=False).prediction_type == "epsilon"
     zero = load(folder, zero_terminal_snr=True)
     assert zero.snr(torch.tensor([999])).item() == 0
-    assert zero.sampler("ddim", 10).timesteps[0] == 999
+    assert zero.sampler("ddim", 10, (4, 8, 8)).timesteps[0] == 999
     assert 0 < load(folder).snr(torch.tensor([999])).item() < 0.01
 
 

@@ -81,7 +81,7 @@ def test_guided_sampling_is_the_pipelines(pipeline, denoiser, steps):
     size = {"height": 64, "width": 64, "num_inference_steps": 5, "output_type": "latent"}
     pipeline(PROMPTS[0], latents=noise, guidance_scale=4.0, callback_on_step_end=keep, **size)
     table = denoiser.encode([PROMPTS[0], ""])
-    walk = Walk(0, noise, torch.zeros(6), denoiser.sampler("ddim", 5).fresh(), seeded(0))
+    walk = Walk(0, noise, torch.zeros(6), denoiser.sampler("ddim", 5, (4, 8, 8)).fresh(), seeded(0))
     for _ in range(steps):
         timestep = int(walk.timestep)
         conditional, unconditional = predict(denoiser, walk.model_input.expand(2, -1, -1, -1), timestep, table, [0, 1])
@@ -140,7 +140,7 @@ def test_what_it_predicts_is_what_its_scheduler_says(config):
     expected = DDIMScheduler.from_config({**schedule, **config})
     expected.set_timesteps(5)
     latents, prediction = randn(1, 4, 8, 8), randn(1, 4, 8, 8, seed=1)
-    ours = denoiser.sampler("ddim", 5).step(prediction, 0, latents, seeded(0))
+    ours = denoiser.sampler("ddim", 5, (4, 8, 8)).step(prediction, 0, latents, seeded(0))
     assert torch.equal(ours, expected.step(prediction, expected.timesteps[0], latents, return_dict=False)[0])
 
 

@@ -143,17 +143,16 @@ class StrictSd:
         self.backward = (active, multiplier)
 
 
-def denoiser_of(sd: StrictSd, largest: tuple[int, int] = (64, 64)) -> HostDenoiser:
-    return HostDenoiser(sd, join, largest=largest)
+def denoiser_of(sd: StrictSd) -> HostDenoiser:
+    return HostDenoiser(sd, join)
 
 
 def training(sd: StrictSd, *pairs: Any, rows: bool = True, steps: int = 4, **leco: Any) -> Training:
     denoiser = denoiser_of(sd)
     config = LecoConfig(max_denoising_steps=steps, **leco)
     network = HostNetwork(sd.network, takes_rows=rows)
-    sampler = denoiser.sampler("ddim", steps)
     return assemble(
-        pairs, config, StepSettings(), denoiser=denoiser, network=network, sampler=sampler, generator=seeded(0)
+        pairs, config, StepSettings(), denoiser=denoiser, network=network, sampler="ddim", generator=seeded(0)
     )
 
 
@@ -265,7 +264,7 @@ def test_only_sdxl_is_told_sizes() -> None:
 
 def test_walks_of_diffusion_models_are_those_of_the_built_in_host() -> None:
     """The host leaves out the offset of Stable Diffusion's schedule, which its own models were made with."""
-    ours = denoiser_of(StrictSd()).sampler("ddim", 10)
+    ours = denoiser_of(StrictSd()).sampler("ddim", 10, (4, 8, 8))
     built_in = make_sampler("ddim", {**SD, "steps_offset": 1}, 10, CPU)
     assert ours.timesteps.tolist() == built_in.timesteps.tolist()
 
@@ -281,15 +280,16 @@ def test_a_flow_walk_along_a_true_velocity_ends_at_the_data() -> None:
     torch.testing.assert_close(latents, data)
 
 
-def test_a_flow_schedule_is_the_hosts_for_the_largest_picture() -> None:
+def test_a_flow_schedule_is_the_hosts_for_the_size_of_the_picture() -> None:
     """Asked of a copy: the host samples with its own."""
     sd = StrictSd(flow=True)
     before = sd.noise_scheduler.sigmas
     small, large = (flow_sigmas(sd, 4, torch.empty(1, 4, side, side)) for side in (64, 128))
     assert sd.noise_scheduler.sigmas is before
     assert small[1] < large[1]
-    sampler = denoiser_of(sd, largest=(1024, 1024)).sampler("ddpm", 4)
-    assert sampler.timesteps.tolist() == pytest.approx((1000 * large[:-1]).tolist())
+    for side, sigmas in ((64, small), (128, large)):
+        sampler = denoiser_of(sd).sampler("ddpm", 4, (4, side, side))
+        assert sampler.timesteps.tolist() == pytest.approx((1000 * sigmas[:-1]).tolist())
 
 
 def test_signal_to_noise_of_flow_models() -> None:

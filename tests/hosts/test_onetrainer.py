@@ -81,7 +81,7 @@ def builtin_training(layers: list[str]) -> tuple[Training, PeftLora]:
     network = PeftLora(unet, rank=RANK, alpha=ALPHA, seed=0, plan={name: Size(RANK, ALPHA) for name in layers})
     randomize(network.parameters(), std=0.2)
     denoiser, plan = SmallDenoiser(unet), plan_of()
-    parts = {"denoiser": denoiser, "network": network, "sampler": denoiser.sampler("ddim", LECO.max_denoising_steps)}
+    parts = {"denoiser": denoiser, "network": network, "sampler": "ddim"}
     return assemble(plan.pairs, plan.leco, plan.settings, **parts, generator=seeded(plan.seed)), network
 
 
@@ -181,7 +181,7 @@ def test_a_flow_is_walked_from_noise_along_its_velocity():
     """Sigma is timestep / 1000, shifted as the host's scheduler is, and the signal grows as it falls."""
     model = Model(flow=True)
     run = begun(model)
-    sampler = run.denoiser.sampler("flow", 4)
+    sampler = run.denoiser.sampler("flow", 4, (4, 8, 8))
     even = torch.tensor([1.0, 0.75, 0.5, 0.25])
     sigmas = 3 * even / (1 + 2 * even)
     torch.testing.assert_close(sampler.timesteps, 1000 * sigmas)

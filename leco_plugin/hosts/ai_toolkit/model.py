@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from leco_plugin.config.families import Distilled
 from leco_plugin.contracts import PredictionType, Sampler, TextRows
 from leco_plugin.core.noise import diffusion_snr
+from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
 from leco_plugin.families.samplers import FlowSampler, cumulative_alphas, make_sampler
 
@@ -43,14 +45,12 @@ class HostTexts:
 class HostDenoiser:
     """A loaded model of the host, which it calls ``sd`` whatever it is."""
 
-    def __init__(
-        self, sd: Any, join: Join, *, largest: tuple[int, int], bypass_guidance_embedding: bool = False
-    ) -> None:
-        """Wrap ``sd``; ``join`` is the host's concat_prompt_embeds, ``largest`` the largest (height, width) in pixels.
+    guide = staticmethod(guided)
+    distilled: ClassVar[Distilled | None] = None
 
-        Schedules of flow models depend on the size; walks of smaller pictures take that of ``largest``, too.
-        """
-        self._sd, self._join, self._largest = sd, join, largest
+    def __init__(self, sd: Any, join: Join, *, bypass_guidance_embedding: bool = False) -> None:
+        """Wrap ``sd``; ``join`` is the host's concat_prompt_embeds."""
+        self._sd, self._join = sd, join
         self._more = {"bypass_guidance_embedding": bypass_guidance_embedding}
         self._template: Tensor | None = None
         if not sd.is_flow_matching:
@@ -137,11 +137,10 @@ class HostDenoiser:
         )
         return cast(Tensor, predicted)
 
-    def sampler(self, name: str, steps: int) -> Sampler:
+    def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> Sampler:
         """The sampler of a walk of ``steps`` steps; flow models have one, whatever the name."""
         if self._sd.is_flow_matching:
-            template = torch.empty(1, *self.latent_shape(*self._largest))
-            return FlowSampler(flow_sigmas(self._sd, steps, template), self.device)
+            return FlowSampler(flow_sigmas(self._sd, steps, torch.empty(1, *shape)), self.device)
         # Stable Diffusion's own schedule has this offset, which the host leaves out
         config = {**self._sd.noise_scheduler.config, "steps_offset": 1}
         return make_sampler(name, config, steps, self.device)

@@ -51,10 +51,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
 
     def _assemble(self) -> Training:
         section, train = self._leco.section, self.train_config
-        largest = max(pair.resolution for pair in section.pairs)
-        denoiser = HostDenoiser(
-            self.sd, self._join, largest=largest, bypass_guidance_embedding=train.bypass_guidance_embedding
-        )
+        denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=train.bypass_guidance_embedding)
         rows = takes_rows(self.network_config, arch_takes_rows=self.model_config.arch in ROWS)
         return assemble(
             section.pairs,
@@ -62,7 +59,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
             self._leco.step,
             denoiser=denoiser,
             network=HostNetwork(self.network, takes_rows=rows),
-            sampler=denoiser.sampler(self._leco.sampler, section.leco.max_denoising_steps),
+            sampler=self._leco.sampler,
             generator=self._generator(),
         )
 

@@ -110,9 +110,14 @@ class LecoProcess:
             huber_schedule=job.train.huber_schedule,
             preserve_weight=job.leco.preserve_weight,
         )
-        sampler = denoiser.sampler(job.train.noise_scheduler, job.leco.max_denoising_steps)
         training = assemble(
-            job.pairs, job.leco, settings, denoiser=denoiser, network=network, sampler=sampler, generator=generator
+            job.pairs,
+            job.leco,
+            settings,
+            denoiser=denoiser,
+            network=network,
+            sampler=job.train.noise_scheduler,
+            generator=generator,
         )
 
         def save(done: int) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from leco_plugin.config.families import Distilled
 from leco_plugin.contracts import PredictionType, Sampler
 from leco_plugin.core.noise import diffusion_snr
+from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
 from leco_plugin.families.samplers import cumulative_alphas, make_flow_sampler, make_sampler
 
@@ -80,7 +82,9 @@ class HostDenoiser:
     model: Any
     config: Any
     resolution: tuple[int, int]
-    """(height, width) in pixels that a flow's timesteps are shifted for, where they depend on it."""
+    """(height, width) in pixels of the pictures that a prompt is encoded for, where that depends on it."""
+    guide = staticmethod(guided)
+    distilled: ClassVar[Distilled | None] = None
     _cut: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -148,10 +152,10 @@ class HostDenoiser:
         singles = [slice(i, i + 1) for i in range(len(outputs))]
         return torch.cat([self._predict(latents[i], timesteps[i], outputs[i.start], sizes[i]) for i in singles])
 
-    def sampler(self, name: str, steps: int) -> Sampler:
+    def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> Sampler:
         """A sampler over the host's noise schedule; along a flow it is Euler's, whatever ``name`` says."""
         if self._flow:
-            return make_flow_sampler(self._schedule(), steps, self.device, shift=self._shift())
+            return make_flow_sampler(self._schedule(), steps, self.device, shift=self._shift(*shape[1:]))
         return make_sampler(name, self._schedule(), steps, self.device)
 
     def snr(self, timesteps: Tensor) -> Tensor:
@@ -177,10 +181,10 @@ class HostDenoiser:
             schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return schedule
 
-    def _shift(self) -> float:
+    def _shift(self, height: int, width: int) -> float:
+        """The shift for latents of this size."""
         scheduler = self.model.noise_scheduler.config
         if scheduler.get("use_dynamic_shifting") and hasattr(self.model, "calculate_timestep_shift"):
-            _, height, width = self.latent_shape(*self.resolution)
             return float(self.model.calculate_timestep_shift(height, width))
         return float(scheduler.get("shift", 1.0))
 

@@ -146,7 +146,7 @@ def begin(
         plan.settings,
         denoiser=denoiser,
         network=network,
-        sampler=denoiser.sampler(plan.sampler, plan.leco.max_denoising_steps),
+        sampler=plan.sampler,
         generator=Generator().manual_seed(plan.seed),
     )
     gradients, progress = Gradients(scaled=scaled), Progress(plan.pairs)
