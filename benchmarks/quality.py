@@ -24,7 +24,6 @@ from leco_plugin.config.schema import LecoConfig, PromptPair, TrainConfig
 from leco_plugin.core.walk import Walk, Walks, draw_stop
 from leco_plugin.demo.measure import Asked, erase_test, figures, read_all, slider_test
 from leco_plugin.engine.concepts import encode_concepts
-from leco_plugin.engine.loop import Loop
 from leco_plugin.engine.measure import Bench, Course
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
@@ -32,8 +31,9 @@ from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.families.load import load_model
+from leco_plugin.hosts.builtin.loop import Loop
 from leco_plugin.network.peft_lora import PeftLora
-from leco_plugin.preview.pictures import Painter, PictureSettings
+from leco_plugin.pictures.painter import Painter, PictureSettings
 
 PICTURES = PictureSettings(height=64, width=64, steps=20, guidance_scale=4.0)
 STEPS = 20

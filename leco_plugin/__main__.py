@@ -2,7 +2,7 @@
 
 import sys
 
-from leco_plugin.cli import main
+from leco_plugin.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

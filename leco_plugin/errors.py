@@ -61,3 +61,10 @@ class PluginError(LecoError):
 
 class TrainingError(LecoError):
     """A run cannot go on: the loss is not finite, or a file cannot be written."""
+
+
+def harmless(text: str) -> str:
+    """``text`` on one line, with escapes for what is not printable: a foreign file must not steer the terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
+    )

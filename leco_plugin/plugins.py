@@ -15,12 +15,12 @@ from leco_plugin.errors import PluginError
 
 ENTRY_POINTS = "leco_plugin"
 BUILT_IN = {
-    "builtin-host": "leco_plugin.hosts.builtin",
+    "builtin-host": "leco_plugin.hosts.builtin.plugin",
     "builtin-model": "leco_plugin.families.plugin",
     "builtin-network": "leco_plugin.network.plugin",
-    "leco-process": "leco_plugin.engine.plugin",
-    "console": "leco_plugin.console.plugin",
-    "preview": "leco_plugin.preview.plugin",
+    "leco-process": "leco_plugin.hosts.builtin.process_plugin",
+    "observers": "leco_plugin.observers.plugin",
+    "pictures": "leco_plugin.pictures.plugin",
 }
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import TextIO
 
-from leco_plugin.errors import Problem
+from leco_plugin.errors import Problem, harmless
 
 
 def write_lines(stream: TextIO, texts: Iterable[str]) -> None:
@@ -15,13 +15,6 @@ def write_lines(stream: TextIO, texts: Iterable[str]) -> None:
     for text in texts:
         for line in text.split("\n"):
             stream.write(harmless(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
-
-
-def harmless(text: str) -> str:
-    """``text`` on one line, with escapes for what is not printable: a foreign file must not steer the terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
-    )
 
 
 def write_json(stream: TextIO, fields: dict[str, object]) -> None:

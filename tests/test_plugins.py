@@ -229,7 +229,7 @@ def test_built_in_plugins_have_names():
     assert {name for name, _ in manager.list_name_plugin()} == set(BUILT_IN)
     for name, module in BUILT_IN.items():
         assert manager.get_plugin(name) is sys.modules[module]
-    assert set(BUILT_IN) >= {"builtin-host", "builtin-model", "builtin-network", "leco-process", "console"}
+    assert set(BUILT_IN) >= {"builtin-host", "builtin-model", "builtin-network", "leco-process", "observers"}
 
 
 def test_every_hook_has_a_built_in_answer_and_a_rule():

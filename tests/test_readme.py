@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from leco_plugin import cli, hookspecs
+from leco_plugin import hookspecs
+from leco_plugin.commands import main as cli
 from leco_plugin.config.build import load_job, load_prompts
 from leco_plugin.config.describe import page
 from leco_plugin.config.schema import PromptPair

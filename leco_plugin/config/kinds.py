@@ -85,7 +85,6 @@ def _full_is_all(value: object) -> object:
 FileName = Annotated[str, AfterValidator(_file_name)]
 """What the files of a run can be called."""
 Action = Literal["erase", "enhance"]
-SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
 LrScheduler = Literal[
     "constant",
     "constant_with_warmup",

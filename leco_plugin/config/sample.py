@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from leco_plugin.config.kinds import Finite, Frozen, SamplerName, Side, Whole
+from leco_plugin.config.kinds import Finite, Frozen, Side, Whole
+from leco_plugin.config.names import SamplerName
 
 Number = Callable[[str], int | float | str]
 _FLAGS: dict[str, tuple[str, Number, str]] = {

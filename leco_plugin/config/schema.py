@@ -23,11 +23,11 @@ from leco_plugin.config.kinds import (
     LrScheduler,
     Optimizer,
     Params,
-    SamplerName,
     Side,
     StepsOrFraction,
     Whole,
 )
+from leco_plugin.config.names import SamplerName
 from leco_plugin.config.optimizers import fits_fp16
 from leco_plugin.config.sample import SampleConfig
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from leco_plugin.families.load import load_model
 from leco_plugin.network.peft_lora import PeftLora
-from leco_plugin.preview.pictures import Painter, PictureSettings, Shot
+from leco_plugin.pictures.painter import Painter, PictureSettings, Shot
 from leco_plugin.tiny.pictures import BACKGROUNDS, HUES, SHAPES, SIZES
 from leco_plugin.tiny.reader import Reading, read
 

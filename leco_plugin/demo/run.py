@@ -14,11 +14,11 @@ from PIL import Image
 
 from leco_plugin.config.build import load_job
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.console.pages import Page
 from leco_plugin.demo.measure import Asked, Figures, Studio, erase_test, figures, read_all, slider_test
 from leco_plugin.errors import ConfigError
+from leco_plugin.observers.console.pages import Page
+from leco_plugin.pictures.painter import strip
 from leco_plugin.plugins import run_job
-from leco_plugin.preview.pictures import strip
 from leco_plugin.tiny.pictures import HUES
 
 Kind = Literal["slider", "erase"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from leco_plugin.cli import train_from_flags
+from leco_plugin.commands.main import train_from_flags
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.config.sd_flags import ALGORITHMS, FLAGS, NETWORK_ARGS, NETWORK_MODULES, REQUIRED, options
 from leco_plugin.config.sd_scripts import FlagsJob, load_flags

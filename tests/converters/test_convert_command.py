@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from leco_converters.command import main
 
-from leco_plugin.cli import main as leco
+from leco_plugin.commands.main import main as leco
 
 ROOT = Path(__file__).parents[2]
 LOSES = "prompt_tensors: t\ntargets: [{target_class: a, positive: b}]\n"
@@ -121,7 +121,7 @@ def test_the_module_runs(source: Path):
 def test_torch_is_never_imported(source: Path):
     """Nor any other library of models, so that the answer comes at once."""
     code = (
-        "import sys\nfrom leco_plugin.cli import main\n"
+        "import sys\nfrom leco_plugin.commands.main import main\n"
         "main(['convert', sys.argv[1], '--job', '--model', 'm'])\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -133,7 +133,7 @@ def test_torch_is_never_imported(source: Path):
 def test_other_commands_do_not_wait_for_the_converters():
     """They are imported when they are asked for."""
     code = (
-        "import sys\nfrom leco_plugin.cli import main\nmain(['check', sys.argv[1]])\n"
+        "import sys\nfrom leco_plugin.commands.main import main\nmain(['check', sys.argv[1]])\n"
         "assert 'leco_converters' not in sys.modules\n"
     )
     result = run(str(ROOT / "config_examples" / "slider.toml"), code=code)

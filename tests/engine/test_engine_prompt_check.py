@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from models import CPU
 
-from leco_plugin import cli
+from leco_plugin.commands import main as cli
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.engine.measure import Course
 from leco_plugin.engine.prompt_check import PromptCheck, check_prompts, pull

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leco_plugin import cli
+from leco_plugin.commands import main as cli
 from leco_plugin.hosts.ai_toolkit import AI_TOOLKIT_EXTENSIONS
 
 

@@ -22,7 +22,7 @@ from small_models import build_pipeline, model_folder
 from tiny_flow import z_image_folder
 
 import leco_plugin
-from leco_plugin import cli
+from leco_plugin.commands import main as cli
 from leco_plugin.config.build import build_prompts
 from leco_plugin.config.files import Document
 from leco_plugin.events import StepDone

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from onetrainer_stand_in import kind
 
-from leco_plugin.cli import main
+from leco_plugin.commands.main import main
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError, LecoError, NetworkError, PluginError
 from leco_plugin.hosts.onetrainer import contract, host_config

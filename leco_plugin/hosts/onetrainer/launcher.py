@@ -8,8 +8,8 @@ from typing import Any
 
 from leco_plugin.config.build import load_prompts
 from leco_plugin.config.schema import PromptPair
-from leco_plugin.engine.loop import Stop, stop_on_signal
-from leco_plugin.engine.process import draw_seed
+from leco_plugin.engine.setup import draw_seed
+from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import ConfigError, ModelError
 from leco_plugin.hosts.onetrainer import contract, host_config
 from leco_plugin.hosts.onetrainer.flags import Flags, read_flags

@@ -16,7 +16,7 @@ from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.progress import Progress
-from leco_plugin.engine.resume import refuse_other_run
+from leco_plugin.engine.same_run import refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, TrainingError

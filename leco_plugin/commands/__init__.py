@@ -1,0 +1,1 @@
+"""The commands of `leco`, one file each."""

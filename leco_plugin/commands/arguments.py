@@ -1,0 +1,43 @@
+"""Kinds of arguments that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Number = Callable[[str], int]
+
+
+def whole(least: int, most: int) -> Number:
+    """A whole number from ``least`` to ``most``."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return number
+
+
+def real(least: float, most: float) -> Callable[[str], float]:
+    """A number from ``least`` to ``most``."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return number
+
+
+seed = whole(0, 2**63 - 1)
+
+
+def take_strengths_below_zero(parser: argparse.ArgumentParser) -> None:
+    """Let ``-2..2`` be the value of a flag; argparse would take it for a flag itself."""
+    parser._negative_number_matcher = re.compile(r"-[\d.]")

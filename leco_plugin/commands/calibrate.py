@@ -1,0 +1,34 @@
+"""`leco calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from leco_plugin.commands.arguments import Commands, real
+from leco_plugin.commands.codes import OK
+from leco_plugin.commands.subject import add_subject, asked
+
+_LIMIT = "most that untouched prompts may move, squared: 1 is as much as the edit itself (default: %(default)s)"
+
+
+def add(commands: Commands) -> None:
+    """Add `leco calibrate`."""
+    about = "rewrite a LoRA so that strength 1 reaches its goal, and find the strengths it can be used at"
+    calibrate = commands.add_parser("calibrate", help=about)
+    calibrate.add_argument("file", type=Path, metavar="FILE", help="LoRA file of any trainer")
+    add_subject(calibrate)
+    calibrate.add_argument("--output", type=Path, metavar="FILE", help="default: FILE-calibrated")
+    calibrate.add_argument("--in-place", action="store_true", help="overwrite FILE")
+    above_zero = real(sys.float_info.min, sys.float_info.max)
+    calibrate.add_argument("--drift-limit", type=above_zero, default=4.0, metavar="X", help=_LIMIT)
+    calibrate.set_defaults(command=_calibrate)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from leco_plugin.lora.calibrate import calibrate
+
+    output = options.file if options.in_place else options.output
+    calibrate(options.file, asked(options), output, options.drift_limit)
+    return OK

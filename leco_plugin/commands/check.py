@@ -1,0 +1,30 @@
+"""`leco check`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from leco_plugin.commands.arguments import Commands
+
+_MODEL = "load the model (default: the job's), and measure what it makes of the prompts"
+
+
+def add(commands: Commands) -> None:
+    """Add `leco check`."""
+    check = commands.add_parser("check", help="show what a job or prompt file means, and what it needs")
+    check.add_argument("file", type=Path, metavar="FILE", help="job file or prompt file")
+    check.add_argument("--model", nargs="?", const="", metavar="MODEL", help=_MODEL)
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from leco_plugin.commands.check_file import check
+
+    if options.model is not None:
+        from leco_plugin.commands.check_model import check_with_model
+
+        return check_with_model(options.file, options.model or None, options.json, sys.stdout, sys.stderr)
+    return check(options.file, options.json, sys.stdout, sys.stderr)

@@ -1,0 +1,84 @@
+"""`leco check FILE --model`: what the check without a model says, and what the model makes of the prompts."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from leco_plugin.commands.check_file import OK, check
+from leco_plugin.config.build import Loaded, load
+from leco_plugin.config.schema import JobConfig, LecoConfig
+from leco_plugin.config.words import quote
+from leco_plugin.engine.measure import Course, PairFigures
+from leco_plugin.engine.prompt_check import PromptCheck, check_prompts, pull
+from leco_plugin.errors import ConfigError
+from leco_plugin.lora.subject import job_for, load_model, with_model
+from leco_plugin.streams import problem_fields, write_json, write_lines
+
+_SAMPLES, _STATES = 2, 4
+
+
+def check_with_model(path: Path, model: str | None, json_output: bool, out: TextIO, err: TextIO) -> int:
+    """Check ``path``, then its prompts with ``model``, or the job's; 2 where it cannot be run, else 0.
+
+    Raises ConfigError where no model is named, ModelError where it cannot be loaded.
+    """
+    said = io.StringIO()
+    code = check(path, json_output, said, err)
+    if code != OK:
+        out.write(said.getvalue())
+        return code
+    job = _job(path, model)
+    found = _measure(job)
+    if json_output:
+        write_json(out, {**json.loads(said.getvalue()), "model_check": _fields(job, found)})
+    else:
+        out.write(said.getvalue())
+        write_lines(out, _lines(job, found))
+        write_lines(err, (f"warning: {problem}" for problem in found.problems))
+    return OK
+
+
+def _job(path: Path, model: str | None) -> JobConfig:
+    loaded = load(path)
+    if isinstance(loaded, Loaded):
+        return with_model(loaded.job, model)
+    if model is None:
+        raise ConfigError(f"{path} is a prompt file, which names no model", fix="write --model MODEL")
+    return job_for(loaded.pairs, model, leco=LecoConfig(preserve=loaded.preserve))
+
+
+def _measure(job: JobConfig) -> PromptCheck:
+    leco = job.leco
+    course = Course(job.train.noise_scheduler, leco.max_denoising_steps, leco.denoise_guidance_scale, _SAMPLES, _STATES)
+    return check_prompts(load_model(job), job.pairs, leco.preserve, course)
+
+
+def _lines(job: JobConfig, found: PromptCheck) -> Iterator[str]:
+    yield f"to {job.model.name_or_path}, on {_SAMPLES} noise samples:"
+    # the pairs of a slider share their prompts
+    yield from dict.fromkeys(f"  {_line(one)}" for one in found.pairs)
+    if not found.problems:
+        yield "every prompt is read whole, every word is known, every contrast is seen"
+
+
+def _line(one: PairFigures) -> str:
+    pair = one.pair
+    return (
+        f"{quote(pair.positive)} against {quote(pair.unconditional)}: contrast {one.contrast:.3%} of the prediction, "
+        f"neutral {quote(pair.neutral)} pulls {pull(one):.0%}"
+    )
+
+
+def _fields(job: JobConfig, found: PromptCheck) -> dict[str, object]:
+    named = {"target", "positive", "unconditional", "neutral"}
+    return {
+        "model": job.model.name_or_path,
+        "problems": [problem_fields(problem) for problem in found.problems],
+        "pairs": [
+            {**one.pair.model_dump(include=named), "contrast": one.contrast, "pull": pull(one)} for one in found.pairs
+        ],
+    }

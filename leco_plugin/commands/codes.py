@@ -1,0 +1,3 @@
+"""Exit codes of every command."""
+
+OK, REFUSED, INTERRUPTED = 0, 2, 130

@@ -1,0 +1,51 @@
+"""The command `leco`: thin; what the user can put right ends here with exit code 2 and no traceback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from leco_plugin import __version__
+from leco_plugin.commands import calibrate, check, convert, demo, evaluate, host, inspect, preview, report, train
+from leco_plugin.commands.codes import INTERRUPTED, OK, REFUSED
+from leco_plugin.errors import LecoError
+from leco_plugin.streams import write_lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 refused with a reason, 130 stopped by the user."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return _guarded(lambda: command(options))
+
+
+def train_from_flags(arguments: Sequence[str] | None = None, *, sdxl: bool) -> int:
+    """Train from sd-scripts' flags, those of this program where ``arguments`` is absent; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return _guarded(lambda: train.train_flags(given, sdxl=sdxl))
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except LecoError as error:
+        write_lines(sys.stderr, map(str, error.problems))
+        return REFUSED
+    except BrokenPipeError:
+        # whoever read has read enough, as head does; what is left in the buffer would fail again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        write_lines(sys.stderr, ["stopped at once; only what had been saved before is there"])
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="leco", description="Train LECO LoRAs from prompts alone.")
+    parser.add_argument("--version", action="version", version=f"leco_plugin {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report):
+        command.add(commands)
+    return parser

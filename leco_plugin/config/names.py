@@ -1,0 +1,8 @@
+"""Names that options take, for whoever needs them without the schema."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)

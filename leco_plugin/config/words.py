@@ -1,0 +1,43 @@
+"""A pair in words, for everything that shows one."""
+
+from __future__ import annotations
+
+from leco_plugin.config.schema import PromptPair
+from leco_plugin.errors import harmless
+
+
+def equation(pair: PromptPair) -> str:
+    """Say in words what the LoRA learns from one pair.
+
+    The sign before the strength follows the action alone, as the training goal does.
+    """
+    at_strength = "" if pair.multiplier == 1 else f" at strength {pair.multiplier}"
+    if pair.guidance_scale == 0 and pair.neutral == pair.target:
+        asked = quote(pair.target)
+        return f"keep {asked}: when asked for {asked}{at_strength}, predict what it predicts without the LoRA"
+    sign = "minus" if pair.action == "erase" else "plus"
+    return (
+        f"{pair.action} {quote(pair.positive)}: when asked for {quote(pair.target)}{at_strength}, "
+        f"predict what {quote(pair.neutral)} predicts, "
+        f"{sign} {pair.guidance_scale} x what {quote(pair.positive)} adds to {quote(pair.unconditional)}"
+    )
+
+
+def settings(pair: PromptPair) -> str:
+    """List the values of one pair beside its prompts."""
+    height, width = pair.resolution
+    parts = [
+        f"{height} high x {width} wide",
+        f"batch_size {pair.batch_size}",
+        f"guidance_scale {pair.guidance_scale}",
+        f"multiplier {pair.multiplier}",
+        f"weight {pair.weight}",
+        f"dynamic_resolution {str(pair.dynamic_resolution).lower()}",
+        f"dynamic_crops {str(pair.dynamic_crops).lower()}",
+    ]
+    return ", ".join(parts)
+
+
+def quote(text: str) -> str:
+    """Put a prompt in quotes, with line ends and other unprintable characters spelled out."""
+    return f"'{harmless(text)}'"

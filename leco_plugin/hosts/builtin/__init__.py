@@ -1,0 +1,1 @@
+"""The built-in host: diffusers and PEFT, nothing else installed."""

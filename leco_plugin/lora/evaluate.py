@@ -1,0 +1,159 @@
+"""`leco evaluate`: goal reached and drift over strengths, for files of any trainer side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leco_plugin.atomic import write_atomically
+from leco_plugin.engine.measure import Measured, asks, unit
+from leco_plugin.errors import ConfigError
+from leco_plugin.lora.file import Lora, read_file
+from leco_plugin.lora.subject import Asked, Subject, find_subject, load_model
+from leco_plugin.network.loaded import LeftOut
+from leco_plugin.observers.console.figures import percentage
+from leco_plugin.observers.console.pages import Page
+
+_SHOWN = 3
+"""Names of keys or prompts that are shown of many."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was found for one file."""
+
+    lora: Lora
+    layers: int
+    left_out: LeftOut
+    measured: Measured
+
+
+def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], output: Path | None) -> None:
+    """Measure ``files`` at ``strengths``, print a table, and write ``output`` as JSON where it is given."""
+    loras = [read_file(path) for path in files]
+    subject = find_subject(loras, asked)
+    page = Page()
+    with page.working(f"loading {subject.job.model.name_or_path}"):
+        denoiser = load_model(subject.job)
+    found = []
+    # what the pairs were trained at is always measured: each pair is judged at it
+    own = {side * unit([pair for pair in subject.pairs if asks(pair)]) for side in (-1, 1)}
+    for lora in loras:
+        with page.working(f"measuring {lora.path.name}"), subject.attached(lora, denoiser) as network:
+            measured = subject.bench(denoiser, network).measure(sorted({*strengths, *own}))
+            found.append(Evaluated(lora, network.layers, network.left_out, measured))
+    _show(page, subject, found, strengths)
+    if output is not None:
+        _write(output, _fields(subject, found, strengths))
+
+
+def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: Sequence[float]) -> None:
+    page.lines(_facts(subject))
+    names = [f" {number}" if len(found) > 1 else "" for number in range(1, len(found) + 1)]
+    head = ["strength", *(f"{what}{name}" for what in ("goal reached", "progress", "drift") for name in names)]
+    rows = []
+    for strength in strengths:
+        every = [one.measured for one in found]
+        cells = [m.reached(strength) for m in every], [m.progress(strength) for m in every]
+        drifts = [m.drift(strength) for m in every]
+        rows.append([f"{strength:g}", *(percentage(cell) for group in (*cells, drifts) for cell in group)])
+    title = "; ".join(f"{name.strip()} {one.lora.path}".strip() for name, one in zip(names, found, strict=True))
+    page.lines([title])
+    page.table("", head, rows)
+    for name, one in zip(names, found, strict=True):
+        page.lines(f"{one.lora.path.name if name else ''} {line}".strip() for line in _remarks(one, strengths))
+    page.lines(
+        [
+            "goal reached: 0 % as before, 100 % as asked, below 0 further from it than before",
+            "progress: how far the model went in the direction asked for; drift: how far prompts that shall stay",
+            "moved, 100 % as much as the edit itself (both squared)",
+        ]
+    )
+
+
+def _facts(subject: Subject) -> Iterator[str]:
+    course, asking = subject.course, sum(map(asks, subject.pairs))
+    yield f"model: {subject.job.model.name_or_path}"
+    yield f"measured on {course.samples} noise samples x {course.states} states of {asking} pairs, LoRA on"
+    yield f"untouched prompts: {', '.join(map(repr, subject.untouched)) or 'none'}"
+
+
+def _remarks(one: Evaluated, strengths: Sequence[float]) -> Iterator[str]:
+    even = one.measured.monotonicity(strengths)
+    if even is None:
+        yield "it does nothing: the model predicts the same at every strength"
+    elif len(strengths) > 2:
+        yield f"monotonicity {even:.2f} (1: every strength goes further than the one before)"
+    if one.left_out.text:
+        yield f"left out: {one.left_out.text} keys for a text encoder, which LECO does not train and is not measured"
+    unknown = one.left_out.unknown
+    if unknown:
+        some = ", ".join(unknown[:_SHOWN])
+        yield f"fits only partly: {len(unknown)} keys are for no layer of this model, or of an unknown kind: {some}"
+
+
+def _fields(subject: Subject, found: Sequence[Evaluated], strengths: Sequence[float]) -> dict[str, object]:
+    course = subject.course
+    return {
+        "model": subject.job.model.name_or_path,
+        "untouched": list(subject.untouched),
+        "seeds": course.samples,
+        "states": course.states,
+        "strengths": list(strengths),
+        "files": [_file_fields(one, strengths) for one in found],
+    }
+
+
+def _file_fields(one: Evaluated, strengths: Sequence[float]) -> dict[str, object]:
+    measured = one.measured
+    by_strength = [
+        {
+            "strength": strength,
+            "goal_reached": _finite(measured.reached(strength)),
+            "progress": _finite(measured.progress(strength)),
+            "drift": _finite(measured.drift(strength)),
+        }
+        for strength in strengths
+    ]
+    return {
+        "file": str(one.lora.path),
+        "layers": one.layers,
+        "text_encoder_keys_left_out": one.left_out.text,
+        "unknown_keys_left_out": list(one.left_out.unknown),
+        "monotonicity": _finite(measured.monotonicity(strengths)),
+        "by_strength": by_strength,
+        "pairs": [_pair_fields(measured, number) for number in range(len(measured.pairs))],
+        "drift_by_prompt": {
+            prompt: {f"{at:g}": _finite(moved / measured.edit) if measured.edit else None for at, moved in each.items()}
+            for prompt, each in measured.moved.items()
+        },
+    }
+
+
+def _pair_fields(measured: Measured, number: int) -> dict[str, object]:
+    """How much one pair has reached at its own multiplier."""
+    figures = measured.pairs[number]
+    at = math.copysign(unit([one.pair for one in measured.pairs]), figures.pair.multiplier)
+    reached = 1 - figures.left[at] / figures.edit if figures.edit > 0 else None
+    return {
+        **figures.pair.model_dump(mode="json", include={"target", "positive", "unconditional", "neutral", "action"}),
+        "multiplier": figures.pair.multiplier,
+        "goal_reached": _finite(reached),
+        "contrast": _finite(figures.contrast),
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no other numbers."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _write(path: Path, fields: dict[str, object]) -> None:
+    text = json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", fix="choose another --json") from None

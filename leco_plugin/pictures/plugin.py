@@ -1,0 +1,21 @@
+"""Pictures of a run, as a plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leco_plugin.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from leco_plugin.config.schema import JobConfig
+    from leco_plugin.contracts import Denoiser, Network
+    from leco_plugin.pictures.samples import SampleStrips
+
+
+@hookimpl
+def leco_pictures(job: JobConfig, denoiser: Denoiser, network: Network) -> SampleStrips | None:
+    """What the job's `sample:` section asks for; ModelError where the model cannot draw."""
+    # numpy and Pillow are for those who want pictures
+    from leco_plugin.pictures.samples import SampleStrips
+
+    return SampleStrips(job, denoiser, network) if job.sample.asked else None

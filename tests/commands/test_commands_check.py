@@ -1,0 +1,166 @@
+"""`leco check` says what a file means, or what is wrong with it, and never fails otherwise."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leco_plugin.commands.check_file import check
+from leco_plugin.config.schema import JobConfig, PromptPair
+from leco_plugin.config.words import equation
+
+EXAMPLES = Path(__file__).parents[2] / "config_examples"
+
+
+def run(path: Path, json_output: bool = False) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    code = check(path, json_output, out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def prompts(folder: Path, text: str) -> Path:
+    path = folder / "p.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_equation_says_what_is_taken_from_where():
+    """Erase takes away, enhance adds, and the strength is named where it is not 1."""
+    assert equation(PromptPair(target="van gogh", positive="van gogh")) == (
+        "erase 'van gogh': when asked for 'van gogh', predict what '' predicts, minus 1.0 x what 'van gogh' adds to ''"
+    )
+    pair = PromptPair(
+        target="c", positive="p", unconditional="u", neutral="n", action="enhance", guidance_scale=2, multiplier=-1
+    )
+    assert equation(pair) == (
+        "enhance 'p': when asked for 'c' at strength -1.0, predict what 'n' predicts, plus 2.0 x what 'p' adds to 'u'"
+    )
+
+
+def test_the_other_end_of_a_slider_keeps_the_sign_of_its_action():
+    """At a negative strength erase still takes away."""
+    pair = PromptPair(target="c", positive="p", action="erase", multiplier=-0.5)
+    assert "at strength -0.5, predict what '' predicts, minus 1.0 x what 'p' adds" in equation(pair)
+
+
+def test_every_value_of_a_pair_is_printed(tmp_path: Path):
+    """Height and width are told apart."""
+    path = prompts(tmp_path, '[[prompts]]\ntarget = "a"\nresolution = [64, 128]\nbatch_size = 3\nweight = 0.5\n')
+    code, out, err = run(path)
+    assert (code, err) == (0, "")
+    for part in ("64 high x 128 wide", "batch_size 3", "weight 0.5", "multiplier 1.0", "guidance_scale 1.0"):
+        assert part in out
+    assert "dynamic_resolution false, dynamic_crops false" in out
+
+
+def test_every_setting_of_a_job_is_printed():
+    """Also the defaults."""
+    code, out, _ = run(EXAMPLES / "size_job.yaml")
+    assert code == 0
+    for name, field in JobConfig.model_fields.items():
+        if name not in ("pairs", "meta"):
+            inner = getattr(field.annotation, "model_fields", {})
+            for label in [f"  {name}.{below} " for below in inner] or [f"  {name} "]:
+                assert label in out
+
+
+def test_errors_go_to_stderr_with_line_and_fix(tmp_path: Path):
+    """And the exit code is 2."""
+    path = prompts(tmp_path, '[[prompts]]\ntarget = "a"\nguidence_scale = 1\nweight = "1"\n')
+    code, out, err = run(path)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"{path}:3: prompts[0].guidence_scale: unknown key\n"
+        "  fix: did you mean 'guidance_scale'?\n"
+        f"{path}:4: prompts[0].weight: must be a number, not the text '1'\n"
+        "  fix: remove the quotes\n"
+    )
+
+
+def test_warnings_go_to_stderr_and_the_file_is_good(tmp_path: Path):
+    """Exit code 0."""
+    code, out, err = run(prompts(tmp_path, '[[prompts]]\ntarget = "a"\nweight = 0\n'))
+    assert code == 0
+    assert "1 training pair\n" in out
+    assert err.startswith("warning: ")
+
+
+def test_json_lists_pairs_warnings_and_job():
+    """Nothing but one JSON object on stdout."""
+    code, out, err = run(EXAMPLES / "size_job.yaml", json_output=True)
+    told = json.loads(out)
+    assert (code, err, sorted(told)) == (0, "", ["estimate", "job", "pairs", "warnings"])
+    assert told["job"]["train"]["lr"] == 1e-4
+    assert told["pairs"][0] == {
+        "target": "shape", "positive": "small shape", "unconditional": "big shape", "neutral": "",
+        "action": "erase", "guidance_scale": 2.0, "resolution": [64, 64], "dynamic_resolution": False,
+        "batch_size": 1, "dynamic_crops": False, "multiplier": 1.0, "weight": 1.0,
+    }  # fmt: skip
+    code, out, _ = run(EXAMPLES / "size.toml", json_output=True)
+    assert sorted(json.loads(out)) == ["pairs", "warnings"]
+
+
+def test_json_errors_go_to_stdout(tmp_path: Path):
+    """With file, line, key, message and fix apart."""
+    path = prompts(tmp_path, '[[prompts]]\ntarget = "a"\nzzz = 1\n')
+    code, out, err = run(path, json_output=True)
+    (problem,) = json.loads(out)["errors"]
+    assert (code, err) == (2, "")
+    assert (problem["file"], problem["line"], problem["key"]) == (str(path), 3, "prompts[0].zzz")
+    assert problem["message"] == "unknown key"
+    assert problem["fix"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("json_output", [False, True])
+@pytest.mark.parametrize("key", ["target", "tärget"])
+def test_text_that_the_console_cannot_show_is_spelled_out(tmp_path: Path, encoding: str, json_output: bool, key: str):
+    """No UnicodeEncodeError, for good and for bad files."""
+    path = prompts(tmp_path, f'[[prompts]]\n"{key}" = "猫 \\u001b[31m"\nweight = 0\n')
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    code = check(path, json_output, stream, stream)
+    stream.flush()
+    shown = raw.getvalue().decode(encoding)
+    assert code == (0 if key == "target" else 2)
+    assert "\x1b" not in shown
+    if json_output:
+        json.loads(shown)
+    elif key == "target":
+        assert "\\u732b \\x1b[31m" in shown
+
+
+def test_what_a_job_will_need_is_estimated():
+    """Memory part by part and time, after the pairs; a prompt file alone names no model."""
+    _, out, _ = run(EXAMPLES / "size_job.yaml")
+    assert "weights of the model" in out.partition("training pairs")[2]
+    assert "500 steps: about" in out
+    _, out, _ = run(EXAMPLES / "size.toml")
+    assert "memory" not in out
+
+
+def test_checking_imports_no_model_library():
+    """So that it answers at once."""
+    code = (
+        "import sys, leco_plugin.commands.check_file as check\n"
+        f"check.check({str(EXAMPLES / 'size_job.yaml')!r}, False, sys.stdout, sys.stderr)\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'rich', 'numpy'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=EXAMPLES.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pair_without_strength_on_its_own_neutral_is_said_to_keep_its_prompt(tmp_path: Path) -> None:
+    """`guidance_scale = 0` with the target as neutral reads as keeping that prompt, and is no reason for a warning."""
+    prompts = tmp_path / "keep.toml"
+    prompts.write_text('[[prompts]]\ntarget = "a dog"\nneutral = "a dog"\nguidance_scale = 0\n', encoding="utf-8")
+    out, err = io.StringIO(), io.StringIO()
+    assert check(prompts, False, out, err) == 0
+    assert "keep 'a dog': when asked for 'a dog', predict what it predicts without the LoRA" in out.getvalue()
+    assert err.getvalue() == ""

@@ -1,0 +1,108 @@
+"""`leco evaluate`: what a LoRA does, by figures that do not depend on the file's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lora_files import SLIDER, alphas_times, as_diffusers, changed, evaluated, nothing, parts, run
+from safetensors.torch import save_file
+
+from leco_plugin.lora.file import read_file
+
+FEW = ("--seeds", "1", "--strengths", "-1,0,1")
+
+
+def test_a_trained_file_tells_what_it_was_trained_with(slider: Path) -> None:
+    """Pairs, preserved prompts, model and walks are in its metadata."""
+    lora = read_file(slider)
+    assert [pair.multiplier for pair in lora.pairs] == [1.0, -1.0]
+    assert (lora.preserve, lora.model) == (("a cross",), "builtin:tiny")
+    course = lora.course(3)
+    assert (course.sampler, course.steps, course.guidance, course.samples) == ("ddim", 8, 3.0, 3)
+
+
+def test_files_are_measured_side_by_side(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run reaches a part of its goal and drifts, at both sides; one without a change does nothing, and says so."""
+    idle = changed(slider, tmp_path / "idle.safetensors", nothing)
+    tree = evaluated(tmp_path, slider, idle, *FEW)
+    assert (tree["model"], tree["untouched"], tree["strengths"]) == ("builtin:tiny", ["a cross"], [-1, 0, 1])
+    trained, still = tree["files"]
+    low, none, high = trained["by_strength"]
+    assert low["goal_reached"] > 0.2
+    assert high["goal_reached"] > 0.2
+    assert (none["goal_reached"], none["progress"], none["drift"]) == (0, 0, 0)
+    assert low["progress"] < 0 < high["progress"]
+    assert 0 < high["drift"] < 10
+    assert trained["monotonicity"] == pytest.approx(1)
+    assert still["monotonicity"] is None
+    assert [abs(row["goal_reached"]) for row in still["by_strength"]] == pytest.approx([0, 0, 0], abs=1e-4)
+    assert [pair["goal_reached"] > 0.2 for pair in trained["pairs"]] == [True, True]
+    out = capsys.readouterr().out
+    assert "idle.safetensors it does nothing" in out
+    assert "goal reached" in out
+
+
+def test_the_key_format_makes_no_difference(slider: Path, tmp_path: Path) -> None:
+    """The same LoRA as diffusers writes it, which tells nothing of prompts or model, gives the same figures."""
+    other = as_diffusers(slider, tmp_path / "other.safetensors")
+    prompts = tmp_path / "p.toml"
+    lines = [f"{key} = {value!r}" for key, value in SLIDER[0].items() if key not in ("resolution", "multiplier")]
+    mirrored = [line.replace("enhance", "erase") for line in lines]
+    both = ["[[prompts]]", *lines, "[[prompts]]", *mirrored, "multiplier = -1.0"]
+    prompts.write_text("\n".join(["resolution = 64", *both]), "utf-8")
+    same = ("--model", "builtin:tiny", "--prompts", prompts, "--untouched", "a cross", *FEW)
+    first, second = evaluated(tmp_path, slider, other, *same)["files"]
+    for one, two in zip(first["by_strength"], second["by_strength"], strict=True):
+        assert two == pytest.approx(one, rel=2e-3, abs=1e-4)
+
+
+def test_keys_that_are_left_out_are_told(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text-encoder keys by number, others by name."""
+    odd = changed(
+        slider,
+        tmp_path / "odd.safetensors",
+        lambda tensors: {
+            **tensors,
+            "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": next(iter(tensors.values())),
+            "lora_unet_elsewhere.alpha": next(iter(tensors.values())),
+        },
+    )
+    file = evaluated(tmp_path, odd, "--seeds", "1", "--strengths", "1")["files"][0]
+    assert (file["text_encoder_keys_left_out"], file["unknown_keys_left_out"]) == (1, ["lora_unet_elsewhere.alpha"])
+    out = capsys.readouterr().out
+    assert "1 keys for a text encoder" in out
+    assert "fits only partly" in out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_what_is_missing_is_asked_for(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prompts and model where the file tells neither; one set of prompts for all files."""
+    plain = tmp_path / "plain.safetensors"
+    save_file(parts(slider)[0], plain)
+    assert "--prompts" in refused(capsys, "evaluate", plain)
+    local = changed(slider, tmp_path / "local.safetensors", dict, ss_sd_model_name="model.safetensors")
+    error = refused(capsys, "evaluate", local)
+    assert "'model.safetensors'" in error
+    assert "--model" in error
+    other = changed(slider, tmp_path / "b.safetensors", dict, ss_leco_pairs='[{"target": "red", "positive": "red"}]')
+    assert "different prompts" in refused(capsys, "evaluate", slider, other)
+    assert "ss_leco_pairs cannot be read" in refused(
+        capsys, "evaluate", changed(slider, tmp_path / "c.safetensors", dict, ss_leco_pairs='[{"target": 3}]')
+    )
+
+
+def test_broken_files_are_refused_by_name(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file, no LoRA, numbers that are not finite, strengths that are none."""
+    broken = changed(slider, tmp_path / "broken.safetensors", alphas_times(float("nan")))
+    assert "is broken" in refused(capsys, "evaluate", broken)
+    assert "cannot be read" in refused(capsys, "evaluate", tmp_path / "nowhere.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    assert "cannot be read" in refused(capsys, "evaluate", tmp_path / "text.safetensors")
+    assert "are not strengths" in refused(capsys, "evaluate", slider, "--strengths", "high")
