@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import torch
 
+from leco_plugin.checkpoint import SUFFIXES
 from leco_plugin.config.schema import MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
-from leco_plugin.families.checkpoint import SUFFIXES
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
 from leco_plugin.families.flow.denoiser import FlowDenoiser
 from leco_plugin.families.flow.load import load_flow, open_flow
