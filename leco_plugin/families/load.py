@@ -13,7 +13,7 @@ from leco_plugin.config.schema import MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
 from leco_plugin.families.flow.denoiser import FlowDenoiser
-from leco_plugin.families.flow.load import load_flow, open_flow
+from leco_plugin.families.flow.load import load_flow, open_flow, refuse_transformer
 from leco_plugin.families.flow.source import FlowSource
 from leco_plugin.families.folder import FolderSource
 from leco_plugin.families.memory import apply_memory, check_platform
@@ -75,6 +75,7 @@ def open_model(model: ModelConfig) -> Source | FlowSource:
     path = Path(name).expanduser()
     if path.suffix.lower() in SUFFIXES and path.is_file():
         if model.extras is None:
+            refuse_transformer(path)
             return FileSource(path)
         folder = model_folder(model.extras, parts=[part for part in _PARTS if part != "transformer"])
         return cast(FlowSource, open_flow(folder, path, name))

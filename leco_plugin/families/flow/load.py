@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import diffusers
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.config.families import FLOW_FAMILIES, Distilled, FlowFamily
 from leco_plugin.config.schema import MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
-from leco_plugin.families.checkpoint import Checkpoint
 from leco_plugin.families.flow.denoiser import FlowDenoiser
 from leco_plugin.families.flow.memory import check_memory, checkpoint_blocks, offload, quantization
 from leco_plugin.families.flow.source import FlowSource, find_family, named_in
@@ -22,7 +23,7 @@ from leco_plugin.families.source import loading
 
 _IN_FILES = {
     "flux-2": "flux2", "flux": "flux", "chroma": "chroma", "sd3": "sd3", "z-image": "z_image", "lumina2": "lumina2",
-    "auraflow": "auraflow", "qwen-image": "qwen_image", "krea2": "krea2",
+    "auraflow": "auraflow", "krea2": "krea2",
 }  # fmt: skip
 """How diffusers' names for the weights of single files begin."""
 _MODULES = {"flux2_klein": "flux2"}
@@ -48,10 +49,39 @@ def open_flow(folder: Path, file: Path | None, name: str) -> FlowSource | None:
     return FlowSource(folder, family, file, name)
 
 
+def refuse_transformer(path: Path) -> None:
+    """Raise ModelError where a file holds a flow model's transformer, which needs the other parts, too."""
+    found = family_in_file(path)
+    if found is not None:
+        raise ModelError(
+            f"{path} holds the transformer of {found.title}, and the text encoders and the VAE are missing",
+            fix="name a diffusers folder or hub id that has them in model.extras",
+        )
+
+
 def family_in_file(path: Path) -> FlowFamily | None:
     """The family that the weights of one file are of, as diffusers sees it; None where it is none of these."""
-    name = named_in(cast(Any, Checkpoint(path)))
+    name = named_in(_Tensors(Checkpoint(path)))
     return next((FLOW_FAMILIES[family] for start, family in _IN_FILES.items() if name.startswith(start)), None)
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """The tensors of a checkpoint, read when asked for."""
+
+    def __init__(self, file: Checkpoint) -> None:
+        self._file = file
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._file[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._file.keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys)
+
+    def __len__(self) -> int:
+        return len(self._file.keys)
 
 
 def load_flow(

@@ -108,7 +108,10 @@ def find_family(folder: Path) -> FlowFamily | None:
 
 
 def named_in(checkpoint: Mapping[str, Any]) -> str:
-    """What diffusers takes the weights of one file for, such as ``flux-dev``."""
+    """What diffusers takes the weights of one file for, such as ``flux-dev``; empty where it stumbles."""
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
-    return str(infer_diffusers_model_type(checkpoint))
+    try:
+        return str(infer_diffusers_model_type(checkpoint))
+    except (IndexError, KeyError):
+        return ""
