@@ -40,12 +40,16 @@ def load_model(
 ) -> SDDenoiser | FlowDenoiser:
     """Load the model that a job names: a built-in one, a diffusers folder, one file or a hub id.
 
-    ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. Raises ModelError where there is no such
-    model, it is of a family that is not known here, or is not what the job says of it, and where the machine lacks
-    what ``memory`` asks for.
+    ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. With a built-in model, torch computes in one
+    thread from then on. Raises ModelError where there is no such model, it is of a family that is not known here, or is
+    not what the job says of it, and where the machine lacks what ``memory`` asks for.
     """
     if isinstance(model, str):
         model = ModelConfig(name_or_path=model)
+    if model.name_or_path in BUILTIN:
+        # operations too small to share: threads gain little, lose much on a busy machine, and round sums in an order
+        # that hangs on their number, so that a seed would not give the same file everywhere
+        torch.set_num_threads(1)
     memory = memory or MemoryConfig()
     check_platform(memory, device)
     source = open_model(model)
