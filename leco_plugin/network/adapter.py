@@ -1,4 +1,4 @@
-"""The config of a PEFT adapter, from adapter_config.json or diffusers' metadata: at which scale its layers are meant."""
+"""The config of a PEFT adapter, in adapter_config.json or diffusers' metadata: the scale and choice of its layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from leco_plugin.errors import NetworkError
 
 CONFIG_NAME = "adapter_config.json"
-_METADATA = "lora_adapter_metadata"
+METADATA = "lora_adapter_metadata"
 _MOST_BYTES = 2 * 2**20
 """A config that names every layer of the largest models twice has a quarter of it."""
 _OWNERS = ("unet.", "transformer.")
@@ -82,8 +82,8 @@ def adapter_beside(path: Path) -> Adapter | None:
 
 def adapter_in(path: Path, metadata: dict[str, str]) -> Adapter | None:
     """The config that diffusers wrote into the metadata of ``path``; None where there is none for the model."""
-    text = metadata.get(_METADATA)
-    where = f"{_METADATA} in the metadata of {path}"
+    text = metadata.get(METADATA)
+    where = f"{METADATA} in the metadata of {path}"
     if text is None:
         return None
     if len(text) > _MOST_BYTES:

@@ -7,6 +7,7 @@ from torch import nn
 
 from leco_plugin.config.layer_choice import Choice
 from leco_plugin.config.schema import NetworkConfig
+from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.layers import Plan, Size, plan_layers
 from leco_plugin.network.lycoris import PeftLycoris
@@ -22,6 +23,11 @@ def create_network(config: NetworkConfig, module: nn.Module, seed: int) -> PeftL
     ``seed`` fixes the initial weights. Raises NetworkError where it cannot be made, or the file does not fit; then
     ``module`` is as it was.
     """
+    if config.type == "dora":
+        raise NetworkError(
+            "DoRA is not trained here: ComfyUI, Forge, diffusers and others misread such files without a word",
+            fix="set network.type to lora",
+        )
     size = Size(config.linear, config.linear_alpha)
     conv = None if config.conv is None else Size(config.conv, config.conv_alpha)
     choice = Choice(config.layers, config.only_if_contains, config.ignore_if_contains)
@@ -36,9 +42,7 @@ def create_network(config: NetworkConfig, module: nn.Module, seed: int) -> PeftL
     dtype = _DTYPES[config.dtype]
     network: PeftLora | PeftLycoris
     if config.type == "lora":
-        network = PeftLora(
-            module, rank=size.rank, alpha=size.alpha, seed=seed, plan=plan, dropout=dropout, dtype=dtype
-        )
+        network = PeftLora(module, rank=size.rank, alpha=size.alpha, seed=seed, plan=plan, dropout=dropout, dtype=dtype)
     else:
         network = PeftLycoris(module, config.type, size=size, plan=plan, seed=seed, dropout=dropout, dtype=dtype)
     if start is not None:

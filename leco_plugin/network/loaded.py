@@ -133,8 +133,7 @@ def _decomposed(base: Tensor, change: Tensor, parts: Parts) -> Tensor:
 def _applied(target: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
     """What ``target`` would give with this weight and without a bias: all these layers are linear in their weight."""
     if isinstance(target, nn.Conv2d):
-        layout = target.stride, target.padding, target.dilation, target.groups
-        return functional.conv2d(inputs, weight, None, *layout)
+        return functional.conv2d(inputs, weight, None, target.stride, target.padding, target.dilation, target.groups)
     if isinstance(target, nn.GroupNorm):
         return functional.group_norm(inputs, target.num_groups, weight, None, target.eps)
     if isinstance(target, nn.LayerNorm):

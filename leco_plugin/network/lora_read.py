@@ -12,9 +12,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from leco_plugin.checkpoint import SUFFIXES, Checkpoint
+from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.errors import ModelError, NetworkError
-from leco_plugin.network.adapter import CONFIG_NAME, Adapter, adapter_beside, adapter_in
+from leco_plugin.network.adapter import METADATA, Adapter, adapter_beside, adapter_in
 from leco_plugin.network.differences import Parts, bias_changes, networks, rank_of, weight_changes
 from leco_plugin.network.lora_keys import Owner, by_layer
 
@@ -82,6 +82,11 @@ class LoraFile:
         if adapter is None and _is_peft(path, tensors) and "ss_leco_calibrated" not in file.metadata:
             adapter = adapter_beside(path)
         return cls(path, tensors, file.metadata, adapter)
+
+    @property
+    def scale_beside(self) -> bool:
+        """Whether its scale stands in a config beside it."""
+        return self.adapter is not None and METADATA not in self.metadata
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -153,5 +158,3 @@ def change_shapes(parts: Parts) -> list[torch.Size]:
 def shape_text(shape: torch.Size) -> str:
     """Such as 4 x 320."""
     return " x ".join(map(str, shape))
-
-

@@ -46,7 +46,8 @@ class LeftOut:
         if self.text:
             yield f"left out: {self.text} keys for a text encoder, which LECO does not train and is not measured"
         if self.elsewhere:
-            yield f"fits only partly: {len(self.elsewhere)} keys are for no layer of this model: {_some(self.elsewhere)}"
+            some = _some(self.elsewhere)
+            yield f"fits only partly: {len(self.elsewhere)} keys are for no layer of this model: {some}"
         if self.unknown:
             of = f" of {' and '.join(self.kinds)}" if self.kinds else ""
             yield f"not read: {len(self.unknown)} parts{of}: {_some(self.unknown)}"

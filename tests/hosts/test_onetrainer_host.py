@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from models import Recorder, seeded, tiny_job
+from safetensors.torch import load_file
 from small_models import model_folder
 from tiny_flow import z_image_folder
 
