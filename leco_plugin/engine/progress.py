@@ -25,20 +25,22 @@ NOTHING = 1e-6
 MOST_NAMED = 3
 """Pairs that are complained of one by one."""
 
-_FIGURES = ("now", "before", "size", "contrast", "moved")
+_FIGURES = ("now", "before", "size", "concept", "along", "change", "moved")
 
 
 @dataclass
 class Sums:
-    """Decaying sums of squared distances; see ``step.Measured``."""
+    """Decaying sums of what is measured; see ``step.Measured``."""
 
     now: float = 0.0
     before: float = 0.0
     size: float = 0.0
-    contrast: float = 0.0
-    goals: float = 0.0
-    """Measurements that are in them."""
+    concept: float = 0.0
+    along: float = 0.0
+    change: float = 0.0
     moved: float = 0.0
+    goals: float = 0.0
+    """Measurements that are in all but ``moved``."""
     moves: float = 0.0
     """Measurements that are in ``moved``."""
     count: int = 0
@@ -47,7 +49,7 @@ class Sums:
     def add(self, figures: Mapping[str, float]) -> None:
         """Take in one measurement; nan stands for what was not measured."""
         if not math.isnan(figures["before"]):
-            for name in ("now", "before", "size", "contrast"):
+            for name in _FIGURES[:-1]:
                 setattr(self, name, MEMORY * getattr(self, name) + figures[name])
             self.goals, self.count = MEMORY * self.goals + 1, self.count + 1
         if not math.isnan(figures["moved"]):
@@ -59,16 +61,28 @@ class Sums:
         return 1 - self.now / self.before if self.before > 0 else None
 
     @property
-    def drift(self) -> float | None:
-        """How far untouched prompts moved, where 1 is as far as the targets are asked to."""
-        if not self.moves or self.before <= 0:
+    def effect(self) -> float | None:
+        """How far the predicted picture moved along the concept, which is 1."""
+        return self.along / self.concept if self.concept > 0 else None
+
+    @property
+    def side_effect(self) -> float | None:
+        """How far it moved beside that direction, in the same unit."""
+        if self.concept <= 0:
             return None
-        return (self.moved / self.moves) / (self.before / self.goals)
+        return math.sqrt(max(0.0, self.change / self.concept - (self.along / self.concept) ** 2))
+
+    @property
+    def drift(self) -> float | None:
+        """How far untouched prompts moved, in the same unit."""
+        if not self.moves or self.concept <= 0:
+            return None
+        return math.sqrt((self.moved / self.moves) / (self.concept / self.goals))
 
     @property
     def sees_nothing(self) -> bool:
-        """Whether positive and unconditional are the same to the model."""
-        return self.goals > 0 and self.contrast <= NOTHING * self.size
+        """Whether the concept is nothing to the model."""
+        return self.goals > 0 and self.concept <= NOTHING * self.size
 
 
 @dataclass
@@ -87,19 +101,20 @@ class Progress:
         self._pending += measured
 
     @property
-    def goal_reached(self) -> float | None:
-        """Over all pairs, smoothed: 0 as before, 1 as asked; None while nothing was measured. Waits for the device."""
-        return self._read().reached
-
-    @property
-    def drift(self) -> float | None:
-        """How far untouched prompts moved, smoothed: 0 not at all, 1 as far as the targets are asked to move."""
-        return self._read().drift
-
-    def reached(self, fraction: float) -> bool:
-        """Whether that much of the goal is reached, by measurements enough to trust."""
+    def figures(self) -> dict[str, float | None]:
+        """All of them, as events name them; the device is waited for once."""
         sums = self._read()
-        return sums.count >= ENOUGH and sums.reached is not None and sums.reached >= fraction
+        return {
+            "goal_reached": sums.reached,
+            "effect": sums.effect,
+            "side_effect": sums.side_effect,
+            "drift": sums.drift,
+        }
+
+    def reached(self, effect: float) -> bool:
+        """Whether the effect is that large, by measurements enough to trust."""
+        sums = self._read()
+        return sums.count >= ENOUGH and sums.effect is not None and sums.effect >= effect
 
     def unseen(self) -> list[str]:
         """A sentence for every concept that is nothing to the model; the pairs of a slider share theirs."""

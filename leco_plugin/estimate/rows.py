@@ -21,10 +21,9 @@ class Rows:
 
 def rows_of(pair: PromptPair, job: JobConfig) -> Rows:
     """Rows without and with gradient that one sample of ``pair`` costs."""
-    steps, preserve = job.leco.max_denoising_steps, job.leco.preserve
-    measured = sum(position % MEASURE_EVERY == 1 for position in range(1, steps)) / (steps - 1)
+    preserve = job.leco.preserve
     preserved = fmean(prompt not in _teacher(pair) for prompt in preserve) if preserve else 0
-    known = len(_teacher(pair)) + preserved + measured * _measuring(pair, job)
+    known = len(_teacher(pair)) + preserved + _measuring(pair, job) / MEASURE_EVERY
     return Rows(known + _walking(job), 2 if preserve else 1)
 
 

@@ -81,11 +81,11 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         return result.loss
 
     def _report(self, loss: Tensor) -> None:
-        reached, stop_at = self._progress.goal_reached, self._leco.section.leco.stop_at
-        figures = {"leco/goal_reached": reached, "leco/drift": self._progress.drift}
-        self.additional_logs.update({name: value for name, value in figures.items() if value is not None})
+        figures, stop_at = self._progress.figures, self._leco.section.leco.stop_at
+        self.additional_logs.update({f"leco/{name}": value for name, value in figures.items() if value is not None})
         if stop_at is not None and self._progress.reached(stop_at):
-            self.print(f"LECO: {reached:.0%} of the goal reached after {self.step_num + 1} steps; no more is trained")
+            effect = figures["effect"]
+            self.print(f"LECO: effect {effect:.2f} reached after {self.step_num + 1} steps; no more is trained")
             self._enough = self.step_num + 1, loss
 
     def _backward(self, loss: Tensor) -> None:

@@ -80,8 +80,8 @@ class LecoProcess:
         if not interrupted:
             for complaint in loop.progress.complaints():
                 self._report(Warned(complaint))
-        progress, seconds = loop.progress, time.perf_counter() - began
-        self._report(RunEnded(path, loop.done, seconds, interrupted, progress.goal_reached, progress.drift))
+        seconds = time.perf_counter() - began
+        self._report(RunEnded(path, loop.done, seconds, interrupted, **loop.progress.figures))
         return Outcome(path, loop.done, interrupted)
 
     def _make_folder(self) -> None:

@@ -86,8 +86,7 @@ class Run:
         stop_at = self.plan.leco.stop_at
         if stop_at is not None and self.progress.reached(stop_at):
             self.stop()
-        found = {"goal_reached": self.progress.goal_reached, "drift": self.progress.drift}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in self.progress.figures.items() if value is not None}
 
     def _step(self, backward: Callable[[Tensor], None]) -> Tensor:
         result = self.training.step.run(self.training.walks, backward)
