@@ -180,7 +180,9 @@ def erase_pictures(path: Path) -> dict[str, float]:
     asked = [one for one in erase_test(7) if one.colour == "red"]
     studio = Studio(path, [one.prompt for one in asked])
     before, after = read(studio, asked, 0), read(studio, asked, 1)
-    hues = [_turned(a.hue, b.hue) for a, b in zip(before, after, strict=True) if a.hue is not None and b.hue is not None]
+    hues = [
+        _turned(a.hue, b.hue) for a, b in zip(before, after, strict=True) if a.hue is not None and b.hue is not None
+    ]
     return {
         "red left": fmean(one.colour == "red" for one in after),
         "hue moved": fmean(hues) if hues else 180.0,

@@ -87,6 +87,8 @@ class RunEnded:
     effect: float | None = None
     side_effect: float | None = None
     drift: float | None = None
+    means: str = ""
+    """The effect in words."""
 
 
 Event = RunStarted | StepDone | Saved | PicturesDrawn | Warned | RunEnded

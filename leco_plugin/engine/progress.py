@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leco_plugin.config.schema import PromptPair
+from leco_plugin.config.words import effect_in_words
 from leco_plugin.core.state import StateTree
 from leco_plugin.engine.step import Measured
 
@@ -110,6 +111,12 @@ class Progress:
             "side_effect": sums.side_effect,
             "drift": sums.drift,
         }
+
+    @property
+    def means(self) -> str:
+        """The effect in words; nothing while none was measured."""
+        effect = self._read().effect
+        return "" if effect is None else effect_in_words(self.pairs, effect)
 
     def reached(self, effect: float) -> bool:
         """Whether the effect is that large, by measurements enough to trust."""

@@ -1,20 +1,21 @@
-"""`leco evaluate`: goal reached and drift over strengths, for files of any trainer side by side."""
+"""`leco evaluate`: effect, side effect and drift over strengths, for files of any trainer side by side."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leco_plugin.atomic import write_atomically
+from leco_plugin.config.words import effect_in_words
 from leco_plugin.engine.measure import Measured, asks, unit
 from leco_plugin.errors import ConfigError
 from leco_plugin.lora.file import Lora, read_file
 from leco_plugin.lora.subject import Asked, Subject, find_subject, load_model
 from leco_plugin.network.loaded import LeftOut
-from leco_plugin.observers.console.figures import percentage
+from leco_plugin.observers.console.figures import amount, percentage
 from leco_plugin.observers.console.pages import Page
 
 _SHOWN = 3
@@ -53,13 +54,12 @@ def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], ou
 def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: Sequence[float]) -> None:
     page.lines(_facts(subject))
     names = [f" {number}" if len(found) > 1 else "" for number in range(1, len(found) + 1)]
-    head = ["strength", *(f"{what}{name}" for what in ("goal reached", "progress", "drift") for name in names)]
+    head = ["strength", *(f"{what}{name}" for what in ("effect", "side effect", "drift", "goal") for name in names)]
     rows = []
     for strength in strengths:
-        every = [one.measured for one in found]
-        cells = [m.reached(strength) for m in every], [m.progress(strength) for m in every]
-        drifts = [m.drift(strength) for m in every]
-        rows.append([f"{strength:g}", *(percentage(cell) for group in (*cells, drifts) for cell in group)])
+        every = [_figures(one.measured, strength) for one in found]
+        cells = [amount(figures[what]) for what in ("effect", "side_effect", "drift") for figures in every]
+        rows.append([f"{strength:g}", *cells, *(percentage(figures["goal_reached"]) for figures in every)])
     title = "; ".join(f"{name.strip()} {one.lora.path}".strip() for name, one in zip(names, found, strict=True))
     page.lines([title])
     page.table("", head, rows)
@@ -67,9 +67,9 @@ def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: S
         page.lines(f"{one.lora.path.name if name else ''} {line}".strip() for line in _remarks(one, strengths))
     page.lines(
         [
-            "goal reached: 0 % as before, 100 % as asked, below 0 further from it than before",
-            "progress: how far the model went in the direction asked for; drift: how far prompts that shall stay",
-            "moved, 100 % as much as the edit itself (both squared)",
+            "effect: how far pictures move, where 1 is what positive differs from unconditional; side effect: how far",
+            "they move besides; drift: how far those of prompts that shall stay move, in the same unit",
+            "goal: 0 % as before, 100 % as asked, below 0 further from it than before",
         ]
     )
 
@@ -85,7 +85,11 @@ def _remarks(one: Evaluated, strengths: Sequence[float]) -> Iterator[str]:
     even = one.measured.monotonicity(strengths)
     if even is None:
         yield "it does nothing: the model predicts the same at every strength"
-    elif len(strengths) > 2:
+    else:
+        strength = unit([figures.pair for figures in one.measured.pairs])
+        effect = one.measured.at_own_side(strength)
+        yield effect_in_words([figures.pair for figures in one.measured.pairs], effect.along)
+    if even is not None and len(strengths) > 2:
         yield f"monotonicity {even:.2f} (1: every strength goes further than the one before)"
     if one.left_out.text:
         yield f"left out: {one.left_out.text} keys for a text encoder, which LECO does not train and is not measured"
@@ -109,15 +113,7 @@ def _fields(subject: Subject, found: Sequence[Evaluated], strengths: Sequence[fl
 
 def _file_fields(one: Evaluated, strengths: Sequence[float]) -> dict[str, object]:
     measured = one.measured
-    by_strength = [
-        {
-            "strength": strength,
-            "goal_reached": _finite(measured.reached(strength)),
-            "progress": _finite(measured.progress(strength)),
-            "drift": _finite(measured.drift(strength)),
-        }
-        for strength in strengths
-    ]
+    by_strength = [{"strength": at, **_figures(measured, at)} for at in strengths]
     return {
         "file": str(one.lora.path),
         "layers": one.layers,
@@ -127,21 +123,31 @@ def _file_fields(one: Evaluated, strengths: Sequence[float]) -> dict[str, object
         "by_strength": by_strength,
         "pairs": [_pair_fields(measured, number) for number in range(len(measured.pairs))],
         "drift_by_prompt": {
-            prompt: {f"{at:g}": _finite(moved / measured.edit) if measured.edit else None for at, moved in each.items()}
+            prompt: {f"{at:g}": _finite(replace(measured, moved={prompt: each}).drift(at)) for at in each}
             for prompt, each in measured.moved.items()
         },
     }
 
 
+def _figures(measured: Measured, strength: float) -> dict[str, float | None]:
+    effect = measured.effect(strength)
+    figures = {
+        "effect": effect.along,
+        "side_effect": effect.beside,
+        "drift": measured.drift(strength),
+        "goal_reached": measured.reached(strength),
+    }
+    return {name: _finite(figure) for name, figure in figures.items()}
+
+
 def _pair_fields(measured: Measured, number: int) -> dict[str, object]:
-    """How much one pair has reached at its own multiplier."""
-    figures = measured.pairs[number]
-    at = math.copysign(unit([one.pair for one in measured.pairs]), figures.pair.multiplier)
-    reached = 1 - figures.left[at] / figures.edit if figures.edit > 0 else None
+    """What the LoRA does to one pair at its own multiplier."""
+    figures, strength = measured.pairs[number], unit([one.pair for one in measured.pairs])
+    alone = replace(measured, pairs=(figures,))
     return {
         **figures.pair.model_dump(mode="json", include={"target", "positive", "unconditional", "neutral", "action"}),
         "multiplier": figures.pair.multiplier,
-        "goal_reached": _finite(reached),
+        **_figures(alone, math.copysign(strength, figures.pair.multiplier)),
         "contrast": _finite(figures.contrast),
     }
 

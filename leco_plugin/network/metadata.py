@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -31,6 +31,11 @@ def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int
         **{f"ss_leco_meta_{key}": value.replace("[name]", job.name) for key, value in job.meta.items()},
         **_date(),
     }
+
+
+def effect_metadata(figures: Mapping[str, float | None]) -> dict[str, str]:
+    """What the training, or a later measurement, says of a file at strength 1, as far as it was measured."""
+    return {f"ss_leco_{name}": f"{figure:.3f}" for name, figure in figures.items() if figure is not None}
 
 
 def _model(job: JobConfig, family: str, prediction_type: str) -> dict[str, str]:

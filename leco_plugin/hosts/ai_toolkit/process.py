@@ -19,6 +19,7 @@ from leco_plugin.hosts.ai_toolkit.metadata import file_metadata
 from leco_plugin.hosts.ai_toolkit.model import HostDenoiser
 from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
 from leco_plugin.hosts.ai_toolkit.settings import read_job
+from leco_plugin.network.metadata import effect_metadata
 
 
 class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
@@ -95,11 +96,14 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def update_training_metadata(self) -> None:
         """Say in the file what LECO did, and what the host leaves out about the network."""
         super().update_training_metadata()
-        self.add_meta(file_metadata(self._leco, self, self._enough[0] if self._enough else self.step_num))
+        steps = self._enough[0] if self._enough else self.step_num
+        self.add_meta({**file_metadata(self._leco, self, steps), **effect_metadata(self._progress.figures)})
 
     def done_hook(self) -> None:
         """Tell a user whose LoRA does next to nothing; let go of the model, for the next job of the same program."""
         self._training = None
+        if self._progress.means:
+            self.print(f"LECO: {self._progress.means}")
         for complaint in self._progress.complaints():
             self.print(f"LECO: warning: {complaint}")
         super().done_hook()

@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
-from leco_plugin.network.metadata import run_metadata
+from leco_plugin.network.metadata import effect_metadata, run_metadata
 
 
 @dataclass
@@ -67,10 +67,12 @@ class Output:
         name = self.job.name if step is None else f"{self.job.name}-step{step:08d}"
         return self.job.output_folder / f"{name}.{self.job.save.format}"
 
-    def write(self, denoiser: Denoiser, network: Network, step: int, *, final: bool) -> Path:
+    def write(
+        self, denoiser: Denoiser, network: Network, step: int, figures: Mapping[str, float | None], *, final: bool
+    ) -> Path:
         """Write the LoRA as it is after ``step`` steps; older files of this run may go. Returns its path."""
         path = self.path(None if final else step)
-        save_network(network, path, self.job.save, self._metadata(denoiser, step))
+        save_network(network, path, self.job.save, {**self._metadata(denoiser, step), **effect_metadata(figures)})
         if not final:
             self.kept.add(step, path)
         return path

@@ -81,7 +81,8 @@ class LecoProcess:
             for complaint in loop.progress.complaints():
                 self._report(Warned(complaint))
         seconds = time.perf_counter() - began
-        self._report(RunEnded(path, loop.done, seconds, interrupted, **loop.progress.figures))
+        progress = loop.progress
+        self._report(RunEnded(path, loop.done, seconds, interrupted, **progress.figures, means=progress.means))
         return Outcome(path, loop.done, interrupted)
 
     def _make_folder(self) -> None:
@@ -145,7 +146,7 @@ class LecoProcess:
 
     def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:
         with loop.averaged():
-            path = self._output.write(denoiser, loop.network, step, final=final)
+            path = self._output.write(denoiser, loop.network, step, loop.progress.figures, final=final)
         self._report(Saved(path, step, final))
         return path
 

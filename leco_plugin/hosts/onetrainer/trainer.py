@@ -13,7 +13,7 @@ from leco_plugin.hosts.onetrainer import run
 from leco_plugin.hosts.onetrainer.contract import Base, Host
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
 from leco_plugin.network.lora_file import add_metadata
-from leco_plugin.network.metadata import leco_metadata
+from leco_plugin.network.metadata import effect_metadata, leco_metadata
 from leco_plugin.streams import write_lines
 
 
@@ -115,4 +115,5 @@ class StateSaver:
         elif path.is_file():
             plan = self.leco.plan
             described = leco_metadata(plan.pairs, plan.leco, plan.sampler)
-            add_metadata(path, {**described, "ss_seed": str(plan.seed), "ss_steps": str(step)})
+            figures = effect_metadata(self.leco.progress.figures)
+            add_metadata(path, {**described, **figures, "ss_seed": str(plan.seed), "ss_steps": str(step)})
