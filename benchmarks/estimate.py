@@ -85,7 +85,7 @@ def measure(
     """Bytes at most without gradient, kept for the backward pass, and at most in both passes."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config).to(dtype).requires_grad_(False)
-        PeftLora(unet, rank=RANK, alpha=1.0, seed=0, dora=network.type == "dora")
+        PeftLora(unet, rank=RANK, alpha=1.0, seed=0)
     if checkpointing:
         unet.train()
         unet.enable_gradient_checkpointing()
@@ -117,11 +117,9 @@ def main() -> None:
     logging.set_verbosity_error()
     print("| model, one row | network | precision | checkpointing | without gradient | kept for backward | at most |")
     print("|---|---|---|---|---|---|---|")
-    for family, kind, dtype, checkpointing in product(
-        chosen, ("lora", "dora"), (torch.bfloat16, torch.float32), (False, True)
-    ):
+    for family, dtype, checkpointing in product(chosen, (torch.bfloat16, torch.float32), (False, True)):
         config = json.loads((CONFIGS / f"{family}.json").read_text("utf-8"))["unet"]
-        side, network = SIDES[family], NetworkConfig(type=kind, linear=RANK)
+        side, network = SIDES[family], NetworkConfig(linear=RANK)
         found = measure(config, side, network, dtype, checkpointing=checkpointing)
         model, adapter = unet_model(config, side, side, TOKENS), Adapter(network, RANK)
         assert model is not None
@@ -132,7 +130,7 @@ def main() -> None:
             for m, e in zip(found, (once + each, kept, once + kept + working), strict=True)
         ]
         print(
-            f"| {family}, {8 * side} pixels | {kind} | {str(dtype)[6:]} | {'yes' if checkpointing else 'no'} | "
+            f"| {family}, {8 * side} pixels | {network.type} | {str(dtype)[6:]} | {'yes' if checkpointing else 'no'} | "
             f"{' | '.join(cells)} |"
         )
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from small_models import text_config, unet_config, vae_config
 from torch import Tensor
 
-from leco_plugin.network.blocks import original_name
+from leco_plugin.network.blocks import original_names
 
 CLIP_PREFIX = {
     "sd1": "cond_stage_model.transformer.text_model.",
@@ -44,11 +44,11 @@ _VAE = [
 
 def original_tensors(pipeline: Any, family: str) -> dict[str, Tensor]:
     """All weights of a pipeline by their original names."""
-    layers = [name for name, _ in pipeline.unet.named_modules()]
+    originals = original_names([name for name, _ in pipeline.unet.named_modules()])
     tensors = {}
     for key, tensor in pipeline.unet.state_dict().items():
         name, kind = key.rsplit(".", 1)
-        tensors[f"model.diffusion_model.{original_name(name, layers)}.{kind}"] = tensor
+        tensors[f"model.diffusion_model.{originals[name]}.{kind}"] = tensor
     vae = pipeline.vae.state_dict()
     tensors |= {f"first_stage_model.{_vae_name(key)}": _vae_value(key, tensor) for key, tensor in vae.items()}
     if family in CLIP_PREFIX:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from leco_plugin.families.load import load_model
-from leco_plugin.network.peft_lora import PeftLora
+from leco_plugin.network.loaded import LoadedLora
+from leco_plugin.network.lora_read import LoraFile
 from leco_plugin.pictures.painter import Painter, PictureSettings, Shot
 from leco_plugin.tiny.pictures import BACKGROUNDS, HUES, SHAPES, SIZES
 from leco_plugin.tiny.reader import Reading, read
@@ -72,7 +73,7 @@ class Studio:
 
     def __init__(self, lora: Path, prompts: Sequence[str]) -> None:
         denoiser = load_model("builtin:tiny", dtype="fp32", device=torch.device("cpu"))
-        network = PeftLora.from_file(denoiser.module, lora)
+        network = LoadedLora(denoiser.module, LoraFile.read(lora))
         self._painter = Painter(denoiser, network, prompts, SETTINGS)
 
     def pictures(self, asked: Sequence[Asked], strength: float) -> list[Image.Image]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from PIL import Image
 
 from leco_plugin.config.build import load_job
@@ -42,9 +40,8 @@ def run_demo(kind: Kind, output: Path, seed: int) -> bool:
 
     Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError where ``output`` cannot be used.
     """
-    with _one_thread():
-        result = run_job(_job(kind, output, seed))
-        return not result.interrupted and _show(kind, output, seed, result.path)
+    result = run_job(_job(kind, output, seed))
+    return not result.interrupted and _show(kind, output, seed, result.path)
 
 
 def _show(kind: Kind, output: Path, seed: int, lora: Path) -> bool:
@@ -58,21 +55,6 @@ def _show(kind: Kind, output: Path, seed: int, lora: Path) -> bool:
     _print(page, kind, measured)
     page.lines(_how_to_use(kind, output, lora))
     return True
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Block in which torch computes with one thread.
-
-    The tiny model's operations are too small to share: several threads gain little, lose much on a busy machine, and
-    round sums in an order that depends on their number, so that a seed would not give the same file everywhere.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _job(kind: Kind, output: Path, seed: int) -> JobConfig:

@@ -46,7 +46,7 @@ class Adapter:
         if self.config.type == "lokr":
             return _lokr_weights(layer, rank)
         factors = rank * (inputs + layer.outputs)
-        return {"loha": 2 * factors, "dora": factors + layer.outputs}.get(self.config.type, factors)
+        return 2 * factors if self.config.type == "loha" else factors
 
     def kept_for(self, layer: Layer, width: int, *, gradient: bool) -> int:
         """Bytes of one row that ``layer`` keeps for the backward pass; ``gradient``: whether one goes on to its input.
@@ -58,10 +58,8 @@ class Adapter:
         if width == _NORM_WIDTH:
             uses = min(uses, 0 if layer.shared else 1)
         kept = uses * layer.inputs * before
-        if self.config.type in ("lora", "dora"):
+        if self.config.type == "lora":
             kept += rank * after
-        if self.config.type == "dora" and rank:
-            kept += 2 * layer.outputs * after
         return width * kept
 
     def full_weight(self, layer: Layer, width: int) -> int:

@@ -115,8 +115,7 @@ def _eight_bit_optimizer(job: JobConfig) -> JobConfig | None:
 
 
 def _eight_bit_model(job: JobConfig) -> JobConfig | None:
-    # dora cannot measure weights in eight bits
-    return None if job.memory.fp8_base or job.network.type == "dora" else _with(job, "memory", fp8_base=True)
+    return None if job.memory.fp8_base else _with(job, "memory", fp8_base=True)
 
 
 def _half_size(job: JobConfig) -> JobConfig | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from leco_plugin.checkpoint import SUFFIXES
 from leco_plugin.config.schema import MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
-from leco_plugin.families.checkpoint import SUFFIXES
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
 from leco_plugin.families.folder import FolderSource
 from leco_plugin.families.memory import apply_memory, check_platform
@@ -21,6 +21,7 @@ from leco_plugin.families.source import TITLES, Family, Source
 from leco_plugin.tiny import MODEL_FOLDER
 
 BUILTIN = "builtin:tiny"
+_BUILT_IN = "builtin:"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DENOISERS: Mapping[Family, type[SDDenoiser]] = {"sd1": SDDenoiser, "sd2": SD2Denoiser, "sdxl": SDXLDenoiser}
 # a repository may hold the whole model once more as single files at its top: those are left where they are
@@ -38,12 +39,16 @@ def load_model(
 ) -> SDDenoiser:
     """Load the model that a job names: ``builtin:tiny``, a diffusers folder, one file or a hub id.
 
-    ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. Raises ModelError where there is no such
-    model, it is of a family that is not known here, or is not what the job says of it, and where the machine lacks
-    what ``memory`` asks for.
+    ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. With a built-in model, torch computes in one
+    thread from then on. Raises ModelError where there is no such model, it is of a family that is not known here, or is
+    not what the job says of it, and where the machine lacks what ``memory`` asks for.
     """
     if isinstance(model, str):
         model = ModelConfig(name_or_path=model)
+    if model.name_or_path.startswith(_BUILT_IN):
+        # operations too small to share: threads gain little, lose much on a busy machine, and round sums in an order
+        # that hangs on their number, so that a seed would not give the same file everywhere
+        torch.set_num_threads(1)
     memory = memory or MemoryConfig()
     check_platform(memory, device)
     source = open_model(model.name_or_path)

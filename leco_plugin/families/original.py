@@ -9,8 +9,8 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 
+from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.errors import ModelError
-from leco_plugin.families.checkpoint import Checkpoint
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 _BLOCK = "transformer.resblocks."

@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
+from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.errors import ModelError
 from leco_plugin.families import offline
-from leco_plugin.families.checkpoint import Checkpoint
 from leco_plugin.families.original import UNET, VAE, fill, text_tensors, unet_tensors, vae_tensors
 from leco_plugin.families.source import CLASSES, Family, refuse
 

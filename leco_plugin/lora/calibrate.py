@@ -11,11 +11,12 @@ from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import effect_in_words
 from leco_plugin.engine.measure import Bench, Effect, Measured, asks, unit
 from leco_plugin.errors import ConfigError, NetworkError
-from leco_plugin.lora.file import Lora, read_file, with_pairs
+from leco_plugin.lora.file import Lora, with_pairs
 from leco_plugin.lora.scale import scaled, scaled_metadata
 from leco_plugin.lora.subject import Asked, find_subject, load_model
+from leco_plugin.network.adapter import CONFIG_NAME
+from leco_plugin.network.differences import is_idle
 from leco_plugin.network.lora_file import write_tensors
-from leco_plugin.network.lora_keys import by_layer, does_nothing
 from leco_plugin.network.metadata import effect_metadata
 from leco_plugin.observers.console.figures import amount, percentage
 from leco_plugin.observers.console.pages import Page
@@ -49,11 +50,15 @@ def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float)
 
     Raises LecoError, and writes nothing, where there is no such strength.
     """
-    target = target_of(path, output)
-    lora = read_file(path)
+    lora = Lora.read(path)
+    target = target_of(lora.path, lora.path if output is path else output)
     _refuse_nothing(lora)
+    if lora.scale_beside and target == lora.path:
+        raise ConfigError(
+            f"{path} has its scale in {CONFIG_NAME} beside it, which calibrate leaves alone", fix="name an --output"
+        )
     # refused before anything is measured
-    scaled(path, lora.tensors, 1.0)
+    scaled(lora, 1.0)
     subject = find_subject([lora], asked)
     page = Page()
     with page.working(f"loading {subject.job.model.name_or_path}"):
@@ -62,7 +67,7 @@ def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float)
         found = find_calibration(path, subject.pairs, subject.bench(denoiser, network), drift_limit)
     metadata = _metadata(lora, found, subject.pairs)
     try:
-        write_tensors(target, scaled(path, lora.tensors, found.strength), metadata)
+        write_tensors(target, scaled(lora, found.strength), metadata)
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}", fix="choose another --output") from None
     page.lines(_report(found, subject.pairs, target, drift_limit))
@@ -142,8 +147,7 @@ def target_of(path: Path, output: Path | None) -> Path:
 
 
 def _refuse_nothing(lora: Lora) -> None:
-    layers = by_layer(lora.tensors).values()
-    if all(does_nothing({part: lora.tensors[key] for part, key in keys.items()}) for keys in layers):
+    if all(is_idle(layer.parts) for layer in lora.layers):
         raise NetworkError(
             f"{lora.path} does nothing: every layer's change is zero, as before the first step",
             fix="train it; with learning rate 0, or where nothing is asked, nothing is learned",

@@ -12,14 +12,11 @@ from leco_plugin.atomic import write_atomically
 from leco_plugin.config.words import effect_in_words
 from leco_plugin.engine.measure import Measured, asks, unit
 from leco_plugin.errors import ConfigError
-from leco_plugin.lora.file import Lora, read_file
+from leco_plugin.lora.file import Lora
 from leco_plugin.lora.subject import Asked, Subject, find_subject, load_model
-from leco_plugin.network.loaded import LeftOut
+from leco_plugin.network.matched import LeftOut
 from leco_plugin.observers.console.figures import amount, percentage
 from leco_plugin.observers.console.pages import Page
-
-_SHOWN = 3
-"""Names of keys or prompts that are shown of many."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Evaluated:
 
 def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], output: Path | None) -> None:
     """Measure ``files`` at ``strengths``, print a table, and write ``output`` as JSON where it is given."""
-    loras = [read_file(path) for path in files]
+    loras = [Lora.read(path) for path in files]
     subject = find_subject(loras, asked)
     page = Page()
     with page.working(f"loading {subject.job.model.name_or_path}"):
@@ -91,12 +88,7 @@ def _remarks(one: Evaluated, strengths: Sequence[float]) -> Iterator[str]:
         yield effect_in_words([figures.pair for figures in one.measured.pairs], effect.along)
     if even is not None and len(strengths) > 2:
         yield f"monotonicity {even:.2f} (1: every strength goes further than the one before)"
-    if one.left_out.text:
-        yield f"left out: {one.left_out.text} keys for a text encoder, which LECO does not train and is not measured"
-    unknown = one.left_out.unknown
-    if unknown:
-        some = ", ".join(unknown[:_SHOWN])
-        yield f"fits only partly: {len(unknown)} keys are for no layer of this model, or of an unknown kind: {some}"
+    yield from one.left_out.sentences()
 
 
 def _fields(subject: Subject, found: Sequence[Evaluated], strengths: Sequence[float]) -> dict[str, object]:
@@ -118,7 +110,7 @@ def _file_fields(one: Evaluated, strengths: Sequence[float]) -> dict[str, object
         "file": str(one.lora.path),
         "layers": one.layers,
         "text_encoder_keys_left_out": one.left_out.text,
-        "unknown_keys_left_out": list(one.left_out.unknown),
+        "unknown_keys_left_out": list(one.left_out.keys),
         "monotonicity": _finite(measured.monotonicity(strengths)),
         "by_strength": by_strength,
         "pairs": [_pair_fields(measured, number) for number in range(len(measured.pairs))],

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.measure import Course
-from leco_plugin.errors import ModelError, NetworkError
-from leco_plugin.families.checkpoint import Checkpoint
+from leco_plugin.errors import NetworkError
+from leco_plugin.network.lora_read import LoraFile
 
 _PAIRS = TypeAdapter(tuple[PromptPair, ...])
 _TEXTS = TypeAdapter(tuple[str, ...])
 
 
-@dataclass(frozen=True)
-class Lora:
-    """One file; a pickle is read as weights only."""
-
-    path: Path
-    tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+class Lora(LoraFile):
+    """One file, and what LECO wrote into it."""
 
     @cached_property
     def pairs(self) -> tuple[PromptPair, ...]:
@@ -70,22 +62,6 @@ class Lora:
 
 
 _NAME = "name the prompts with --prompts"
-
-
-def read_file(path: Path, *, finite: bool = True) -> Lora:
-    """Read a LoRA file; NetworkError where it cannot be read, or with ``finite`` where a weight is not."""
-    try:
-        file = Checkpoint(path)
-        tensors = {key: file[key] for key in sorted(file.keys)}
-    except ModelError as error:
-        raise NetworkError(error.problems) from None
-    for key, tensor in tensors.items() if finite else ():
-        if not tensor.float().isfinite().all():
-            raise NetworkError(
-                f"{path} is broken: {key} holds numbers that are not finite",
-                fix="train again with a lower lr, or save as float32",
-            )
-    return Lora(path, tensors, file.metadata)
 
 
 def with_pairs(metadata: Mapping[str, str], pairs: tuple[PromptPair, ...]) -> dict[str, str]:

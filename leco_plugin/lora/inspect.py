@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import struct
 import sys
@@ -11,12 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
 from leco_plugin.errors import NetworkError
-from leco_plugin.lora.file import Lora, read_file
-from leco_plugin.network.differences import difference, rank_of
-from leco_plugin.network.lora_keys import Owner, alphas, by_layer, does_nothing
+from leco_plugin.lora.file import Lora
+from leco_plugin.network.differences import LENGTHS, is_idle, networks, rank_of, squared_length, unread
+from leco_plugin.network.lora_keys import foreign_kind
+from leco_plugin.network.lora_read import Layer
 from leco_plugin.streams import write_json, write_lines
 
 _KINDS = {
@@ -26,9 +26,10 @@ _KINDS = {
     "projections": re.compile("proj_in|proj_out"),
     "resnets and resamplers": re.compile("resnets|samplers|_layers_|skip_connection|_op$|_conv$"),
 }
-_NETWORKS = {"dora_scale": "DoRA", "lora_": "LoRA", "hada_": "LoHa", "lokr_": "LoKr", "diff": "full"}
 _LONG = 200
 """Characters of a metadata value that are shown."""
+_SHOWN = 3
+"""Keys that are shown of many."""
 
 
 @dataclass
@@ -43,8 +44,10 @@ class Kind:
     ranks: set[int] = field(default_factory=set)
     alphas: set[float] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
-    unknown: int = 0
-    """Layers of a network that is not known here, or whose parts do not fit each other."""
+    unread: list[str] = field(default_factory=list)
+    """Keys of parts that nothing here reads."""
+    untold: int = 0
+    """Layers whose scale the file does not tell."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,12 @@ class Inspected:
             yield "it does nothing: the change of every layer is zero, as before the first step of training"
         elif idle:
             yield f"{idle} of {layers} layers do nothing: their change is zero"
-        unknown = sum(kind.unknown for kind in self.kinds.values())
-        if unknown:
-            yield f"{unknown} layers are of a kind of network that is not known here"
+        unread = [key for kind in self.kinds.values() for key in kind.unread]
+        if unread:
+            yield f"not read: {len(unread)} parts, such as {', '.join(unread[:_SHOWN])}"
+        untold = sum(kind.untold for kind in self.kinds.values())
+        if untold:
+            yield f"{untold} layers tell no alpha: they are taken at scale 1, as diffusers and ComfyUI take them"
         said = self.lora.metadata.get("sshs_model_hash")
         if said and said != self.hashes.get("sshs_model_hash"):
             yield "sshs_model_hash in its metadata is not that of its weights: they were changed after it was written"
@@ -87,42 +93,36 @@ def inspect(path: Path, *, json_output: bool) -> None:
 
 def take_apart(path: Path) -> Inspected:
     """Read a file and sort its layers by kind; a pickle is read as weights only."""
-    lora = read_file(path, finite=False)
+    lora = Lora.read(path, finite=False)
     broken = tuple(key for key, tensor in lora.tensors.items() if not tensor.float().isfinite().all())
-    layers = by_layer(lora.tensors)
-    other = alphas(lora.metadata, {layer for _, layer in layers})
     kinds: dict[str, Kind] = {}
-    for (owner, layer), keys in layers.items():
-        kind = kinds.setdefault(_kind(owner, layer), Kind())
-        _add(kind, {part: lora.tensors[key] for part, key in keys.items()}, other.get(layer))
+    for layer in lora.layers:
+        _add(kinds.setdefault(_kind(layer), Kind()), layer)
     if not any(kind.networks for kind in kinds.values()):
         raise NetworkError(f"{path} is no LoRA: it holds {next(iter(lora.tensors), 'nothing')}", fix="name a LoRA file")
-    return Inspected(lora, dict(sorted(kinds.items())), broken, _hashes(path))
+    return Inspected(lora, dict(sorted(kinds.items())), broken, _hashes(lora.path))
 
 
-def _add(kind: Kind, parts: Mapping[str, Tensor], other_alpha: float | None) -> None:
-    alpha = float(parts["alpha"]) if "alpha" in parts else other_alpha
-    rank = rank_of(parts)
+def _add(kind: Kind, layer: Layer) -> None:
+    parts = {name: tensor.float() for name, tensor in layer.parts.items()}
+    rank, found, left = rank_of(parts), networks(parts), sorted(unread(parts))
     kind.layers += 1
     kind.ranks |= set() if rank is None else {rank}
-    kind.alphas |= set() if alpha is None else {round(alpha, 4)}
-    kind.networks |= {title for start, title in _NETWORKS.items() if any(part.startswith(start) for part in parts)}
-    try:
-        change = difference({part: tensor.float() for part, tensor in parts.items()}, alpha)
-    except RuntimeError:
-        change = None
-    if change is None:
-        kind.unknown += 1
-    elif does_nothing(parts):
+    kind.alphas |= set() if layer.alpha is None else {round(layer.alpha, 4)}
+    kind.networks |= {*found, *(foreign_kind(part) for part in left)} - {""}
+    kind.networks |= {"DoRA"} if any(name in parts for name in LENGTHS) else set()
+    kind.unread += (layer.keys[part] for part in left)
+    kind.untold += not layer.told
+    if found and is_idle(parts):
         kind.idle += 1
     else:
-        kind.squared += float(change.double().square().sum())
+        kind.squared += squared_length(parts, layer.scale)
 
 
-def _kind(owner: Owner, layer: str) -> str:
-    if owner == "text":
+def _kind(layer: Layer) -> str:
+    if layer.owner == "text":
         return "text encoder"
-    return next((name for name, pattern in _KINDS.items() if pattern.search(layer)), "other")
+    return next((name for name, pattern in _KINDS.items() if pattern.search(layer.name)), "other")
 
 
 def _hashes(path: Path) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _kind_fields(kind: Kind) -> dict[str, object]:
         "idle": kind.idle,
         "networks": sorted(kind.networks),
         "ranks": sorted(kind.ranks),
-        "alphas": [alpha for alpha in sorted(kind.alphas) if alpha == alpha],
-        # JSON has no nan
-        "norm": norm if norm < float("inf") else None,
+        # JSON has no nan and no infinity
+        "alphas": sorted(alpha for alpha in kind.alphas if math.isfinite(alpha)),
+        "norm": norm if math.isfinite(norm) else None,
     }

@@ -9,34 +9,45 @@ from pathlib import Path
 from torch import Tensor
 
 from leco_plugin.errors import NetworkError
-from leco_plugin.network.differences import rank_of
-from leco_plugin.network.lora_keys import by_layer
+from leco_plugin.network.differences import LENGTHS, rank_of, unread
+from leco_plugin.network.lora_read import Layer, LoraFile
 
-_SCALED_FACTOR = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "diff")
+_SCALED = (
+    *("lora_up.weight", "lora_up.bias", "hada_w1_a", "lokr_w1", "lokr_w1_a"),
+    *("diff", "w_norm", "diff_b", "b_norm"),
+)
+"""Of each network, what its effect is proportional to."""
+_WITHOUT_ALPHA = ("diff", "w_norm", "diff_b", "b_norm")
 _HASHES = ("sshs_model_hash", "sshs_legacy_hash")
 
 
-def scaled(path: Path, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-    """The tensors of a file whose effect at strength 1 is that of ``tensors`` at ``factor``; text encoders' too.
+def scaled(lora: LoraFile, factor: float) -> dict[str, Tensor]:
+    """The tensors of a file whose effect at strength 1 is that of ``lora`` at ``factor``; text encoders' too.
 
-    Raises NetworkError for kinds of networks whose effect does not follow alpha.
+    A scale that stands in adapter_config.json, which does not go with another file, goes into the weights. Raises
+    NetworkError for kinds of networks whose effect does not follow alpha.
     """
-    result = dict(tensors)
-    for keys in by_layer(tensors).values():
-        if "dora_scale" in keys:
-            raise NetworkError(
-                f"{path} is a DoRA: its effect does not follow alpha", fix=f"use it at strength {factor:.2f} as it is"
-            )
-        parts = {part: tensors[key] for part, key in keys.items()}
-        if "alpha" in parts and rank_of(parts) is not None:
+    result = dict(lora.tensors)
+    for layer in lora.layers:
+        _refuse(lora.path, layer, factor)
+        by_alpha = "alpha" in layer.parts and rank_of(layer.parts) is not None
+        if by_alpha:
             # float32: half precision would round the strength
-            result[keys["alpha"]] = parts["alpha"].float() * factor
-            continue
-        name = next((part for part in _SCALED_FACTOR if part in parts), None)
-        if name is None:
-            raise NetworkError(f"{path} holds {next(iter(keys.values()))}, of a kind that cannot be scaled here")
-        result[keys[name]] = _times(path, keys[name], parts[name], factor)
+            result[layer.keys["alpha"]] = layer.parts["alpha"].float() * factor
+        for part in layer.parts.keys() & set(_WITHOUT_ALPHA if by_alpha else _SCALED):
+            folded = layer.scale if lora.scale_beside and part not in _WITHOUT_ALPHA else 1.0
+            result[layer.keys[part]] = _times(lora.path, layer.keys[part], layer.parts[part], factor * folded)
     return result
+
+
+def _refuse(path: Path, layer: Layer, factor: float) -> None:
+    if any(name in layer.parts for name in LENGTHS):
+        raise NetworkError(
+            f"{path} is a DoRA: its effect does not follow alpha", fix=f"use it at strength {factor:.2f} as it is"
+        )
+    odd = next(iter(sorted(unread(layer.parts) | (layer.parts.keys() & {"set_weight"}))), None)
+    if odd is not None:
+        raise NetworkError(f"{path} holds {layer.keys[odd]}, of a kind that cannot be scaled here")
 
 
 def scaled_metadata(metadata: Mapping[str, str], factor: float) -> dict[str, str]:

@@ -48,7 +48,7 @@ class Subject:
     @contextmanager
     def attached(self, lora: Lora, denoiser: Denoiser) -> Iterator[LoadedLora]:
         """Block in which the file's network is on the model."""
-        network = LoadedLora(denoiser.module, lora.path, lora.tensors, lora.metadata)
+        network = LoadedLora(denoiser.module, lora)
         try:
             yield network
         finally:

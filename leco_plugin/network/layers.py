@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from leco_plugin.config.layer_choice import Choice
 from leco_plugin.errors import NetworkError
-from leco_plugin.network.blocks import original_name
+from leco_plugin.network.blocks import original_names
 
 _TRANSFORMERS = ("Transformer2DModel",)
 _CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
@@ -71,16 +71,16 @@ def sizes_text(plan: Plan) -> str:
     )
 
 
-def file_names(module: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+def file_names(module: nn.Module, layers: Collection[str]) -> dict[str, str]:
     """What each of ``layers`` is called in a LoRA file: as in diffusers, and in SDXL's files as in its checkpoint."""
     config: Any = getattr(module, "config", None)
     if getattr(config, "addition_embed_type", None) != "text_time":
         return {layer: layer for layer in layers}
-    every = {name for name, _ in module.named_modules()}
-    try:
-        return {layer: original_name(layer, every) for layer in layers}
-    except ValueError as error:
-        raise NetworkError(f"the layer {error} has no name in a LoRA file for SDXL") from error
+    names = original_names({name for name, _ in module.named_modules()})
+    missing = next((layer for layer in layers if layer not in names), None)
+    if missing is not None:
+        raise NetworkError(f"the layer {missing} has no name in a LoRA file for SDXL")
+    return {layer: names[layer] for layer in layers}
 
 
 def _inside(module: nn.Module, blocks: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:

@@ -1,10 +1,9 @@
-"""A LoRA file of any trainer on a UNet, at any strength, for measuring and pictures."""
+"""A LoRA file of any trainer on a model, at any strength, for measuring and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -12,67 +11,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leco_plugin.errors import NetworkError
-from leco_plugin.network.blocks import original_name
-from leco_plugin.network.differences import LORA, difference, scale
-from leco_plugin.network.lora_keys import alphas, by_layer
+from leco_plugin.network.differences import LENGTHS, Parts, bias_changes, is_set, networks, weight_changes
+from leco_plugin.network.lora_read import Layer, LoraFile
+from leco_plugin.network.matched import match
 
 Effect = Callable[[Tensor], Tensor]
 """From a layer's input to what the LoRA adds to its output at strength 1."""
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """Keys of a file that are not used."""
-
-    text: int
-    """For a text encoder, which LECO does not train."""
-    unknown: tuple[str, ...]
-    """Without a layer in this model, or of a kind that cannot be read here."""
-
-
 class LoadedLora:
-    """A file's LoRA, LoCon, DoRA, LoHa, LoKr or plain difference, added to what the layers of ``module`` give.
+    """A file's LoRA, LoCon, DoRA, LoHa, LoKr, differences and biases, added to what the layers of ``module`` give.
 
-    Layers are found by their names in diffusers or in the original checkpoint. Raises NetworkError where none fits.
+    Raises NetworkError where the file has nothing for ``module``, or is for a model of other widths.
     """
 
     takes_rows = True
 
-    def __init__(
-        self, module: nn.Module, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-    ) -> None:
+    def __init__(self, module: nn.Module, file: LoraFile) -> None:
         self._strength: float | Sequence[float] = 0.0
-        known = _known_layers(module)
-        effects: dict[str, Effect] = {}
-        unknown: list[str] = []
-        text = 0
-        layers = by_layer(tensors)
-        other = alphas(metadata, {layer for _, layer in layers})
-        for (owner, layer), keys in layers.items():
-            parts = {part: tensors[key] for part, key in keys.items()}
-            effect = _effect(path, known[layer], parts, other.get(layer)) if layer in known else None
-            if owner == "text":
-                text += len(keys)
-            elif effect is None or owner == "other":
-                unknown += keys.values()
-            else:
-                effects[layer] = effect
-        if not effects:
-            shown = next(iter(tensors), "no tensor at all")
-            raise NetworkError(f"{path} has nothing for a layer of this model: it holds {shown}", fix=_OTHER_MODEL)
-        self.layers = len(effects)
-        self.left_out = LeftOut(text, tuple(unknown))
-        self._hooks = [known[layer].register_forward_hook(self._hook(effect)) for layer, effect in effects.items()]
+        found = match(file, module)
+        self.layers, self.left_out = len(found.layers), found.left_out
+        targets = {name: module.get_submodule(name) for name in found.layers}
+        self._hooks = [
+            targets[name].register_forward_hook(self._hook(_effect(targets[name], layer), is_set(layer.parts)))
+            for name, layer in found.layers.items()
+        ]
 
-    def _hook(self, effect: Effect) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def _hook(self, effect: Effect, fixed: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if isinstance(self._strength, float):
-                return output if self._strength == 0 else output + self._strength * effect(inputs[0])
-            strength = torch.tensor(self._strength, device=output.device, dtype=output.dtype)
-            return output + strength.reshape(-1, *[1] * (output.ndim - 1)) * effect(inputs[0])
+            return output if self._strength == 0 else output + self._by(output, fixed) * effect(inputs[0])
 
         return add
+
+    def _by(self, output: Tensor, fixed: bool) -> float | Tensor:
+        """The strength: a number, or (R, 1, ...); 1 instead of any but 0 for what is ``fixed``."""
+        if isinstance(self._strength, float):
+            return 1.0 if fixed else self._strength
+        rows = torch.tensor(self._strength, device=output.device, dtype=output.dtype)
+        return (rows.ne(0).to(rows.dtype) if fixed else rows).reshape(-1, *[1] * (output.ndim - 1))
 
     def detach(self) -> None:
         """Leave the model as it was."""
@@ -98,77 +74,68 @@ class LoadedLora:
         raise AssertionError("a loaded LoRA is not saved")
 
 
-_OTHER_MODEL = "name the model that it was made for"
-
-
-def _known_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Every layer that a LoRA could be for, by what files call it: as diffusers does, or as the checkpoint."""
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
-    every = {name for name, _ in module.named_modules()}
-    originals: dict[str, nn.Module] = {}
-    for name, layer in layers.items():
-        with suppress(ValueError):
-            originals[original_name(name, every).replace(".", "_")] = layer
-    return {**originals, **{name.replace(".", "_"): layer for name, layer in layers.items()}}
-
-
-def _effect(path: Path, layer: nn.Module, parts: Mapping[str, Tensor], alpha: float | None) -> Effect | None:
-    """What the tensors of one layer do; None where they are of a kind that is not known here."""
-    base = cast(Tensor, layer.weight)
+def _effect(target: nn.Module, layer: Layer) -> Effect:
+    """What the tensors of one layer do to the output of ``target``."""
+    base, bias = cast(Tensor, target.weight), target.bias
     # a base model in eight bits computes in what its biases are in
-    kinds = [tensor.dtype for tensor in (base, layer.bias) if isinstance(tensor, Tensor) and tensor.dtype.itemsize > 1]
-    ready = {name: tensor.to(base.device, kinds[0] if kinds else torch.bfloat16) for name, tensor in parts.items()}
-    alpha = float(parts["alpha"]) if "alpha" in parts else alpha
-    try:
-        change = difference(ready, alpha)
-        if change is None:
-            return None
-        # the same layer is a linear in one model and a 1x1 convolution in another
-        change.reshape(base.shape)
-        if change.shape[:2] != base.shape[:2]:
-            raise RuntimeError
-    except RuntimeError:
-        wanted = " x ".join(map(str, base.shape))
-        raise NetworkError(
-            f"{path} is for a model of other widths: a layer is {wanted} here", fix=_OTHER_MODEL
-        ) from None
-    if ready.keys() - {"alpha"} == LORA:
-        return _low_rank(layer, ready, alpha)
-    return _whole(layer, ready, alpha)
+    kinds = [tensor.dtype for tensor in (base, bias) if isinstance(tensor, Tensor) and tensor.dtype.itemsize > 1]
+    ready = {name: t.to(base.device, kinds[0] if kinds else torch.bfloat16) for name, t in layer.parts.items()}
+    effects: list[Effect] = []
+    if networks(ready).keys() - {"bias"}:
+        plain = networks(ready).keys() <= {"LoRA", "bias"} and not ready.keys() & {"lora_mid.weight", *LENGTHS}
+        effects.append((_low_rank if plain else _whole)(target, ready, layer.scale))
+    biases = list(bias_changes(ready, layer.scale))
+    if biases:
+        added = torch.stack(biases).sum(0)
+        channels_first = isinstance(target, (nn.Conv2d, nn.GroupNorm))
+        effects.append(lambda inputs: added.reshape(-1, *[1] * (inputs.ndim - 2)) if channels_first else added)
+    return effects[0] if len(effects) == 1 else lambda inputs: effects[0](inputs) + effects[1](inputs)
 
 
-def _low_rank(layer: nn.Module, parts: Mapping[str, Tensor], alpha: float | None) -> Effect:
+def _low_rank(target: nn.Module, parts: Parts, scale: float) -> Effect:
     """Both factors one after the other: the change of the weight is never put together."""
-    down, up, by = parts["lora_down.weight"], parts["lora_up.weight"].flatten(1), scale(parts, alpha)
-    if isinstance(layer, nn.Conv2d):
-        down = down.reshape(len(down), layer.in_channels, *layer.kernel_size)
-        return lambda inputs: by * functional.conv2d(_convolved(layer, inputs, down), up[:, :, None, None])
+    down, up = parts["lora_down.weight"], parts["lora_up.weight"].flatten(1)
+    if isinstance(target, nn.Conv2d):
+        down = down.reshape(len(down), target.in_channels, *target.kernel_size)
+        return lambda inputs: scale * functional.conv2d(_applied(target, inputs, down), up[:, :, None, None])
     down = down.flatten(1)
-    return lambda inputs: by * functional.linear(functional.linear(inputs, down), up)
+    return lambda inputs: scale * functional.linear(functional.linear(inputs, down), up)
 
 
-def _whole(layer: nn.Module, parts: Mapping[str, Tensor], alpha: float | None) -> Effect:
+def _whole(target: nn.Module, parts: Parts, scale: float) -> Effect:
     """The change of the weight is put together at every call: kept, it would be as large as the model."""
-    base, length = cast(Tensor, layer.weight), parts.get("dora_scale")
+    base = cast(Tensor, target.weight)
 
     def effect(inputs: Tensor) -> Tensor:
-        change = cast(Tensor, difference(parts, alpha)).reshape(base.shape)
-        if length is not None:
-            change = _decomposed(base.to(change.dtype), change, length)
-        return _convolved(layer, inputs, change) if isinstance(layer, nn.Conv2d) else functional.linear(inputs, change)
+        if is_set(parts):
+            return _applied(target, inputs, parts["set_weight"].reshape(base.shape) - base.to(inputs.dtype))
+        change = torch.stack([one.reshape(base.shape) for one in weight_changes(parts, scale)]).sum(0)
+        return _applied(target, inputs, _decomposed(base.to(change.dtype), change, parts))
 
     return effect
 
 
-def _decomposed(base: Tensor, change: Tensor, length: Tensor) -> Tensor:
-    """DoRA (arXiv:2402.09353): the change to a weight whose outputs, or inputs, have the given lengths."""
+def _decomposed(base: Tensor, change: Tensor, parts: Parts) -> Tensor:
+    """DoRA (arXiv:2402.09353): the change to a weight whose outputs, or inputs, have the lengths that are given."""
+    length = parts.get("lora_magnitude_vector", parts.get("dora_scale"))
+    if length is None:
+        return change
     new = base + change
-    kept = 1 if length.ndim > 1 and length.shape[0] == 1 and base.shape[0] != 1 else 0
+    # PEFT's are those of outputs in any shape
+    by_input = "dora_scale" in parts and length.ndim > 1 and length.shape[0] == 1 and base.shape[0] != 1
+    kept = 1 if by_input else 0
     others = [dimension for dimension in range(new.ndim) if dimension != kept]
     shape = [-1 if dimension == kept else 1 for dimension in range(new.ndim)]
     lengths = torch.linalg.vector_norm(new, dim=others, keepdim=True)
     return cast(Tensor, length.reshape(shape) * new / lengths - base)
 
 
-def _convolved(layer: nn.Conv2d, inputs: Tensor, weight: Tensor) -> Tensor:
-    return functional.conv2d(inputs, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+def _applied(target: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
+    """What ``target`` would give with this weight and without a bias: all these layers are linear in their weight."""
+    if isinstance(target, nn.Conv2d):
+        return functional.conv2d(inputs, weight, None, target.stride, target.padding, target.dilation, target.groups)
+    if isinstance(target, nn.GroupNorm):
+        return functional.group_norm(inputs, target.num_groups, weight, None, target.eps)
+    if isinstance(target, nn.LayerNorm):
+        return functional.layer_norm(inputs, target.normalized_shape, weight, None, target.eps)
+    return functional.linear(inputs, weight)

@@ -1,4 +1,4 @@
-"""LoRA files as every loader reads them; the only place that knows key names, metadata and hashes."""
+"""Writing LoRA files that every loader reads: key names, metadata and hashes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from leco_plugin.atomic import write_atomically
@@ -29,8 +28,6 @@ class LoraWeights:
     down: Tensor
     up: Tensor
     alpha: float
-    magnitude: Tensor | None = None
-    """DoRA's length of each output's weights, (out, 1, ...); None for a plain LoRA."""
 
 
 def unet_key(layer: str) -> str:
@@ -45,8 +42,6 @@ def lora_tensors(layers: Mapping[str, LoraWeights], dtype: torch.dtype) -> dict[
         # alpha is always written: without it, some loaders scale by 1 instead of alpha / rank
         alpha = torch.tensor(weights.alpha)
         parts[name] = {"lora_down.weight": weights.down, "lora_up.weight": weights.up, "alpha": alpha}
-        if weights.magnitude is not None:
-            parts[name]["dora_scale"] = weights.magnitude
     return layer_tensors(parts, dtype)
 
 
@@ -87,49 +82,6 @@ def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     data = path.read_bytes()
     found = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]]).get("__metadata__", {})
     write_atomically(path, _with_metadata(data, {**found, **metadata}))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file; NetworkError where it cannot be read."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise NetworkError(f"{path} cannot be read as a LoRA: {error}", fix="name a .safetensors file") from None
-
-
-def read_layers(path: Path, known: Iterable[str]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each layer by what follows its key; NetworkError for a key that belongs to none of ``known``."""
-    names = {unet_key(name): name for name in known}
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(path).items():
-        prefix, _, part = key.partition(".")
-        if prefix not in names:
-            raise _unfit(path, key)
-        layers.setdefault(names[prefix], {})[part] = tensor
-    if not layers:
-        raise _unfit(path, "nothing")
-    return layers
-
-
-def read_lora(path: Path, known: Iterable[str], *, dora: bool = False) -> dict[str, LoraWeights]:
-    """The layers of a LoRA file, or of a DoRA file, by those of the ``known`` layer names that it has.
-
-    Raises NetworkError where the file cannot be read, or holds a key that belongs to none of the names.
-    """
-    needed = {"lora_down.weight", "lora_up.weight", *(["dora_scale"] if dora else [])}
-    layers = {}
-    for name, parts in read_layers(path, known).items():
-        extra = parts.keys() - needed - {"alpha"}
-        if extra or not parts.keys() >= needed:
-            raise _unfit(path, f"{unet_key(name)}.{next(iter(extra or parts))}")
-        down, alpha = parts["lora_down.weight"], parts.get("alpha")
-        number = down.shape[0] if alpha is None else float(alpha)
-        layers[name] = LoraWeights(down, parts["lora_up.weight"], number, parts.get("dora_scale"))
-    return layers
-
-
-def _unfit(path: Path, what: str) -> NetworkError:
-    return NetworkError(f"{path} does not fit this model: it holds {what}", fix="use the model it was made for")
 
 
 def _hashes(data: bytes, metadata: Mapping[str, str]) -> dict[str, str]:

@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.layers import Plan, Size, file_names, sizes_text
-from leco_plugin.network.lora_file import read_layers, write_layers
+from leco_plugin.network.lora_file import write_layers
 from leco_plugin.network.peft_lora import ADAPTER, conv_arguments, exactly
+from leco_plugin.network.start import Start
 
 # what rank_dropout leaves is scaled up, as LoHa does anyway
 _CONFIGS: Mapping[str, Any] = {"loha": LoHaConfig, "lokr": partial(LoKrConfig, rank_dropout_scale=True)}
-_PREFIXES = {"loha": "hada_", "lokr": "lokr_"}
-_RANKED = ("hada_w1_b", "lokr_w2_b", "lokr_w1_b")
-"""The first side of these is the rank."""
 
 
 class PeftLycoris:
@@ -70,6 +68,8 @@ class PeftLycoris:
                 parameter.data = parameter.data.to(dtype)
                 parameter.requires_grad_(True)
         self._set(1.0)
+        self.notes: tuple[str, ...] = ()
+        """What the user has to know of it."""
 
     def _own_scale(self, name: str) -> float:
         # LyCORIS has no rank where both factors of a LoKr layer are whole, and then no scaling by alpha either
@@ -108,23 +108,19 @@ class PeftLycoris:
         for name, layer in self._layers.items():
             layer.scaling[ADAPTER] = strength * self._scales[name]
 
-    def load(self, path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over the weights of a file; NetworkError where they are not those of this network."""
-        if layers.keys() != self._layers.keys():
-            name = min(layers.keys() ^ self._layers.keys())
-            raise NetworkError(f"{path} and the job do not have the same layers, as {name} shows")
+    def load(self, start: Start) -> None:
+        """Take over the weights of a file that were checked to fit; NetworkError where it is factored otherwise."""
         for name, layer in self._layers.items():
-            own = self._parts(layer)
-            found = {part: tensor for part, tensor in layers[name].items() if part != "alpha"}
-            alpha = float(layers[name].get("alpha", torch.tensor(self._plan[name].alpha)))
+            own, found = self._parts(layer), start.layers[name]
             shapes = {part: weight.shape for part, weight in own.items()}
-            if {part: tensor.shape for part, tensor in found.items()} != shapes or alpha != self._plan[name].alpha:
+            if {part: tensor.shape for part, tensor in found.items()} != shapes:
                 raise NetworkError(
-                    f"{path} has another rank, alpha or model than the job, as the layer {name} shows",
-                    fix="set the same rank and alpha",
+                    f"{start.path} is factored in another way than this network, as the layer {name} shows",
+                    fix="use a file that was trained here",
                 )
             for part, parameter in own.items():
                 parameter.data.copy_(found[part])
+        self.notes = start.notes
 
     def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
         """Write the network as LyCORIS does, atomically, with ``metadata`` and what describes the network."""
@@ -146,23 +142,3 @@ def _set_training(layer: nn.Module, inputs: object, *, drops: bool) -> None:
     """PEFT drops in training mode, which tells nothing here: it stays on for checkpointing."""
     # the layer alone, not what it holds
     layer.training = drops and torch.is_grad_enabled()
-
-
-def sizes_in(layers: Mapping[str, Mapping[str, Tensor]], module: nn.Module) -> Plan:
-    """The ranks and alphas of a file's layers; a rank at which a LoKr layer is whole where its factors are."""
-    plan = {}
-    for name, parts in layers.items():
-        ranks = [parts[part].shape[0] for part in _RANKED if part in parts]
-        rank = ranks[0] if ranks else max(module.get_parameter(f"{name}.weight").shape)
-        plan[name] = Size(rank, float(parts.get("alpha", torch.tensor(rank))))
-    return plan
-
-
-def read_lycoris(path: Path, kind: str, module: nn.Module, plan: Plan) -> dict[str, dict[str, Tensor]]:
-    """The weights of a LyCORIS file for ``module``, by layer; NetworkError where it is of another kind."""
-    names = {in_file: layer for layer, in_file in file_names(module, plan).items()}
-    layers = {names[in_file]: parts for in_file, parts in read_layers(path, names).items()}
-    for parts in layers.values():
-        if not all(part == "alpha" or part.startswith(_PREFIXES[kind]) for part in parts):
-            raise NetworkError(f"{path} is no {kind} file: it holds {min(parts)}", fix="set network.type to what it is")
-    return layers

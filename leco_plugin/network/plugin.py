@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def leco_create_network(job: JobConfig, denoiser: Denoiser, seed: int) -> PeftLora | PeftLycoris:
-    """PEFT's networks: lora, dora, loha, lokr."""
+    """PEFT's networks: lora, loha, lokr."""
     from leco_plugin.network.create import create_network
 
     return create_network(job.network, denoiser.module, seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.contracts import Denoiser
 from leco_plugin.errors import ConfigError
-from leco_plugin.lora.file import Lora, read_file
+from leco_plugin.lora.file import Lora
 from leco_plugin.lora.subject import Asked, find_model, job_for, load_model
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.observers.console.pages import Page
@@ -80,7 +80,7 @@ def opened(page: Page, run: Run, wanted: Wanted) -> Iterator[Drawing]:
     """
     if run.lora is None:
         raise ConfigError(f"the LoRA of {run.name} is not in {run.folder}", fix="name the LoRA file")
-    lora = read_file(run.lora)
+    lora = Lora.read(run.lora)
     pairs = run.history.job.pairs if run.history else lora.pairs
     prompts = wanted.prompts or _own_prompts(pairs)
     if not prompts:
@@ -90,8 +90,8 @@ def opened(page: Page, run: Run, wanted: Wanted) -> Iterator[Drawing]:
         denoiser = load_model(job)
     strips = _strips(prompts, pairs, wanted, denoiser)
     check_strips(denoiser, strips)
-    network = LoadedLora(denoiser.module, lora.path, lora.tensors, lora.metadata)
-    page.lines(_remarks(network))
+    network = LoadedLora(denoiser.module, lora)
+    page.lines(network.left_out.sentences())
     with page.progress("drawing", total_ticks(strips)) as tick:
         yield Drawing(strips, Painter(denoiser, network, prompts_of(strips), PictureSettings(), tick))
 
@@ -123,14 +123,6 @@ def _strips(prompts: Sequence[str], pairs: Sequence[PromptPair], wanted: Wanted,
     both_ways = any(pair.multiplier < 0 for pair in pairs) or not pairs
     strengths = with_base(wanted.strengths or (_SLIDER if both_ways else _ONE_WAY))
     return [Strip(prompt, wanted.seeds, strengths, settings, wanted.negative) for prompt in prompts]
-
-
-def _remarks(network: LoadedLora) -> Iterator[str]:
-    left_out = network.left_out
-    if left_out.text:
-        yield f"left out: {left_out.text} keys for a text encoder, which LECO does not train"
-    if left_out.unknown:
-        yield f"fits only partly: {len(left_out.unknown)} keys are for no layer of this model, or of an unknown kind"
 
 
 def _file_name(prompt: str) -> str:

@@ -11,7 +11,7 @@ from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import equation, quote
 from leco_plugin.errors import ConfigError, LecoError
 from leco_plugin.events import PicturesDrawn, RunEnded, RunStarted, StepDone, Warned
-from leco_plugin.lora.file import Lora, read_file
+from leco_plugin.lora.file import Lora
 from leco_plugin.observers.console.figures import amount, duration, percentage
 from leco_plugin.observers.console.pages import Page
 from leco_plugin.observers.history import History
@@ -71,7 +71,7 @@ def _draw(page: Page, run: Run, wanted: Wanted) -> list[Gallery]:
 
 
 def _content(run: Run, shown: Sequence[Gallery], without: str) -> Content:
-    lora = read_file(run.lora) if run.lora else None
+    lora = Lora.read(run.lora) if run.lora else None
     history = run.history
     pairs = history.job.pairs if history else lora.pairs if lora else ()
     name = run.lora.name if run.lora else run.name

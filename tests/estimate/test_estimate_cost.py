@@ -57,7 +57,7 @@ def test_parameters_and_flops_are_those_of_the_model(name):
     assert model.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
 @pytest.mark.parametrize("options", [{}, {"conv": 2, "conv_alpha": 1.0}, {"layers": "xattn"}], ids=str)
 def test_the_network_has_as_many_weights_as_peft_makes(kind, options):
     """On the layers that the job chooses."""
@@ -69,7 +69,7 @@ def test_the_network_has_as_many_weights_as_peft_makes(kind, options):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("options", [{}, {"type": "dora"}, {"layers": "xattn"}, {"conv": 4}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"layers": "xattn"}, {"conv": 4}], ids=str)
 def test_the_student_keeps_what_is_estimated(options, checkpointing):
     """Bytes of all tensors that wait for the backward pass of two rows, within a twentieth."""
     config, network = config_of("tiny"), NetworkConfig(linear=4, **options)

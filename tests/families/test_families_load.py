@@ -45,6 +45,19 @@ def test_the_built_in_model_and_its_folder_are_one(copy):
     assert folder.prediction_type == "epsilon"
 
 
+def test_a_built_in_model_computes_in_one_thread(copy):
+    """Whatever command loads it; how many threads other models get is left alone."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        load(copy)
+        assert torch.get_num_threads() == 2
+        load("builtin:tiny")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_home_folder_may_be_abbreviated(copy, monkeypatch):
     """``~`` as in a shell."""
     monkeypatch.setenv("HOME", str(copy.parent))

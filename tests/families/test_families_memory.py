@@ -14,7 +14,7 @@ from small_models import model_folder
 from torch import Tensor, nn
 
 from leco_plugin.config.schema import MemoryConfig, NetworkConfig
-from leco_plugin.errors import ModelError, NetworkError
+from leco_plugin.errors import ModelError
 from leco_plugin.families import memory
 from leco_plugin.families.fp8 import is_narrow, narrow, widened
 from leco_plugin.families.load import load_model
@@ -116,15 +116,6 @@ def test_a_lora_on_eight_bits_begins_as_it_does_on_more():
     parameters = [create_network(NetworkConfig(conv=2), model, seed=3).parameters() for model in (unet, plain)]
 
     assert all(torch.equal(one, two) for one, two in zip(*parameters, strict=True))
-
-
-def test_dora_needs_the_weights_themselves():
-    """It measures the base weights, and refuses what is not one."""
-    unet = small_unet()
-    narrow(unet)
-
-    with pytest.raises(NetworkError, match="eight bits"):
-        create_network(NetworkConfig(type="dora"), unet, seed=0)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

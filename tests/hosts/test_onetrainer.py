@@ -14,6 +14,7 @@ import torch
 from models import SmallDenoiser, randn, randomize, seeded
 from onetrainer_stand_in import ALPHA, RANK, Commands, Model, Setup, Trainer, kind
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.assemble import Training, assemble
@@ -24,7 +25,6 @@ from leco_plugin.hosts.onetrainer.run import Plan, Run, begin
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
 from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
 from leco_plugin.network.layers import Size
-from leco_plugin.network.lora_file import read_tensors
 from leco_plugin.network.peft_lora import PeftLora
 
 PAIRS = (
@@ -276,7 +276,7 @@ def test_a_file_says_what_was_asked_of_it(tmp_path):
         said = file.metadata()
     assert (said["modelspec.title"], said["ss_seed"], said["ss_steps"]) == ("its own", "5", "6")
     assert [pair["target"] for pair in json.loads(said["ss_leco_pairs"])] == ["cat", "dog"]
-    tensors = read_tensors(tmp_path / "lora.safetensors")
+    tensors = load_file(tmp_path / "lora.safetensors")
     assert all(torch.equal(tensors[str(number)], weight) for number, weight in enumerate(weights(trainer)))
 
 

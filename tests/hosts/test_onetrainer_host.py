@@ -15,13 +15,14 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from models import Recorder, seeded, tiny_job
+from safetensors.torch import load_file
 from small_models import model_folder
 from tiny_flow import z_image_folder
 
 from leco_plugin.config.build import load_prompts
 from leco_plugin.events import StepDone
 from leco_plugin.hookspecs import hookimpl
-from leco_plugin.network.lora_file import read_tensors, write_tensors
+from leco_plugin.network.lora_file import write_tensors
 from leco_plugin.plugins import plugin_manager, run_job
 from leco_plugin.tiny import MODEL_FOLDER
 
@@ -146,7 +147,7 @@ def start_file(folder: Path, prompts: Path, model: dict[str, str]) -> Path:
     _, path = builtin_losses(folder, prompts, model=model, train={"steps": 1})
     tensors = {
         key: tensor if key.endswith("alpha") else 0.05 * torch.randn(tensor.shape, generator=seeded(number))
-        for number, (key, tensor) in enumerate(sorted(read_tensors(path).items()))
+        for number, (key, tensor) in enumerate(sorted(load_file(path).items()))
     }
     write_tensors(folder / "start.safetensors", tensors, {})
     return folder / "start.safetensors"
@@ -205,7 +206,7 @@ def model_of(family: str, folder: Path) -> Path:
         path, _ = model_folder(family, folder, prediction_type=FAMILIES[family][1])
         for weights in path.glob("text_encoder*/model.safetensors"):
             # the names that the models in use have; newer transformers write others than the host's reads
-            named = {re.sub(r"^(?!text_)", "text_model.", key): value for key, value in read_tensors(weights).items()}
+            named = {re.sub(r"^(?!text_)", "text_model.", key): value for key, value in load_file(weights).items()}
             write_tensors(weights, named, {"format": "pt"})
         return path
     path = z_image_folder(folder / "model")
@@ -226,13 +227,13 @@ def model_of(family: str, folder: Path) -> Path:
 def loads(family: str, model: Path, lora: Path) -> bool:
     """Whether diffusers takes the file, and every layer of it has an effect there."""
     if family == "z-image":
-        tensors = read_tensors(lora)
+        tensors = load_file(lora)
         return all(key.startswith("transformer.") for key in tensors)
     kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     pipeline = kind.from_pretrained(model)
     pipeline.load_lora_weights(lora)
     layers = {name.partition(".lora_")[0] for name, _ in pipeline.unet.named_parameters() if ".lora_" in name}
-    return len(layers) == sum(key.endswith("alpha") for key in read_tensors(lora))
+    return len(layers) == sum(key.endswith("alpha") for key in load_file(lora))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -251,7 +252,7 @@ def test_a_run_samples_backs_up_and_resumes(place, tmp_path, family):
     }
     flags = ["--epoch-steps", "3", "--leco", "walk=pool", "--leco", "pool_size=3", "--leco", "max_denoising_steps=6"]
     place.run(config, *flags)
-    first = read_tensors(place.lora)
+    first = load_file(place.lora)
     assert all(tensor.isfinite().all() for tensor in first.values())
     assert any(tensor.abs().max() > 0 for key, tensor in first.items() if "up" in key or "lora_B" in key)
     assert loads(family, model, place.lora)
@@ -261,5 +262,5 @@ def test_a_run_samples_backs_up_and_resumes(place, tmp_path, family):
     place.lora.unlink()
     said = place.run({**config, "continue_last_backup": True}, *flags)
     assert "Continuing training from backup" in said
-    again = read_tensors(place.lora)
+    again = load_file(place.lora)
     assert all(torch.equal(first[key], again[key]) for key in first)

@@ -15,6 +15,7 @@ from leco_plugin.config.schema import PromptPair
 from leco_plugin.engine.measure import Measured, PairFigures
 from leco_plugin.lora.calibrate import end_of, target_of
 from leco_plugin.lora.scale import scaled, scaled_metadata
+from leco_plugin.network.lora_read import LoraFile
 
 FEW = ("--seeds", "1")
 
@@ -116,7 +117,7 @@ def test_files_without_alphas_have_their_weights_scaled(slider: Path, tmp_path: 
     tensors, _ = parts(as_diffusers(slider, tmp_path / "other.safetensors"))
     tensors["text_encoder.some.layer.lora_A.weight"] = torch.ones(2, 2)
     tensors["text_encoder.some.layer.lora_B.weight"] = torch.ones(2, 2)
-    for key, tensor in scaled(slider, tensors, 2.0).items():
+    for key, tensor in scaled(LoraFile(slider, tensors, {}), 2.0).items():
         torch.testing.assert_close(tensor, tensors[key] * (2 if "lora_B" in key else 1))
 
 

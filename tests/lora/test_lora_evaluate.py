@@ -8,14 +8,14 @@ import pytest
 from lora_files import SLIDER, alphas_times, as_diffusers, changed, evaluated, nothing, parts, run
 from safetensors.torch import save_file
 
-from leco_plugin.lora.file import read_file
+from leco_plugin.lora.file import Lora
 
 FEW = ("--seeds", "1", "--strengths", "-1,0,1")
 
 
 def test_a_trained_file_tells_what_it_was_trained_with(slider: Path) -> None:
     """Pairs, preserved prompts, model and walks are in its metadata."""
-    lora = read_file(slider)
+    lora = Lora.read(slider)
     assert [pair.multiplier for pair in lora.pairs] == [1.0, -1.0]
     assert (lora.preserve, lora.model) == (("a cross",), "builtin:tiny")
     course = lora.course(3)

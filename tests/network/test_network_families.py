@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
 from leco_plugin.families.offline import configs
-from leco_plugin.network.blocks import original_name
+from leco_plugin.network.blocks import original_names
 from leco_plugin.network.create import create_network
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.layers import convolution_layers, transformer_layers
@@ -100,11 +99,11 @@ def test_keys_of_sdxl_are_those_of_sd_scripts(tmp_path: Path):
 
 def in_original_names(unet: nn.Module) -> dict[str, Tensor]:
     """All weights under the names of an original checkpoint."""
-    every = [name for name, _ in unet.named_modules()]
+    originals = original_names([name for name, _ in unet.named_modules()])
     renamed = {}
     for key, tensor in unet.state_dict().items():
         name, kind = key.rsplit(".", 1)
-        renamed[f"model.diffusion_model.{original_name(name, every)}.{kind}"] = tensor
+        renamed[f"model.diffusion_model.{originals[name]}.{kind}"] = tensor
     return renamed
 
 
@@ -132,11 +131,10 @@ def test_full_size_models_have_the_layers_that_sd_scripts_counts(family: Any, li
     assert {name: tensor.shape for name, tensor in back.items()} == {n: t.shape for n, t in unet.state_dict().items()}
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_a_strength_per_row_holds_for_convolutions_and_timesteps(kind: str):
+def test_a_strength_per_row_holds_for_convolutions_and_timesteps():
     """One batch of four strengths equals four calls, in convolutions and where the timestep comes in, too."""
     unet = make_unet("sd1")
-    network = network_on(unet, type=kind, conv=2, conv_alpha=3.0)
+    network = network_on(unet, conv=2, conv_alpha=3.0)
     assert any("time_emb_proj" in name for name in network.weights())
     with network.multiplier(STRENGTHS):
         together = ask(unet, "sd1")
@@ -235,7 +233,7 @@ def test_what_dropout_leaves_is_scaled_up(shape: tuple[int, ...]):
     assert sum(modules) / 400 == pytest.approx(0.75, abs=0.07)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_training_goes_on_from_a_file(kind: str, family: str, tmp_path: Path):
     """A network that starts from network_weights predicts what the one that was saved predicts."""
@@ -294,7 +292,6 @@ def test_dim_from_weights_goes_for_lycoris_files_too(kind: str, tmp_path: Path):
         ({"layers": "xattn"}, "where this network has none"),
         ({"conv": 2}, "has nothing for the layer"),
         ({"type": "loha"}, "no loha file"),
-        ({"type": "dora"}, "does not fit"),
     ],
 )
 def test_a_file_of_another_network_is_refused_and_leaves_no_trace(config: Any, said: str, tmp_path: Path):
@@ -315,12 +312,6 @@ def merged(kind: str, tensors: dict[str, Tensor], base: Tensor, strength: float)
     def product(name: str) -> Tensor:
         return tensors[name] if name in tensors else tensors[f"{name}_a"] @ tensors[f"{name}_b"]
 
-    if kind == "dora":
-        down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
-        delta = (up.flatten(1) @ down.flatten(1)).reshape(base.shape) * tensors["alpha"] / len(down)
-        whole = base + delta
-        norm = whole.flatten(1).norm(dim=1).reshape(tensors["dora_scale"].shape)
-        return base + strength * (whole * tensors["dora_scale"] / norm - base)
     if kind == "loha":
         delta = product("hada_w1") * product("hada_w2")
         return base + strength * delta.reshape(base.shape) * tensors["alpha"] / len(tensors["hada_w1_b"])
@@ -332,23 +323,7 @@ def merged(kind: str, tensors: dict[str, Tensor], base: Tensor, strength: float)
     return base + strength * torch.kron(left, right).reshape(base.shape) * scale
 
 
-def test_dora_lets_go_of_what_checkpointing_recomputes():
-    """Checkpointing breaks a recomputation off where it has all it needs; a layer must not hold on to its part."""
-    unet = make_unet("sd1")
-    network = network_on(unet, type="dora")
-    unet.train()
-    unet.enable_gradient_checkpointing()
-    outputs: list[Any] = []
-    bases = [module.get_base_layer() for module in unet.modules() if hasattr(module, "lora_magnitude_vector")]
-    for base in bases:
-        base.register_forward_hook(lambda module, inputs, output: outputs.append(weakref.ref(output)))
-    with network.multiplier(0.5):
-        ask(unet, "sd1", gradient=True).square().mean().backward()
-    assert len(outputs) > len(bases)
-    assert not any(output() is not None for output in outputs)
-
-
-@pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_lycoris_files_mean_what_we_trained(kind: str, tmp_path: Path):
     """Merged into the weights by the format's own formula, a file gives our predictions at every strength."""
     unet, plain = make_unet("sd1"), make_unet("sd1")
@@ -370,7 +345,7 @@ def test_lycoris_files_mean_what_we_trained(kind: str, tmp_path: Path):
     assert len(layers) == len(transformer_layers(plain)) + len(convolution_layers(plain))
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
 def test_every_kind_starts_as_the_base_model_and_learns(kind: str):
     """A new network changes nothing, at strength 0 nothing ever, and a loss gives all its weights a gradient."""
     unet = make_unet("sd1")
@@ -385,7 +360,7 @@ def test_every_kind_starts_as_the_base_model_and_learns(kind: str):
         loss = ask(unet, "sd1", gradient=True).square().sum()
         gradients = torch.autograd.grad(loss, network.parameters())
     assert all(gradient.abs().max() > 0 for gradient in gradients)
-    assert network.takes_rows == (kind in ("lora", "dora"))
+    assert network.takes_rows == (kind == "lora")
 
 
 def test_a_network_of_one_strength_refuses_several():

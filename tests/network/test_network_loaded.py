@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,12 @@ from torch.nn import functional
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.contracts import Network
 from leco_plugin.errors import NetworkError
+from leco_plugin.network.adapter import adapter_in
 from leco_plugin.network.create import create_network
-from leco_plugin.network.differences import difference
+from leco_plugin.network.differences import weight_changes
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.network.lora_keys import read_key
+from leco_plugin.network.lora_read import LoraFile
 from leco_plugin.network.peft_lora import ADAPTER, PeftLora
 
 TABLE = ["a", "b"]
@@ -50,7 +51,13 @@ def loaded(
     tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> tuple[UNet2DConditionModel, LoadedLora]:
     unet = small_unet()
-    return unet, LoadedLora(unet, PATH, tensors, metadata or {})
+    return unet, LoadedLora(unet, file_with(tensors, metadata))
+
+
+def file_with(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> LoraFile:
+    """As if it was read from a file."""
+    said = metadata or {}
+    return LoraFile(PATH, tensors, said, adapter_in(PATH, said))
 
 
 def file_of(network: Network, folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -62,10 +69,11 @@ def file_of(network: Network, folder: Path) -> tuple[dict[str, Tensor], dict[str
 KINDS = [
     {},
     {"conv": 2, "conv_alpha": 4.0},
-    {"type": "dora"},
     {"type": "loha"},
+    {"type": "loha", "conv": 2},
     {"type": "lokr"},
     {"type": "lokr", "linear": 100},
+    {"type": "lokr", "conv": 2},
 ]
 
 
@@ -79,7 +87,7 @@ def test_a_file_does_what_was_trained(config: dict[str, object], tmp_path: Path)
         expected = ask(unet, network, strength)
         assert (expected - base).abs().max() > 1e-3
         torch.testing.assert_close(ask(other, lora, strength), expected, atol=2e-5, rtol=1e-4)
-    assert (lora.left_out.text, lora.left_out.unknown) == (0, ())
+    assert list(lora.left_out.sentences()) == []
 
 
 def test_rows_have_a_strength_of_their_own(tmp_path: Path) -> None:
@@ -114,11 +122,11 @@ def test_diffusers_own_file_does_the_same(tmp_path: Path) -> None:
 def test_a_convolution_in_three_parts_is_three_convolutions() -> None:
     """LoCon's core: 1x1 down, 3x3 in the middle, 1x1 up, as one weight."""
     down, middle, up = randn(3, 4, 1, 1), randn(3, 3, 3, 3, seed=1), randn(5, 3, 1, 1, seed=2)
-    change = difference({"lora_down.weight": down, "lora_mid.weight": middle, "lora_up.weight": up}, alpha=6.0)
+    parts = {"lora_down.weight": down, "lora_mid.weight": middle, "lora_up.weight": up}
+    (change,) = weight_changes(parts, scale=2.0)
     latents = randn(1, 4, 8, 8, seed=3)
     inside = functional.conv2d(functional.conv2d(latents, down), middle, padding=1)
     expected = 2 * functional.conv2d(inside, up)
-    assert change is not None
     torch.testing.assert_close(functional.conv2d(latents, change, padding=1), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -156,8 +164,8 @@ def test_sdxl_files_have_either_kind_of_names(tmp_path: Path) -> None:
     fresh = UNet2DConditionModel(**unet_config("sdxl"))
     count = len(network.weights())
     for tensors in (original, plain):
-        lora = LoadedLora(fresh, PATH, tensors, metadata)
-        assert (lora.layers, lora.left_out.unknown) == (count, ())
+        lora = LoadedLora(fresh, file_with(tensors, metadata))
+        assert (lora.layers, lora.left_out.keys) == (count, ())
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,7 @@ def test_sdxl_files_have_either_kind_of_names(tmp_path: Path) -> None:
     [
         (f"unet.{ATTENTION}.processor.to_q_lora.down.weight", f"{ATTENTION}.to_q", "lora_down.weight"),
         (f"unet.{ATTENTION}.processor.to_out_lora.up.weight", f"{ATTENTION}.to_out.0", "lora_up.weight"),
-        (f"unet.{ATTENTION}.to_q.lora_magnitude_vector", f"{ATTENTION}.to_q", "dora_scale"),
+        (f"unet.{ATTENTION}.to_q.lora_magnitude_vector", f"{ATTENTION}.to_q", "lora_magnitude_vector"),
         ("lora_unet_mid_block_resnets_0_conv1.lora_mid.weight", "mid_block.resnets.0.conv1", "lora_mid.weight"),
         ("lora_unet_mid_block_resnets_0_conv1.hada_w1_a", "mid_block.resnets.0.conv1", "hada_w1_a"),
     ],
@@ -173,7 +181,7 @@ def test_sdxl_files_have_either_kind_of_names(tmp_path: Path) -> None:
 def test_a_key_is_taken_apart(key: str, layer: str, part: str) -> None:
     """Layer and part by one name each, whatever the format calls them."""
     read = read_key(key)
-    assert (read.owner, read.layer, read.part, read.known) == ("unet", layer.replace(".", "_"), part, True)
+    assert (read.owner, read.layer, read.part) == ("model", layer.replace(".", "_"), part)
 
 
 def test_what_is_not_used_is_told(tmp_path: Path) -> None:
@@ -188,7 +196,12 @@ def test_what_is_not_used_is_told(tmp_path: Path) -> None:
     }
     _, lora = loaded({**tensors, **extra})
     assert lora.left_out.text == 2
-    assert set(lora.left_out.unknown) == {"lora_unet_nowhere.lora_up.weight", "lora_unet_conv_in.oft_blocks"}
+    assert lora.left_out.elsewhere == ("lora_unet_nowhere.lora_up.weight",)
+    assert lora.left_out.unknown == ("lora_unet_conv_in.oft_blocks",)
+    text, elsewhere, unread = lora.left_out.sentences()
+    assert "2 keys for a text encoder" in text
+    assert "1 keys are for no layer of this model: lora_unet_nowhere" in elsewhere
+    assert "1 parts of OFT or BOFT: lora_unet_conv_in.oft_blocks" in unread
 
 
 @pytest.mark.parametrize(
@@ -198,7 +211,7 @@ def test_what_is_not_used_is_told(tmp_path: Path) -> None:
         ({}, "it holds no tensor at all"),
         (
             {f"unet.{ATTENTION}.to_q.lora_A.weight": randn(2, 9), f"unet.{ATTENTION}.to_q.lora_B.weight": randn(9, 2)},
-            "of other widths: a layer is 8 x 8 here",
+            f"of other widths: {ATTENTION}.to_q is 8 x 8 here, and 9 x 9 there",
         ),
     ],
 )
@@ -218,9 +231,12 @@ def test_the_model_can_be_had_back(tmp_path: Path) -> None:
     assert torch.equal(ask(unet, lora, 2.0), base)
 
 
-def test_foreign_metadata_may_hold_anything(tmp_path: Path) -> None:
-    """Damaged adapter metadata is as good as none."""
-    _, network = trained()
-    tensors, _ = file_of(network, tmp_path)
-    for text in ("{", "[]", json.dumps({"unet.lora_alpha": "x"})):
-        assert loaded(tensors, {"lora_adapter_metadata": text})[1].layers == len(network.weights())
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"unet.lora_alpha": "x"}', "[" * 100_000, '{"r": 0}', '{"r": ' + "9" * 5000 + "}", "{" * 3_000_000],
+)
+def test_a_scale_that_cannot_be_read_is_refused(text: str) -> None:
+    """Damaged, deep or huge adapter metadata: one sentence that names it; with alphas of its own, a file needs none."""
+    with pytest.raises(NetworkError, match=r"lora_adapter_metadata in the metadata of some\.safetensors") as refused:
+        loaded({f"unet.{ATTENTION}.to_q.lora_A.weight": randn(2, 8)}, {"lora_adapter_metadata": text})
+    assert len(str(refused.value)) < 400

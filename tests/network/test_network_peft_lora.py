@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from diffusers import UNet2DConditionModel
 from models import randn, randomize, small_unet
 from torch import Tensor, nn
 
+from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
+from leco_plugin.network.create import create_network
 from leco_plugin.network.lora_file import LoraWeights, write_lora
 from leco_plugin.network.peft_lora import PeftLora, transformer_layers
 
@@ -201,13 +205,20 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert all(bool(weight.any()) == (number % 2 == 0) for number, weight in enumerate(one))
 
 
+def start_from(path: Path, unet: UNet2DConditionModel, **network: Any) -> PeftLora:
+    config = NetworkConfig(network_weights=path, **network)
+    created = create_network(config, unet, seed=0)
+    assert isinstance(created, PeftLora)
+    return created
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_saved_lora_comes_back(tmp_path, dtype):
-    """Same weights in that precision, same rank and alpha, same answers."""
+    """Same weights in that precision, same rank and alpha (1.3 is no bfloat16), same answers."""
     unet, again = small_unet(), small_unet()
-    network = lora_on(unet, rank=3, alpha=2.0)
+    network = lora_on(unet, rank=3, alpha=1.3)
     network.save(tmp_path / "lora.safetensors", dtype, {})
-    loaded = PeftLora.from_file(again, tmp_path / "lora.safetensors")
+    loaded = start_from(tmp_path / "lora.safetensors", again, linear=3, linear_alpha=1.3)
     precision = getattr(torch, dtype)
     for one, two in zip(network.parameters(), loaded.parameters(), strict=True):
         assert two.dtype == torch.float32
@@ -226,7 +237,7 @@ def test_a_lora_of_another_model_does_not_fit(tmp_path):
         lora_on(other).save(path, "float32", {})
         unet = small_unet()
         with pytest.raises(NetworkError, match=re.escape(str(path))):
-            PeftLora.from_file(unet, path)
+            start_from(path, unet, linear=3)
         assert not any(".lora_" in key for key, _ in unet.named_parameters())
 
 
@@ -234,18 +245,20 @@ def test_a_lora_for_a_part_of_the_model_is_refused(tmp_path):
     """It is named which layer has nothing."""
     layers = lora_on(small_unet()).weights()
     name = list(layers)[5]
-    write_lora(
-        tmp_path / "part.safetensors", {key: value for key, value in layers.items() if key != name}, "float32", {}
-    )
+    path = tmp_path / "part.safetensors"
+    write_lora(path, {key: value for key, value in layers.items() if key != name}, "float32", {})
     with pytest.raises(NetworkError, match=re.escape(name)):
-        PeftLora.from_file(small_unet(), tmp_path / "part.safetensors")
+        start_from(path, small_unet(), linear=4, linear_alpha=2.0)
 
 
-def test_a_lora_of_mixed_ranks_is_refused(tmp_path):
-    """There is one rank in a network."""
+def test_a_lora_of_mixed_ranks_is_taken_with_its_ranks(tmp_path):
+    """With dim_from_weights each layer has its own rank; without, the job's rank has to be that of all."""
     layers = dict(lora_on(small_unet()).weights())
     name, weights = next(iter(layers.items()))
     layers[name] = LoraWeights(weights.down[:2], weights.up[:, :2], weights.alpha)
-    write_lora(tmp_path / "mixed.safetensors", layers, "float32", {})
-    with pytest.raises(NetworkError, match="mixes ranks"):
-        PeftLora.from_file(small_unet(), tmp_path / "mixed.safetensors")
+    path = tmp_path / "mixed.safetensors"
+    write_lora(path, layers, "float32", {})
+    found = start_from(path, small_unet(), dim_from_weights=True).weights()
+    assert {key for key, layer in found.items() if len(layer.down) == 2} == {name}
+    with pytest.raises(NetworkError, match="rank 2 and alpha 2 where the job has rank 4"):
+        start_from(path, small_unet(), linear=4, linear_alpha=2.0)

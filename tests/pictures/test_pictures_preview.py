@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from leco_plugin.commands.main import main
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.families.load import load_model
+from leco_plugin.network.loaded import LoadedLora
+from leco_plugin.network.lora_read import LoraFile
 from leco_plugin.network.peft_lora import PeftLora
 from leco_plugin.pictures.painter import Painter, PictureSettings, Shot, cut
 
@@ -54,7 +56,9 @@ def test_a_strip_is_what_the_painter_draws_at_each_strength(lora, capsys):
     assert capsys.readouterr().out.splitlines() == [f"drew {path}"]
     tiles = drawn(path, 2, 3)
     model = load_model("builtin:tiny", dtype="fp32", device=CPU)
-    painter = Painter(model, PeftLora.from_file(model.module, lora), ["red star"], PictureSettings(64, 64, 2, 3.0))
+    painter = Painter(
+        model, LoadedLora(model.module, LoraFile.read(lora)), ["red star"], PictureSettings(64, 64, 2, 3.0)
+    )
     for column, strength in enumerate((-1.0, 0.0, 2.0)):
         for row, picture in enumerate(painter.draw([Shot("red star", 3), Shot("red star", 4)], strength)):
             # small pictures are enlarged to twice their size

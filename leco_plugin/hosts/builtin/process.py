@@ -70,7 +70,7 @@ class LecoProcess:
                 refuse_other_run(stored, described)
                 self._restore(loop, stored)
             self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser, loop.network, stored), loop.done))
-            self._warn(denoiser)
+            self._warn(denoiser, loop.network)
             interrupted = loop.run()
             path = self._save(denoiser, loop, loop.done, final=not interrupted)
             if job.save.save_state or job.save.save_state_on_train_end:
@@ -160,12 +160,15 @@ class LecoProcess:
         self._output.kept.take_over(self._job.output_folder, tree["files"], self._job.name)
         self._states.kept.take_over(self._job.output_folder, tree["states"], self._job.name)
 
-    def _warn(self, denoiser: Denoiser) -> None:
+    def _warn(self, denoiser: Denoiser, network: Network) -> None:
         pairs = self._job.pairs
         prompts = [p for pair in pairs for p in (pair.target, pair.positive, pair.unconditional, pair.neutral)]
         for prompt in dict.fromkeys(denoiser.truncated(prompts)):
             unseen = denoiser.cut(prompt)
             self._report(Warned(f"the model reads only the beginning of this prompt: {prompt!r}; not {unseen!r}"))
+        # a network that a plugin brings need not have any
+        for note in getattr(network, "notes", ()):
+            self._report(Warned(note))
         odd = rate_warning(self._job.train)
         if odd:
             self._report(Warned(odd))

@@ -307,8 +307,6 @@ from pathlib import Path
 sys.path[:0] = {path!r}
 from test_builtin_resume import job
 from leco_plugin.plugins import plugin_manager, run_job
-import torch
-torch.set_num_threads(1)
 save = {{"save_state": True, "save_every": 1, "max_step_saves_to_keep": 2}}
 run_job(job(Path({folder!r}), save=save, train={{"steps": 300}}), manager=plugin_manager(installed=False))
 """
@@ -319,9 +317,8 @@ def test_a_run_that_was_killed_goes_on_from_its_newest_state(tmp_path):
     folder = tmp_path / "killed"
     script = SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], folder=str(folder))
     wanted = folder / "tiny" / "tiny-step00000004-state"
-    end = time.monotonic() + 240
     with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3]) as process:
-        while not wanted.exists() and process.poll() is None and time.monotonic() < end:
+        while not wanted.exists() and process.poll() is None:
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL

@@ -1,0 +1,160 @@
+"""Reading LoRA files of any trainer, or the folder that PEFT or diffusers wrote: their layers, part by part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from leco_plugin.checkpoint import Checkpoint
+from leco_plugin.errors import ModelError, NetworkError
+from leco_plugin.network.adapter import METADATA, Adapter, adapter_beside, adapter_in
+from leco_plugin.network.differences import Parts, bias_changes, networks, rank_of, weight_changes
+from leco_plugin.network.lora_keys import Owner, by_layer
+
+_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin")
+"""What PEFT and diffusers call the file in a folder of theirs."""
+_MOST_NUMBERS = 2**28
+"""Of a layer; the largest models' largest have a quarter more than 2**27."""
+GET_AGAIN = "get the file again, or train it again"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The tensors for one layer of a model."""
+
+    owner: Owner
+    path: str
+    """As in the file, without the prefix of its format."""
+    keys: Mapping[str, str]
+    """The file's keys, by what each is."""
+    parts: Parts
+    scale: float
+    """What a factored change is multiplied with at strength 1; 1 where the file does not tell."""
+    told: bool
+    """Whether the file tells a scale; layers that are not factored need none."""
+
+    @property
+    def name(self) -> str:
+        """Its path with ``_`` for every dot."""
+        return self.path.replace(".", "_")
+
+    @property
+    def alpha(self) -> float | None:
+        """The alpha that its scale comes from; None where none is told."""
+        rank = rank_of(self.parts)
+        return None if not self.told or rank is None else self.scale * rank
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """One file; a pickle is read as weights only."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    adapter: Adapter | None = None
+    """PEFT's config, beside the file or in its metadata."""
+
+    @classmethod
+    def read(cls, path: Path, *, finite: bool = True) -> Self:
+        """Read a file or folder; NetworkError where it cannot be, or with ``finite`` where a weight is not."""
+        path = _file_in(path) if path.is_dir() else path
+        try:
+            file = Checkpoint(path)
+            tensors = {key: file[key] for key in sorted(file.keys)}
+        except ModelError as error:
+            raise NetworkError(error.problems) from None
+        for key, tensor in tensors.items() if finite else ():
+            if not tensor.float().isfinite().all():
+                raise NetworkError(
+                    f"{path} is broken: {key} holds numbers that are not finite",
+                    fix="train again with a lower lr, or save as float32",
+                )
+        adapter = adapter_in(path, file.metadata)
+        # a rewritten file has its scale in its weights
+        if adapter is None and _is_peft(path, tensors) and "ss_leco_calibrated" not in file.metadata:
+            adapter = adapter_beside(path)
+        return cls(path, tensors, file.metadata, adapter)
+
+    @property
+    def scale_beside(self) -> bool:
+        """Whether its scale stands in a config beside it."""
+        return self.adapter is not None and METADATA not in self.metadata
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Its layers, those of text encoders too; NetworkError where the parts of one do not fit each other."""
+        return tuple(self._layer(owner, path, keys) for (owner, path), keys in by_layer(self.tensors).items())
+
+    def _layer(self, owner: Owner, path: str, keys: Mapping[str, str]) -> Layer:
+        parts = {part: self.tensors[key] for part, key in keys.items()}
+        problem = _problem(parts)
+        if problem:
+            raise NetworkError(f"{self.path} is broken: {path or next(iter(keys.values()))}: {problem}", fix=GET_AGAIN)
+        scale = self._scale(path, parts)
+        return Layer(owner, path, keys, parts, 1.0 if scale is None else scale, scale is not None)
+
+    def _scale(self, path: str, parts: Parts) -> float | None:
+        rank, factored = rank_of(parts), networks(parts).keys() & {"LoRA", "LoHa", "LoKr"}
+        if not factored:
+            return 1.0
+        if "alpha" in parts:
+            # LyCORIS scales no LoKr layer of two whole factors
+            return 1.0 if rank is None else float(parts["alpha"]) / rank
+        if self.adapter is None:
+            return None
+        said = self.adapter.rank(path)
+        if said is not None and rank is not None and said != rank:
+            raise NetworkError(
+                f"{self.path} is broken: {path} has rank {rank} where its config says {said}", fix=GET_AGAIN
+            )
+        return self.adapter.scale(path, rank or said or 8)
+
+
+def _file_in(folder: Path) -> Path:
+    """The LoRA in a folder; NetworkError where there is none, or more than one."""
+    known = [folder / name for name in _NAMES if (folder / name).is_file()]
+    found = known[:1] or [path for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} .safetensors files, such as {found[0].name}" if found else "no LoRA"
+    raise NetworkError(f"{folder} is a folder with {what}", fix=f"name the file, or a folder that holds {_NAMES[0]}")
+
+
+def _is_peft(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    return path.stem == Path(_NAMES[0]).stem or any(key.startswith("base_model.model.") for key in tensors)
+
+
+def _problem(parts: Parts) -> str:
+    """What is wrong with the tensors of a layer by themselves, whatever model they are for; empty where nothing is."""
+    empty = next((name for name, tensor in parts.items() if tensor.numel() == 0), None)
+    if empty is not None:
+        return f"{empty} is empty (rank 0)"
+    if "alpha" in parts and parts["alpha"].numel() != 1:
+        return f"alpha is {parts['alpha'].numel()} numbers, not one"
+    try:
+        sizes = [math.prod(shape) for shape in change_shapes(parts)]
+    except (RuntimeError, IndexError, ValueError):
+        named = {name: tensor for name, tensor in parts.items() if tensor.ndim}
+        shapes = ", ".join(f"{name} {shape_text(tensor.shape)}" for name, tensor in named.items())
+        return f"its parts do not fit each other: {shapes}"
+    return "it claims more numbers than any layer has" if max(sizes, default=0) > _MOST_NUMBERS else ""
+
+
+def change_shapes(parts: Parts) -> list[torch.Size]:
+    """Shapes of the changes of a layer's weight; raises as ``weight_changes`` does, and computes nothing."""
+    empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in parts.items()}
+    list(bias_changes(empty, 1.0))
+    return [change.shape for change in weight_changes(empty, 1.0)]
+
+
+def shape_text(shape: torch.Size) -> str:
+    """Such as 4 x 320."""
+    return " x ".join(map(str, shape))
