@@ -251,7 +251,10 @@ class Bench:
         """A fresh walk at the stops where it is measured, one after the other."""
         generator = Generator().manual_seed(HELD_OUT + number)
         walk = step.begin(number, generator, self._course.samples)
-        for stop in _stops(self._course, number, len(self._concepts)):
+        # pairs and untouched prompts meet the same positions: what they are compared by depends on the noise left
+        place = number if number < len(self._pairs) else number - len(self._pairs)
+        walks = len(self._pairs) if number < len(self._pairs) else len(self._untouched)
+        for stop in _stops(self._course, place, walks):
             while walk.position < stop:
                 walk.advance(step.guide([walk])[0])
             yield walk
