@@ -14,18 +14,24 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import torch
 
-from leco_plugin.config.schema import JobConfig, LecoConfig, ModelConfig, NetworkConfig, PromptPair, SaveConfig
-from leco_plugin.config.schema import TrainConfig
+from leco_plugin.config.schema import (
+    JobConfig,
+    LecoConfig,
+    ModelConfig,
+    NetworkConfig,
+    PromptPair,
+    SaveConfig,
+    TrainConfig,
+)
 from leco_plugin.demo.measure import Asked, Studio, erase_test, read_all, slider_test
 from leco_plugin.events import RunEnded
-from leco_plugin.lora.file import read_file
+from leco_plugin.lora.file import Lora
 from leco_plugin.lora.subject import Asked as AskedSubject
 from leco_plugin.lora.subject import find_subject, load_model
 from leco_plugin.observers.history import history_path, read_history
@@ -151,7 +157,7 @@ def run(kind: str, trial: Trial, model: str) -> Record:
 
 def held_out(path: Path) -> dict[str, float]:
     """The figures of `leco evaluate` at the strengths of training."""
-    lora = read_file(path)
+    lora = Lora.read(path)
     subject = find_subject([lora], AskedSubject(seeds=4))
     denoiser = load_model(subject.job)
     with subject.attached(lora, denoiser) as network:

@@ -41,7 +41,7 @@ class Remembering:
         self.told.append("finished")
 
 
-STEP = StepDone(3, 9, 0.5, 1e-4, 0.25, samples=4, seconds=2.0, memory_bytes=2**31)
+STEP = StepDone(3, 9, 0.5, 1e-4, 0.25, samples=4, seconds=2.0, memory_bytes=2**31, effect=0.5)
 
 
 def test_a_tracker_is_told_what_the_console_shows(tmp_path):
@@ -58,7 +58,7 @@ def test_a_tracker_is_told_what_the_console_shows(tmp_path):
     for event in (RunStarted("tiny", 9, ()), Warned("x"), STEP, RunEnded(tmp_path, 9, 1.0, False)):
         observer.notify(event)
     assert made[0][0] is job.logging
-    shown = {"loss": 0.5, "lr": 1e-4, "samples_per_second": 2.0, "memory_gib": 2.0, "goal_reached": 0.25}
+    shown = {"loss": 0.5, "lr": 1e-4, "samples_per_second": 2.0, "memory_gib": 2.0, "goal_reached": 0.25, "effect": 0.5}
     assert tracker.told == [settings(job), (3, shown), "finished"]
 
 
