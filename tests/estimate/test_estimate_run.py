@@ -46,7 +46,7 @@ def test_rows_are_those_that_a_run_asks_for(tmp_path, walk, preserve, guidance):
     """Counted at the model over several rounds of walks; the stops are drawn, so within a twentieth."""
     pair = {"target": "red circle", "positive": "red", "unconditional": "blue", "batch_size": 2, "resolution": (64, 64)}
     leco = {"walk": walk, "preserve": preserve, "denoise_guidance_scale": guidance, "max_denoising_steps": 5}
-    job = tiny_job(tmp_path, leco=leco, pairs=[pair], train={"steps": 40})
+    job = tiny_job(tmp_path, leco=leco, pairs=[pair], train={"steps": 200})
     denoiser = load_model("builtin:tiny", dtype="fp32", device=torch.device("cpu"))
     counted = [0, 0]
 
@@ -63,11 +63,11 @@ def test_rows_are_those_that_a_run_asks_for(tmp_path, walk, preserve, guidance):
     samplers = Samplers(denoiser, "ddim", 5)
     step = LecoStep(Model(denoiser, network, concepts.table), concepts.items, samplers, settings, concepts.untouched)
     walks = make_walks(job.leco, step, job.pairs, seeded(0))
-    for _ in range(40):
+    for _ in range(200):
         step.run(walks, lambda loss: loss.backward())
     asked = rows_of(job.pairs[0], job)
-    assert counted[1] == 40 * 2 * asked.student
-    assert counted[0] == pytest.approx(40 * 2 * asked.without_gradient, rel=0.05)
+    assert counted[1] == 200 * 2 * asked.student
+    assert counted[0] == pytest.approx(200 * 2 * asked.without_gradient, rel=0.05)
 
 
 def test_the_widest_calls_have_all_pairs_of_a_step(tmp_path):
