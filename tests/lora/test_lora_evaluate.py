@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,18 @@ def test_files_are_measured_side_by_side(slider: Path, tmp_path: Path, capsys: p
     low, none, high = trained["by_strength"]
     assert low["goal_reached"] > 0.2
     assert high["goal_reached"] > 0.2
-    assert (none["goal_reached"], none["progress"], none["drift"]) == (0, 0, 0)
-    assert low["progress"] < 0 < high["progress"]
-    assert 0 < high["drift"] < 10
+    assert (none["effect"], none["side_effect"], none["drift"], none["goal_reached"]) == (0, 0, 0, 0)
+    assert low["effect"] < 0 < high["effect"]
+    assert 0 < high["side_effect"] < 2
+    assert high["drift"] == trained["drift_by_prompt"]["a cross"]["1"] > 0
     assert trained["monotonicity"] == pytest.approx(1)
     assert still["monotonicity"] is None
     assert [abs(row["goal_reached"]) for row in still["by_strength"]] == pytest.approx([0, 0, 0], abs=1e-4)
     assert [pair["goal_reached"] > 0.2 for pair in trained["pairs"]] == [True, True]
     out = capsys.readouterr().out
     assert "idle.safetensors it does nothing" in out
-    assert "goal reached" in out
+    assert "side effect" in out
+    assert re.search(r"at strength 1 it moves pictures by 0\.\d\d of what 'a big shape' differs from 'a small shape'", out)
 
 
 def test_the_key_format_makes_no_difference(slider: Path, tmp_path: Path) -> None:
