@@ -111,6 +111,12 @@ class Measured:
         """The effect that the pairs ask for."""
         return _ratio(sum(one.asked for one in self.pairs), sum(one.concept for one in self.pairs))
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing moved at any strength, but by rounding."""
+        moved = [(one.concept, one.change) for one in self.pairs] + [(self.concept, it) for it in self.moved.values()]
+        return all(square <= _ROUNDING**2 * concept for concept, change in moved for square in change.values())
+
     def reached(self, strength: float) -> float | None:
         """Fraction of the goal that is reached: 0 as before, 1 as asked; None where no pair is for that side."""
         side = [one for one in self.pairs if one.pair.multiplier * strength > 0]
