@@ -228,6 +228,45 @@ def main() -> None:
         print(json.dumps(found), flush=True)
 
 
+SEEN = {"slider": {"growth": 1}, "erase": {"hue moved": 1, "red left": -1}}
+"""What the reader sees, and whether it grows with what a LoRA does."""
+
+
+def table(kind: str, runs: Sequence[Record]) -> str:
+    """A Markdown table: how well each figure ranks (Spearman) and follows (Pearson) the pictures, and how close the
+    figures of training are to held-out ones."""
+    names = [f"{seen}, {how}" for seen in SEEN[kind] for how in ("Spearman", "Pearson")]
+    head = ["figure", *names, "mean difference in training", "bias"]
+    lines = [f"{kind}, {len(runs)} runs", "", *_row(head), *_row(["---"] * len(head))]
+    for where in ("held out", "training"):
+        for figure in FIGURES:
+            if any(figure not in one[where] for one in runs):
+                continue
+            values = np.array([one[where][figure] for one in runs], dtype=float)
+            cells = [cell for seen, sign in SEEN[kind].items() for cell in _alike(values, sign * _column(runs, seen))]
+            gap = values - np.array([one["held out"][figure] for one in runs], dtype=float)
+            close = [f"{abs(gap).mean():.3f}", f"{gap.mean():+.3f}"] if where == "training" else ["", ""]
+            lines += _row([f"{figure}, {where}", *cells, *close])
+    return "\n".join([*lines, ""])
+
+
+def _column(runs: Sequence[Record], seen: str) -> np.ndarray:
+    return np.array([one["pictures"][seen] for one in runs], dtype=float)
+
+
+def _alike(figure: np.ndarray, seen: np.ndarray) -> list[str]:
+    return [f"{np.corrcoef(one, two)[0, 1]:+.2f}" for one, two in ((_ranks(figure), _ranks(seen)), (figure, seen))]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks, those of equal values their mean."""
+    return np.array([(values < one).sum() + ((values == one).sum() - 1) / 2 for one in values], dtype=float)
+
+
+def _row(cells: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(cells)} |"]
+
+
 def records(path: Path) -> list[Record]:
     """The runs of the file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
