@@ -87,7 +87,7 @@ def measured(along: dict[float, float], drift: dict[float, float]) -> Measured:
 
 
 def test_the_range_ends_where_drift_or_the_way_back_begins() -> None:
-    """A drift of t at t times the useful strength is below 2 up to twice that; an effect that turns back ends it, too."""
+    """A drift of t at t times the useful strength is below 2 up to twice that; an effect that turns back ends it."""
     grid = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     calm, quick = ({2 * at: factor * at for at in grid} for factor in (0.1, 1.0))
     on, back = {2 * at: at for at in grid}, {2 * at: min(at, 3.2 - at) for at in grid}
