@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+AUTO = "auto"
+"""Among the prompts of preserve: those that the edit would hurt, found by the model."""
 SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from leco_plugin.config.kinds import (
@@ -27,7 +27,7 @@ from leco_plugin.config.kinds import (
     StepsOrFraction,
     Whole,
 )
-from leco_plugin.config.names import SamplerName
+from leco_plugin.config.names import AUTO, SamplerName
 from leco_plugin.config.optimizers import fits_fp16
 from leco_plugin.config.sample import SampleConfig
 
@@ -297,6 +297,10 @@ class LoggingConfig(Frozen):
         return self
 
 
+def _in_a_list(value: object) -> object:
+    return (AUTO,) if value == AUTO else value
+
+
 class LecoConfig(Frozen):
     """What LECO adds to a training job, besides its prompts."""
 
@@ -312,12 +316,12 @@ class LecoConfig(Frozen):
     """Sampler steps that a walk moves on by when it was trained at; more are slower, and vary the noise more."""
     pairs_per_step: Whole = Field(1, ge=1, le=32)
     """Walks that one step trains at together."""
-    preserve: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Prompts that shall stay as they are: a loss keeps them, at both signs of the multiplier."""
+    preserve: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_in_a_list)] = ()
+    """Prompts that shall stay as they are: a loss keeps them, at both signs of the multiplier; auto finds some."""
     preserve_weight: Finite = Field(1.0, gt=0)
     """Weight of that loss beside that of the pairs."""
-    stop_at: Finite | None = Field(None, gt=0, le=1)
-    """End the run when this fraction of the goal is reached, such as 0.95; off when absent."""
+    stop_at: Finite | None = Field(None, gt=0, le=10)
+    """End the run when its effect is this large, where 1 is the whole concept; off when absent."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> LecoConfig:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from leco_plugin.config.findings import Findings, Key, did_you_mean
 from leco_plugin.config.kinds import Action
+from leco_plugin.config.names import AUTO
 
 Size = tuple[int, int]
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -124,6 +125,8 @@ class _Reader:
         if name not in self._table:
             return None
         value, key = self._table[name], (*self._key, name)
+        if name == "preserve" and value == AUTO:
+            return (AUTO,)
         if not isinstance(value, list):
             one = ', or neutral = "..." for a single one' if name == "neutrals" else ""
             fix = f'write {name} = ["first", "second"]{one}'

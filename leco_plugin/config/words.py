@@ -38,7 +38,7 @@ def effect_in_words(pairs: Sequence[PromptPair], effect: float) -> str:
         what = f"{quote(first.neutral)} differs from {quote(first.target)}"
     else:
         what = f"{quote(first.positive)} differs from {quote(first.unconditional)}"
-    return f"at strength {strength:g} it moves pictures by {effect:.2f} of what {what}{more}"
+    return f"at strength {strength:g} it moves pictures by {round(effect, 2) + 0.0:.2f} of what {what}{more}"
 
 
 def settings(pair: PromptPair) -> str:

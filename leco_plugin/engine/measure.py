@@ -216,6 +216,21 @@ class Bench:
         moved = {prompt: self._drift(step, number, strengths) for number, prompt in watched}
         return Measured(tuple(pairs), moved, self._course.states)
 
+    def shares(self) -> dict[str, float]:
+        """For each untouched prompt the part of the first pair's concept that is in it, in pictures of the base model.
+
+        What it adds to the neutral prompt, along what the positive one adds to the unconditional: 1 is the concept.
+        """
+        concept, (whole, parts) = self._concepts[0], (0.0, [0.0] * len(self._untouched))
+        rows = [Row(0, prompt, 0.0) for prompt in (concept.neutral, concept.unconditional, concept.positive)]
+        others = [Row(0, one.target, 0.0) for one in self._concepts[1:]]
+        for walk in self._states(self._step(0.0), 0):
+            known, weight = self._ask(walk, [*rows, *others]), self._weight(walk)
+            nothing, added = known[rows[0]], known[rows[2]] - known[rows[1]]
+            whole += weight * _dot(added, added)
+            parts = [part + weight * _dot(known[row] - nothing, added) for part, row in zip(parts, others, strict=True)]
+        return {prompt: _ratio(part, whole) for prompt, part in zip(self._untouched, parts, strict=True)}
+
     def _step(self, factor: float) -> LecoStep:
         """The step whose walks have the LoRA at ``factor`` times each pair's multiplier."""
         samplers = Samplers(self._model.denoiser, self._course.sampler, self._course.steps)

@@ -108,7 +108,7 @@ def test_files_of_one_name_are_told_apart(
         assert f"{number}: {folder}/run/lora.safetensors\n" in out
         assert f"{folder}/run/lora.safetensors: it does nothing" in out
     assert "\u2026" not in out
-    assert all(head in out for head in ("strength", "file", "goal reached", "progress", "drift"))
+    assert all(head in out for head in ("strength", "file", "effect", "side effect", "drift", "goal reached"))
 
 
 def test_names_are_as_short_as_they_tell_apart() -> None:

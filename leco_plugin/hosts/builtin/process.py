@@ -13,6 +13,8 @@ from torch import Generator
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
@@ -60,9 +62,12 @@ class LecoProcess:
         stored = find_state(job, self._report)
         if stored:
             self._seed = resumed_seed(stored, job)
-        self._output = Output(job, self._seed)
         denoiser = load_model(job, self._hooks)
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
+        course = Course(job.train.noise_scheduler, job.leco.max_denoising_steps, job.leco.denoise_guidance_scale)
+        leco = preserved(job.leco, denoiser, job.pairs, course)
+        job = self._job = job.model_copy(update={"leco": leco})
+        self._output = Output(job, self._seed)
         self._states = States(job, described, self._report)
         loop = self._loop(denoiser, self._create_network(denoiser))
         with own_random_numbers(self._seed, denoiser.device):

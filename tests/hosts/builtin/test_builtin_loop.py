@@ -353,8 +353,8 @@ def test_fp16_weights_train_with_a_scaled_loss(dtype):
 
 
 def test_a_concept_that_is_nothing_is_said_at_once_and_once():
-    """Positive and unconditional are both 0 here: nobody shall wait for the end of the run to learn it."""
-    line = Run(2.0, steps=5)
+    """The target says what the goal is already: nobody shall wait for the end of the run to learn it."""
+    line = Run(0.0, steps=5)
     line.walks.position = 1
     line.run()
     (warning,) = line.recorder.of(Warned)
