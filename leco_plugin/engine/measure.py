@@ -68,6 +68,8 @@ class PairFigures:
     """Of the concept, in pictures."""
     asked: float
     """What is asked times the concept, in pictures."""
+    whole: float
+    """The way from the target to the prompt that the edit leads to, times the concept, in pictures."""
     left: Mapping[float, float]
     """Of student - goal, by the strength of the LoRA."""
     along: Mapping[float, float]
@@ -116,6 +118,14 @@ class Measured:
         """Whether nothing moved at any strength, but by rounding."""
         moved = [(one.concept, one.change) for one in self.pairs] + [(self.concept, it) for it in self.moved.values()]
         return all(square <= _ROUNDING**2 * concept for concept, change in moved for square in change.values())
+
+    @property
+    def whole(self) -> float:
+        """Effect with which targets are drawn as what the edit leads to: 1 for an erase, the end of a slider less.
+
+        A slider's target lies between its two ends, which the concept is the difference of.
+        """
+        return _ratio(sum(one.whole for one in self.pairs), sum(one.concept for one in self.pairs))
 
     def reached(self, strength: float) -> float | None:
         """Fraction of the goal that is reached: 0 as before, 1 as asked; None where no pair is for that side."""
@@ -311,6 +321,8 @@ class _Sums:
             self._totals[name] += _dot(tensor, tensor)
         self._totals["concept"] += weight * _dot(concept, concept)
         self._totals["asked"] += weight * _dot(edit, concept)
+        end = goal if pair.guidance_scale == 0 else unconditional if pair.action == "erase" else positive
+        self._totals["whole"] += weight * _dot(end - base, concept)
         for at, prediction in students.items():
             change = objective.precise(prediction) - base
             self._by_strength["left"][at] += _dot(change - edit, change - edit)

@@ -24,7 +24,7 @@ from leco_plugin.observers.console.pages import Page
 
 _GRID = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 """Multiples of the useful strength among which the range ends."""
-_ROUNDS, _CLOSE, _MOST_CHANGE, _STRONGEST = 10, 0.02, 4.0, 64.0
+_ROUNDS, _CLOSE, _MOST_CHANGE, _STRONGEST = 10, 0.03, 4.0, 64.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Calibration:
 
 
 def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float) -> None:
-    """Write ``path`` with strength 1 where its effect is 1 to ``output``; ``path`` itself to overwrite it.
+    """Write ``path`` to ``output``, with strength 1 where targets are drawn as what the edit leads to.
 
+    ``output`` is ``path`` itself to overwrite it, and a name beside it when absent.
     Raises LecoError, and writes nothing, where there is no such strength.
     """
     lora = Lora.read(path)
@@ -97,21 +98,25 @@ def find_calibration(path: Path, pairs: Sequence[PromptPair], bench: Bench, drif
 
 def _search(path: Path, bench: Bench, sides: Sequence[float], first: float) -> tuple[float, float]:
     """(effect at the first strength, strength with the whole effect)."""
-    strength, found = first, []
+    strength, whole = first, 1.0
+    found: list[float] = []
     for _ in range(_ROUNDS):
-        found.append(_measure(bench, sides, [strength], strength).at_own_side(strength).along)
-        if abs(found[-1] - 1) < _CLOSE:
+        measured = _measure(bench, sides, [strength], strength)
+        whole = measured.whole
+        found.append(measured.at_own_side(strength).along)
+        if abs(found[-1] / whole - 1) < _CLOSE:
             return found[0], strength
         if found[-1] <= 0:
             raise NetworkError(
                 f"{path} moves away from its concept at strength {strength:g} (effect {amount(found[-1])})",
                 fix="name the prompts that it was trained with; use negative strengths if it was trained the other way",
             )
-        strength *= min(max(1 / found[-1], 1 / _MOST_CHANGE), _MOST_CHANGE)
+        strength *= min(max(whole / found[-1], 1 / _MOST_CHANGE), _MOST_CHANGE)
         if strength > _STRONGEST * first:
             break
     raise NetworkError(
-        f"{path} has no strength with the whole effect: {amount(found[0])} at {first:g}, at most {amount(max(found))}",
+        f"{path} has no strength with the whole effect, {amount(whole)}: it has {amount(found[0])} at {first:g} and "
+        f"at most {amount(max(found))}",
         fix="train it longer or at a higher lr, or name the prompts that it was trained with",
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from leco_plugin import __version__
 from leco_plugin.atomic import write_atomically
+from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import equation, quote
 from leco_plugin.errors import ConfigError, LecoError
@@ -128,7 +129,9 @@ def _sentences(pairs: Sequence[PromptPair]) -> list[str]:
 
 
 def _preserved(prompts: Sequence[str]) -> Iterator[str]:
-    return (f"Preserve {quote(prompt)}: predict for it what the base model predicts" for prompt in prompts)
+    return (
+        f"Preserve {quote(prompt)}: predict for it what the base model predicts" for prompt in prompts if prompt != AUTO
+    )
 
 
 def _capitalized(text: str) -> str:

@@ -48,6 +48,13 @@ def test_the_effect_has_a_sign_and_the_concept_as_its_unit():
         assert measured.effect(8).beside == pytest.approx(0, abs=1e-6)
 
 
+def test_the_whole_effect_ends_where_the_edit_leads_to():
+    """From 2 the concept 5 - 1 leads to 5, or to 1 at the other end: 3/4 and 1/4; erasing 5 leads to nothing at all."""
+    assert [measure(LineModel(), pairs=[one]).whole for one in SLIDER] == pytest.approx([3 / 4, 1 / 4])
+    assert measure(LineModel(), pairs=[pair(5, 5, 0, 0)]).whole == pytest.approx(1)
+    assert measure(LineModel(), pairs=[pair(5, 5, 0, 3, guidance_scale=0.0)]).whole == pytest.approx(1)
+
+
 def test_what_is_no_concept_is_the_side_effect():
     """A change of (4, 3) where the concept is (4, 0) has effect 1 and a side effect of three quarters."""
     half = torch.zeros(1, 2, 1, 1)
