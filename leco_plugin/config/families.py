@@ -104,11 +104,16 @@ def architecture(family: str, *, distilled: bool = False) -> str:
     return own.get(family, known.architecture)
 
 
-def distilled(family: FlowFamily, index: Config, transformer: Config, scheduler: Config, name: str) -> Distilled | None:
+def distilled(
+    family: FlowFamily, index: Config, transformer: Config, scheduler: Config, name: str, said: bool | None = None
+) -> Distilled | None:
     """How the model with these config files is distilled; None where it is not, or they do not tell.
 
-    ``name`` is what the model is called: some families' turbo models differ in their weights alone.
+    ``name`` is what the model is called: some families' turbo models differ in their weights alone. What is ``said``
+    of it goes before all that.
     """
+    if said is not None:
+        return Distilled("the job says so", family.steps or None) if said else None
     if family.embedding is not None and transformer.get("guidance_embeds"):
         return Distilled("transformer/config.json has guidance_embeds: it takes its guidance as a number")
     if not family.steps:
