@@ -6,15 +6,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 from leco_plugin.config.blame import check_texts, read_model
 from leco_plugin.config.build import parse_overrides
 from leco_plugin.config.findings import Findings
-from leco_plugin.config.schema import LecoConfig, TrainConfig
+from leco_plugin.config.names import SAMPLERS
+from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError
-
-SAMPLERS: tuple[str, ...] = get_args(TrainConfig.model_fields["noise_scheduler"].annotation)
 
 
 @dataclass(frozen=True)
