@@ -6,5 +6,8 @@ from typing import Literal, get_args
 
 AUTO = "auto"
 """Among the prompts of preserve: those that the edit would hurt, found by the model."""
-SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++", "flowmatch"]
+FLOW_SAMPLER: SamplerName = "flowmatch"
+"""The one sampler of flow models, by ai-toolkit's name."""
+SAMPLERS: tuple[SamplerName, ...] = tuple(name for name in get_args(SamplerName) if name != FLOW_SAMPLER)
+"""Those of the others."""
