@@ -10,6 +10,7 @@ from pathlib import Path
 
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.words import effect_in_words
+from leco_plugin.contracts import Denoiser
 from leco_plugin.engine.measure import Measured, asks, unit
 from leco_plugin.errors import ConfigError
 from leco_plugin.lora.file import Lora
@@ -29,7 +30,16 @@ class Evaluated:
     measured: Measured
 
 
-def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], output: Path | None) -> None:
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found for several files, and with what."""
+
+    subject: Subject
+    denoiser: Denoiser
+    found: Sequence[Evaluated]
+
+
+def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], output: Path | None) -> Evaluation:
     """Measure ``files`` at ``strengths``, print a table, and write ``output`` as JSON where it is given."""
     loras = [Lora.read(path) for path in files]
     subject = find_subject(loras, asked)
@@ -46,6 +56,14 @@ def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], ou
     _show(page, subject, found, strengths)
     if output is not None:
         _write(output, _fields(subject, found, strengths))
+    return Evaluation(subject, denoiser, found)
+
+
+def summary(one: Evaluated) -> str:
+    """What a file does at the strength that its pairs were trained at, in one line."""
+    pairs = [figures.pair for figures in one.measured.pairs]
+    effect = one.measured.at_own_side(unit(pairs))
+    return f"{effect_in_words(pairs, effect.along)}; side effect {amount(effect.beside)}"
 
 
 def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: Sequence[float]) -> None:
@@ -99,8 +117,7 @@ def _remarks(one: Evaluated, strengths: Sequence[float]) -> Iterator[str]:
     if one.measured.still:
         yield "it does nothing: the model predicts the same at every strength"
     else:
-        pairs = [figures.pair for figures in one.measured.pairs]
-        yield effect_in_words(pairs, one.measured.at_own_side(unit(pairs)).along)
+        yield summary(one)
     if even is not None and not one.measured.still and len(strengths) > 2:
         yield f"monotonicity {even:.2f} (1: every strength goes further than the one before)"
     yield from one.left_out.sentences()

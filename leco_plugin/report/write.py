@@ -65,7 +65,7 @@ def _draw(page: Page, run: Run, wanted: Wanted) -> list[Gallery]:
         for asked in drawing.strips:
             rows = draw_rows(drawing.painter, asked)
             shots += [
-                Shot(asked.prompt, seed, {(0, column): picture for column, picture in enumerate(row)})
+                Shot(asked.prompt, seed, {"": {(0, column): picture for column, picture in enumerate(row)}})
                 for seed, row in zip(asked.seeds, rows, strict=True)
             ]
     return [Gallery(drawing.strips[0].multipliers, (0,), tuple(shots))]

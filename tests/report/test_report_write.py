@@ -271,7 +271,7 @@ def test_pictures_of_a_long_run_are_some_of_them(tmp_path):
     events[0].path.unlink()
     (gallery,) = galleries(events)
     assert (gallery.steps[0], gallery.steps[-1], len(gallery.steps)) == (10, 100, 6)
-    assert len(gallery.shots[0].frames) == 12
+    assert len(gallery.shots[0].files[""]) == 12
 
 
 def test_prompts_that_were_added_later_are_shown_at_the_steps_that_all_have(tmp_path):
