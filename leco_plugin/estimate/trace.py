@@ -1,0 +1,90 @@
+"""What one call of a model takes: the real classes run without weights, and everything that they make is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.contracts import Network
+from leco_plugin.estimate.cuda import LikeCuda
+from leco_plugin.estimate.live import Live
+from leco_plugin.estimate.steps import Shape
+from leco_plugin.families.meta import MetaModel, meta_model
+from leco_plugin.network.create import create_network
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Of a number."""
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+_MOST_ROWS = 4096
+"""That a call is traced with; of more rows, each takes as much."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Bytes and operations of one call, beside the weights."""
+
+    most: int
+    """Bytes at one time."""
+    kept: int
+    """Bytes that wait for the backward pass; 0 without one."""
+    flops: int
+
+
+class Traced:
+    """The model and network of a job without their numbers, and what their calls take; each is traced once."""
+
+    def __init__(self, job: JobConfig) -> None:
+        self.model: MetaModel = meta_model(job.model, job.train.dtype, job.memory)
+        self.network: Network = create_network(job.network, self.model.denoiser.module, seed=0)
+        self._half = _HALF[job.train.dtype]
+        with torch.device("meta"):
+            for parameter in self.network.parameters():
+                # part of the network's own memory, not of a call's
+                parameter.grad = torch.zeros_like(parameter)
+        self.checkpointing = False
+
+    def checkpoint(self) -> None:
+        """Recompute activations in the backward pass from now on."""
+        if not self.checkpointing:
+            self.model.checkpoint()
+            self.checkpointing = True
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the frozen model as it is held on the device."""
+        module, own = self.model.denoiser.module, set(map(id, self.network.parameters()))
+        tensors = [*(p for p in module.parameters() if id(p) not in own), *module.buffers()]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    @property
+    def trained(self) -> int:
+        """Numbers that are trained."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def call(self, shape: Shape, rows: int, *, gradient: bool) -> Call:
+        """One call with ``rows`` rows of latents of ``shape`` (C, h, w), with its backward pass where asked for."""
+        traced = min(rows, _MOST_ROWS)
+        found = self._call(shape, traced, gradient)
+        if traced == rows:
+            return found
+        return Call(*(value * rows // traced for value in (found.most, found.kept, found.flops)))
+
+    def _call(self, shape: Shape, rows: int, gradient: bool) -> Call:
+        module = self.model.denoiser.module
+        latents = torch.empty(rows, *shape, device="meta")
+        timesteps, sizes = torch.empty(rows, device="meta"), torch.empty(rows, 6, device="meta")
+        # strengths of their own, where a call has teacher rows and others
+        strengths = [float(row % 2) for row in range(rows)] if self.network.takes_rows and not gradient else 1.0
+        known = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
+        live, card = Live([*known, latents, timesteps, sizes]), LikeCuda(self._half)
+        with live, card, torch.set_grad_enabled(gradient), self.network.multiplier(strengths):
+            text = self.model.text.rows([0] * rows)
+            predicted = self.model.denoiser.predict(latents, timesteps, text, sizes)
+            card.forget()
+            kept = live.now if gradient else 0
+            if gradient:
+                # not the tensor's own method, inside which the card's rules would not hold
+                torch.autograd.backward(predicted.float().square().mean())
+            return Call(live.most, kept, live.flops)
