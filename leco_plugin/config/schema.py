@@ -84,6 +84,14 @@ class ModelConfig(Frozen):
 
     name_or_path: str = Field(min_length=1)
     """`builtin:tiny`, a diffusers folder, a .safetensors or .ckpt file, or a hub id."""
+    extras: str | None = Field(None, min_length=1)
+    """Diffusers folder or hub id with the text encoders and the VAE of a model that is a transformer in one file."""
+    distilled: bool | None = None
+    """Whether a flow model is distilled, and so walks without guidance; what its config files say when absent."""
+    guidance_embedding: Finite | None = Field(None, ge=0)
+    """Guidance that FLUX.1-dev (3.5 when absent) and FLUX.2-dev (4) are given as a number."""
+    training_adapter: Annotated[Path | None, Field(strict=False)] = None
+    """LoRA that a distilled model needs in training only: added to the model, and no part of what is saved."""
     is_v2: bool | None = None
     """Confirms that it is Stable Diffusion 2.x, or not; the family is found out in any case."""
     is_xl: bool | None = None
@@ -157,6 +165,10 @@ class MemoryConfig(Frozen):
     """sdpa: torch's attention; mem_eff: without its kernel that holds the whole matrix; xformers: on CUDA."""
     fp8_base: bool = False
     """Hold the base model's weights in eight bits: half the memory of bf16, and somewhat less exact."""
+    quantize: Literal["fp8", "int8", "nf4"] | None = None
+    """Hold a flow model's weights in eight bits (torchao) or four (bitsandbytes)."""
+    offload: Literal["layers", "stream"] | None = None
+    """Keep a flow model's weights in main memory, and bring each layer to the device when used; stream: ahead of it."""
     torch_compile: bool = False
     """Compile the model at its first call: minutes at the start, faster steps."""
     dynamo_backend: str = Field("inductor", min_length=1)

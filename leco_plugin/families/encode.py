@@ -72,6 +72,8 @@ def encode_prompts(
         encoder = _Encoder(source.text_encoder(number), vectors[number], layer, device)
         states, pooled = encoder.run([reader.chunks(tokens, chunks) for tokens in row])
         hidden.append(states)
+        # before the next one is loaded: the device has to hold only one
+        del encoder
     cut = {prompt: tokens.cut for row in read for prompt, tokens in zip(prompts, row, strict=True) if tokens.cut}
     return Encoded(hidden, pooled, cut)
 

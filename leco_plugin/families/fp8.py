@@ -15,14 +15,14 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 STORAGE = torch.float8_e4m3fn
-_BLOCKS = ("down_blocks", "mid_block", "up_blocks")
 _LARGEST = torch.finfo(STORAGE).max
 
 
-def narrow(unet: nn.Module) -> None:
-    """Hold the weights of ``unet``'s blocks in eight bits; what comes before and after them stays as it is."""
-    for name, layer in unet.named_modules():
-        if name.split(".")[0] not in _BLOCKS:
+def narrow(model: nn.Module) -> None:
+    """Hold the weights of the blocks of a UNet or transformer in eight bits; what is around them stays as it is."""
+    blocks = {name for name, part in model.named_children() if isinstance(part, nn.ModuleList)} | {"mid_block"}
+    for name, layer in model.named_modules():
+        if name.split(".")[0] not in blocks:
             continue
         if type(layer) is nn.Linear:
             _narrow(layer, _linear)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -12,21 +12,22 @@ from leco_plugin.checkpoint import SUFFIXES
 from leco_plugin.config.schema import MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
+from leco_plugin.families.flow.denoiser import FlowDenoiser
+from leco_plugin.families.flow.load import load_flow, open_flow, refuse_transformer
+from leco_plugin.families.flow.source import FlowSource
 from leco_plugin.families.folder import FolderSource
 from leco_plugin.families.memory import apply_memory, check_platform
 from leco_plugin.families.sd import SD2Denoiser, SDDenoiser
 from leco_plugin.families.sdxl import SDXLDenoiser
 from leco_plugin.families.single_file import FileSource
 from leco_plugin.families.source import TITLES, Family, Source
-from leco_plugin.tiny import MODEL_FOLDER
+from leco_plugin.tiny import BUILTIN
 
-BUILTIN = "builtin:tiny"
-_BUILT_IN = "builtin:"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DENOISERS: Mapping[Family, type[SDDenoiser]] = {"sd1": SDDenoiser, "sd2": SD2Denoiser, "sdxl": SDXLDenoiser}
 # a repository may hold the whole model once more as single files at its top: those are left where they are
-_WEIGHTS = [f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
-_HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", *_WEIGHTS]
+_PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+_HUB_FILES = ["model_index.json", *(f"*/*.{kind}" for kind in ("json", "txt", "model", "jinja"))]
 
 
 def load_model(
@@ -36,8 +37,8 @@ def load_model(
     device: torch.device,
     checkpointing: bool = False,
     memory: MemoryConfig | None = None,
-) -> SDDenoiser:
-    """Load the model that a job names: ``builtin:tiny``, a diffusers folder, one file or a hub id.
+) -> SDDenoiser | FlowDenoiser:
+    """Load the model that a job names: a built-in one, a diffusers folder, one file or a hub id.
 
     ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. With a built-in model, torch computes in one
     thread from then on. Raises ModelError where there is no such model, it is of a family that is not known here, or is
@@ -45,20 +46,21 @@ def load_model(
     """
     if isinstance(model, str):
         model = ModelConfig(name_or_path=model)
-    if model.name_or_path.startswith(_BUILT_IN):
+    if model.name_or_path in BUILTIN:
         # operations too small to share: threads gain little, lose much on a busy machine, and round sums in an order
         # that hangs on their number, so that a seed would not give the same file everywhere
         torch.set_num_threads(1)
     memory = memory or MemoryConfig()
     check_platform(memory, device)
-    source = open_model(model.name_or_path)
+    source = open_model(model)
     confirm_family(source, model)
+    if isinstance(source, FlowSource):
+        return load_flow(source, model, dtype=_DTYPES[dtype], device=device, checkpointing=checkpointing, memory=memory)
     scheduler = scheduler_config(source, model)
     unet = source.unet(_DTYPES[dtype], device if memory.lowram else None)
     unet.requires_grad_(False)
     # narrowed before it is moved: the device never holds it whole
     apply_memory(unet, memory)
-    unet.to(device)
     if checkpointing:
         # checkpointing works in training mode only; a Stable Diffusion UNet has no dropout to switch on
         unet.train()
@@ -71,18 +73,28 @@ def load_model(
     return _DENOISERS[source.family](source, unet, scheduler, device, options)
 
 
-def open_model(name_or_path: str) -> Source:
+def open_model(model: ModelConfig) -> Source | FlowSource:
     """Where the parts of the model that a job names come from: a folder, one file, or the hub."""
-    path = Path(name_or_path).expanduser()
+    name = model.name_or_path
+    path = Path(name).expanduser()
     if path.suffix.lower() in SUFFIXES and path.is_file():
-        return FileSource(path)
-    return FolderSource(model_folder(name_or_path))
+        if model.extras is None:
+            refuse_transformer(path)
+            return FileSource(path)
+        folder = model_folder(model.extras, parts=[part for part in _PARTS if part != "transformer"])
+        return cast(FlowSource, open_flow(folder, path, name))
+    if model.extras is not None:
+        raise ModelError(
+            f"model.extras is for a transformer in one file, and {name} is no file", fix="leave extras out"
+        )
+    folder = model_folder(name)
+    return open_flow(folder, None, name) or FolderSource(folder)
 
 
-def model_folder(name_or_path: str) -> Path:
-    """The diffusers folder on disk; a hub id is taken from the hub's cache or downloaded into it."""
-    if name_or_path == BUILTIN:
-        return MODEL_FOLDER
+def model_folder(name_or_path: str, parts: Sequence[str] = _PARTS) -> Path:
+    """The diffusers folder on disk; of a hub id, ``parts`` are downloaded where the hub's cache has none."""
+    if name_or_path in BUILTIN:
+        return BUILTIN[name_or_path]
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
@@ -92,16 +104,17 @@ def model_folder(name_or_path: str) -> Path:
             f"{name_or_path} is not a diffusers folder, {what}",
             fix="name a folder that holds model_index.json, a .safetensors or .ckpt file, or a hub id",
         )
-    return _from_hub(name_or_path)
+    return _from_hub(name_or_path, parts)
 
 
-def confirm_family(source: Source, model: ModelConfig) -> None:
+def confirm_family(source: Source | FlowSource, model: ModelConfig) -> None:
     """Raise ModelError where the job says that the model is something else than it is."""
+    title = source.family.title if isinstance(source, FlowSource) else TITLES[source.family]
     said = {"is_v2": (model.is_v2, source.family == "sd2"), "is_xl": (model.is_xl, source.family == "sdxl")}
     for name, (value, found) in said.items():
         if value is not None and value != found:
             raise ModelError(
-                f"the job says {name}: {str(value).lower()}, but {source} is {TITLES[source.family]}",
+                f"the job says {name}: {str(value).lower()}, but {source} is {title}",
                 fix=f"take {name} out, or name another model",
             )
 
@@ -129,15 +142,16 @@ def scheduler_config(source: Source, model: ModelConfig) -> dict[str, Any]:
     return config
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, parts: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+        wanted = [*_HUB_FILES, *(f"{part}/*.safetensors" for part in parts)]
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
     # whatever the hub's client raises, the user needs one sentence: there is no such model within reach
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"there is no folder {name!r} here, and the hub has no model of that name within reach ({reason})",
-            fix=f"check the spelling, or use {BUILTIN} to try things out",
+            fix=f"check the spelling, or use {next(iter(BUILTIN))} to try things out",
         ) from error

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     import torch
 
     from leco_plugin.config.schema import JobConfig
+    from leco_plugin.families.flow.denoiser import FlowDenoiser
     from leco_plugin.families.sd import SDDenoiser
 
 
 @hookimpl
-def leco_load_model(job: JobConfig, device: torch.device) -> SDDenoiser:
+def leco_load_model(job: JobConfig, device: torch.device) -> SDDenoiser | FlowDenoiser:
     """Any model that diffusers loads and that is of a known family; ModelError for others."""
     from leco_plugin.families.load import load_model
 

@@ -15,7 +15,8 @@ from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
 from leco_plugin.families.embeddings import used_embeddings
-from leco_plugin.families.encode import Layer, PromptOptions, encode_prompts
+from leco_plugin.families.encode import Encoded, Layer, PromptOptions, encode_prompts
+from leco_plugin.families.placement import Placement, free
 from leco_plugin.families.samplers import DiffusersSampler, cumulative_alphas, make_sampler
 from leco_plugin.families.source import Family, Source
 from leco_plugin.families.text import TensorRows, TensorTable
@@ -44,7 +45,7 @@ class SDDenoiser:
         options: PromptOptions | None = None,
     ) -> None:
         self._source, self._unet, self._scheduler = source, unet, scheduler
-        self.device = device
+        self.device, self._placement = device, Placement(cast(nn.Module, unet), device)
         self._options = options or PromptOptions()
         self._dtype = compute_dtype(unet)
         self._alphas_cumprod = cumulative_alphas(scheduler).to(device)
@@ -62,10 +63,17 @@ class SDDenoiser:
 
     def encode(self, prompts: Sequence[str]) -> TensorTable:
         """Hidden states (P, tokens, width) of the prompts, 77 tokens a chunk."""
-        layer = Layer(self._options.clip_skip or 1, normed=True)
-        encoded = encode_prompts(self._source, prompts, self._options, layer, self.device)
-        self._cut.update(encoded.cut)
+        encoded = self._encoded(prompts, Layer(self._options.clip_skip or 1, normed=True))
         return TensorTable(encoded.hidden[0].to(self._dtype))
+
+    def _encoded(self, prompts: Sequence[str], layer: Layer) -> Encoded:
+        """``prompts`` through the text encoders, while the UNet makes room for them."""
+        self._placement.leave()
+        encoded = encode_prompts(self._source, prompts, self._options, layer, self.device)
+        free(self.device)
+        self._placement.take()
+        self._cut.update(encoded.cut)
+        return encoded
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Which of ``prompts`` are longer than the text encoder reads; known after ``encode``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leco_plugin.errors import ModelError
-from leco_plugin.families.encode import Layer, encode_prompts
+from leco_plugin.families.encode import Layer
 from leco_plugin.families.sd import SDDenoiser
 from leco_plugin.families.source import Family
 from leco_plugin.families.text import TensorRows, TensorTable
@@ -31,8 +31,7 @@ class SDXLDenoiser(SDDenoiser):
                 f"{self._options.clip_skip}",
                 fix="take clip_skip out",
             )
-        encoded = encode_prompts(self._source, prompts, self._options, _LAYER, self.device)
-        self._cut.update(encoded.cut)
+        encoded = self._encoded(prompts, _LAYER)
         if encoded.pooled is None:
             raise ModelError(f"the second text encoder of {self._source} has no projection", fix="get the model again")
         return TensorTable(torch.cat(encoded.hidden, dim=-1).to(self._dtype), encoded.pooled.to(self._dtype))

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.errors import ModelError
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -62,8 +63,10 @@ class Source(Protocol):
 
 def refuse(what: str) -> ModelError:
     """The error for a model that ``what`` describes and that is of no known family."""
+    known = ", ".join(family.title for family in FLOW_FAMILIES.values())
     return ModelError(
-        f"{what} that cannot be trained here", fix="use a text-to-image model of Stable Diffusion 1.x, 2.x or SDXL"
+        f"{what} that cannot be trained here",
+        fix=f"use a text-to-image model of Stable Diffusion 1.x, 2.x, SDXL, or one of {known}",
     )
 
 

@@ -154,9 +154,9 @@ def changed(folder: Path, file: str, **values: object) -> None:
     [
         {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]},
         {
-            "_class_name": "StableDiffusion3Pipeline",
+            "_class_name": "PixArtSigmaPipeline",
             "unet": None,
-            "transformer": ["diffusers", "SD3Transformer2DModel"],
+            "transformer": ["diffusers", "PixArtTransformer2DModel"],
         },
         {"_class_name": "DeepFloydPipeline", "text_encoder": ["transformers", "T5EncoderModel"]},
     ],

@@ -1,0 +1,186 @@
+"""Any flow model's transformer behind the Denoiser contract."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from leco_plugin.config.families import Distilled
+from leco_plugin.contracts import PredictionType, TextRows
+from leco_plugin.core.walk import guided
+from leco_plugin.errors import ModelError
+from leco_plugin.families.flow.decode import decoded
+from leco_plugin.families.flow.layout import LAYOUTS
+from leco_plugin.families.flow.rows import FlowRows, FlowTable, Text
+from leco_plugin.families.flow.source import FlowSource
+from leco_plugin.families.flow.table import RECIPES
+from leco_plugin.families.placement import Placement
+from leco_plugin.families.samplers import FlowSampler
+
+_TRAINED = 1000.0
+"""A scheduler's time of pure noise."""
+_SCHNELL_LENGTH = 256
+
+
+class FlowDenoiser:
+    """A transformer of ``source``. Predicts noise - picture at times 0..1000, whatever the family's own conventions.
+
+    ``embedding`` is the guidance that a guidance-distilled model is given as a number. The text encoders come from
+    ``source`` when prompts are encoded, and are gone before the transformer is used.
+    """
+
+    prediction_type: PredictionType = "flow"
+    uses_size_conditioning: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        source: FlowSource,
+        transformer: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        placement: Placement | None = None,
+        distilled: Distilled | None = None,
+        embedding: float | None = None,
+    ) -> None:
+        self._source, self._transformer, self.device, self._dtype = source, transformer, device, dtype
+        self._recipe = RECIPES[source.family.name]
+        self._layout = LAYOUTS[self._recipe.layout]
+        self._config = source.config("transformer")
+        self._placement = placement or Placement(transformer, device)
+        self.distilled = distilled
+        self._embedding = embedding if self._config.get("guidance_embeds") else None
+        # Qwen-Image's, in some versions of diffusers
+        self._takes_lengths = "txt_seq_lens" in inspect.signature(transformer.forward).parameters
+        self._cut: dict[str, str] = {}
+
+    @property
+    def family(self) -> str:
+        """Its name in ``config.families``."""
+        return self._source.family.name
+
+    @property
+    def module(self) -> nn.Module:
+        """The transformer."""
+        return self._transformer
+
+    def encode(self, prompts: Sequence[str]) -> FlowTable:
+        """Every prompt by itself, so that its padding never depends on its neighbours."""
+        self._placement.leave()
+        # bf16 where fp16 is asked for: T5 overflows in fp16
+        precision = torch.bfloat16 if self._dtype == torch.float16 else self._dtype
+        with torch.no_grad(), self._source.text_pipeline(precision, self.device) as pipe:
+            entries = [self._entry(self._recipe.text(pipe, prompt, self._length)) for prompt in prompts]
+            self._cut.update({prompt: rest for prompt in prompts if (rest := self._unread(pipe, prompt))})
+        self._placement.take()
+        return FlowTable(entries)
+
+    def _entry(self, text: Text) -> Text:
+        def kept(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, self._dtype if tensor.is_floating_point() else tensor.dtype)
+
+        return {name: kept(tensor) for name, tensor in text.items()}
+
+    @property
+    def _length(self) -> int:
+        schnell = self.family == "flux" and self.distilled is not None and self.distilled.steps
+        return _SCHNELL_LENGTH if schnell else self._recipe.length
+
+    def _unread(self, pipe: Any, prompt: str) -> str:
+        """The end of a prompt that is longer than what is read, by the tokenizer that reads most."""
+        names = ("tokenizer_3", "tokenizer_2", "tokenizer")
+        tokenizer = next(found for name in names if (found := getattr(pipe, name, None)) is not None)
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        ids = tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids
+        return str(tokenizer.decode(ids[self._length :])) if len(ids) > self._length else ""
+
+    def truncated(self, prompts: Sequence[str]) -> list[str]:
+        """Which of ``prompts`` are longer than the model reads; known after ``encode``."""
+        return [prompt for prompt in prompts if prompt in self._cut]
+
+    def cut(self, prompt: str) -> str:
+        """The end of a truncated prompt."""
+        return self._cut[prompt]
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w); a token's side in pixels has to divide the size."""
+        scale = self._source.vae_pixels * self._layout.pixels
+        side = scale * self._layout.cell
+        if height % side or width % side:
+            raise ModelError(
+                f"{height} x {width} pixels is not a multiple of {side} in both directions, as "
+                f"{self._source.family.title} needs",
+                fix="change resolution",
+            )
+        return int(self._config["in_channels"]) // self._layout.channels, height // scale, width // scale
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
+        """Noise - picture (R, C, h, w); ``sizes`` means nothing to these families."""
+        recipe, rows, (h, w) = self._recipe, cast(FlowRows, text), latents.shape[2:]
+        # a division, as in the pipelines: a product is off in the last bit, which the time's embedding multiplies
+        noise = timesteps.float()
+        time = (_TRAINED - noise if recipe.inverted else noise) / (_TRAINED / recipe.time_range)
+        inputs: dict[str, Any] = {
+            recipe.latents: self._layout.to(latents.to(self._dtype)),
+            recipe.time: time,
+            **recipe.inputs(rows, h, w),
+        }
+        if not self._takes_lengths:
+            inputs.pop("txt_seq_lens", None)
+        if self._embedding is not None:
+            inputs["guidance"] = torch.full_like(time, self._embedding)
+        mixed = self._dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(self.device.type, dtype=self._dtype if mixed else torch.bfloat16, enabled=mixed):
+            answer = self._transformer(**inputs, return_dict=False)[0]
+        predicted = self._layout.back(answer, h, w)
+        return -predicted if recipe.inverted else predicted
+
+    def guide(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+        """Guided prediction, brought back to the norm of the conditional one where the family's pipeline does that."""
+        moved = guided(conditional, unconditional, scale)
+        if not self._recipe.norm:
+            return moved
+        layout = self._layout if self._recipe.norm == "token" else LAYOUTS["plain"]
+        told, asked = (layout.to(tensor) for tensor in (moved, conditional.to(moved.dtype)))
+        scale_back = asked.norm(dim=-1, keepdim=True) / told.norm(dim=-1, keepdim=True)
+        return layout.back(told * scale_back, *moved.shape[2:])
+
+    def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> FlowSampler:
+        """Euler's steps along the model's own schedule for latents of ``shape``, whatever ``name`` says."""
+        recipe, scheduler = self._recipe, self._source.scheduler()
+        options: dict[str, Any] = {}
+        if scheduler.config.get("use_dynamic_shifting") and recipe.mu:
+            options["mu"] = recipe.mu(scheduler.config, recipe.tokens(*shape), steps)
+            if self.family == "krea2" and self._source.index.get("is_distilled"):
+                options["mu"] = _KREA2_TURBO_MU
+        if recipe.own_sigmas:
+            scheduler.set_timesteps(steps, **options)
+        else:
+            scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), **options)
+        return FlowSampler(scheduler.sigmas, self.device)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio (R,) at ``timesteps`` (R,): the latents are (1 - s) picture + s noise."""
+        noise = timesteps.float() / _TRAINED
+        return ((1 - noise) / noise).square()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in -1..1 of ``latents`` (B, C, h, w); the VAE is on the device only meanwhile."""
+        if not hasattr(self, "_loaded_vae"):
+            self._loaded_vae = self._source.vae().requires_grad_(False)
+        vae = self._loaded_vae.to(self.device)
+        try:
+            return decoded(vae, latents.float(), self._recipe.pixels)
+        except torch.cuda.OutOfMemoryError:
+            vae.enable_tiling()
+            return decoded(vae, latents.float(), self._recipe.pixels)
+        finally:
+            vae.to("cpu")
+
+
+_KREA2_TURBO_MU = 1.15
+"""Krea 2 Turbo's shift is the same at every size. Source: its pipeline in diffusers."""

@@ -1,0 +1,145 @@
+"""From what a job names to a loaded flow model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from leco_plugin.checkpoint import Checkpoint
+from leco_plugin.config.families import FLOW_FAMILIES, Distilled, FlowFamily
+from leco_plugin.config.schema import MemoryConfig, ModelConfig
+from leco_plugin.errors import ModelError
+from leco_plugin.families.flow.denoiser import FlowDenoiser
+from leco_plugin.families.flow.memory import check_memory, checkpoint_blocks, offload, quantization
+from leco_plugin.families.flow.source import FlowSource, find_family, named_in
+from leco_plugin.families.fp8 import narrow
+from leco_plugin.families.placement import Placement
+from leco_plugin.families.source import loading
+
+_IN_FILES = {
+    "flux-2": "flux2", "flux": "flux", "chroma": "chroma", "sd3": "sd3", "z-image": "z_image", "lumina2": "lumina2",
+    "auraflow": "auraflow", "krea2": "krea2",
+}  # fmt: skip
+"""How diffusers' names for the weights of single files begin."""
+_MODULES = {"flux2_klein": "flux2"}
+"""Families that have the transformer of another one."""
+
+
+def open_flow(folder: Path, file: Path | None, name: str) -> FlowSource | None:
+    """The flow model in a diffusers ``folder``, with the transformer of ``file``; None where the folder has another.
+
+    Raises ModelError where the file is not of the folder's family.
+    """
+    family = find_family(folder)
+    if family is None:
+        if file is not None:
+            raise ModelError(f"model.extras {folder} holds no flow model", fix="name a diffusers folder of its family")
+        return None
+    found = family_in_file(file) if file else None
+    if found is not None and found.name != _MODULES.get(family.name, family.name):
+        raise ModelError(
+            f"{file} holds the transformer of {found.title}, and model.extras {folder} is {family.title}",
+            fix=f"name a diffusers folder or hub id of {found.title} in model.extras",
+        )
+    return FlowSource(folder, family, file, name)
+
+
+def refuse_transformer(path: Path) -> None:
+    """Raise ModelError where a file holds a flow model's transformer, which needs the other parts, too."""
+    found = family_in_file(path)
+    if found is not None:
+        raise ModelError(
+            f"{path} holds the transformer of {found.title}, and the text encoders and the VAE are missing",
+            fix="name a diffusers folder or hub id that has them in model.extras",
+        )
+
+
+def family_in_file(path: Path) -> FlowFamily | None:
+    """The family that the weights of one file are of, as diffusers sees it; None where it is none of these."""
+    name = named_in(_Tensors(Checkpoint(path)))
+    return next((FLOW_FAMILIES[family] for start, family in _IN_FILES.items() if name.startswith(start)), None)
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """The tensors of a checkpoint, read when asked for."""
+
+    def __init__(self, file: Checkpoint) -> None:
+        self._file = file
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._file[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._file.keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys)
+
+    def __len__(self) -> int:
+        return len(self._file.keys)
+
+
+def load_flow(
+    source: FlowSource,
+    model: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    checkpointing: bool,
+    memory: MemoryConfig,
+) -> FlowDenoiser:
+    """The model with its transformer on the CPU until prompts are encoded; ModelError for what cannot be done."""
+    check_memory(memory, device)
+    transformer = source.transformer(dtype, **quantization(memory, dtype))
+    if any(parameter.is_meta for parameter in transformer.parameters()):
+        raise ModelError(f"{source} lacks weights of a {source.family.title} transformer", fix="get the file again")
+    if model.training_adapter:
+        _fuse(source, transformer, model.training_adapter, memory)
+    if memory.fp8_base:
+        narrow(transformer)
+    if memory.offload:
+        offload(transformer, memory, device)
+    if checkpointing:
+        checkpoint_blocks(transformer)
+    if memory.torch_compile:
+        transformer.compile(backend=memory.dynamo_backend)
+    return FlowDenoiser(
+        source,
+        transformer,
+        device,
+        dtype,
+        placement=Placement(transformer, device, stays=bool(memory.offload)),
+        distilled=_distilled(source, model),
+        embedding=source.family.embedding if model.guidance_embedding is None else model.guidance_embedding,
+    )
+
+
+def _distilled(source: FlowSource, model: ModelConfig) -> Distilled | None:
+    """As the job says, or as the model's files do."""
+    if model.distilled is None:
+        return source.distilled
+    return Distilled("the job says so", source.family.steps or None) if model.distilled else None
+
+
+def _fuse(source: FlowSource, transformer: nn.Module, path: Path, memory: MemoryConfig) -> None:
+    """Add the LoRA of a file to the transformer's weights, by diffusers itself."""
+    if memory.quantize:
+        raise ModelError(
+            "a training adapter cannot be added to weights that are quantized", fix="set memory.fp8_base instead"
+        )
+    loader: Any = getattr(diffusers, source.family.pipeline)
+    target = cast(Any, transformer)
+    if not path.is_file():
+        raise ModelError(f"model.training_adapter {path} is no file", fix="name the LoRA file")
+    with loading(path):
+        state = loader.lora_state_dict(str(path.parent), weight_name=path.name)
+        state = state[0] if isinstance(state, tuple) else state
+        target.load_lora_adapter(state, prefix="transformer", adapter_name="training_adapter")
+        target.fuse_lora()
+        target.unload_lora()
+    transformer.requires_grad_(False)
