@@ -75,7 +75,7 @@ def _attention(
         key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
+            attn_mask = torch.zeros(attn_mask.shape, dtype=query.dtype, device=query.device)
         attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
     result: tuple[Tensor, ...] = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale

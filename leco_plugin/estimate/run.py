@@ -88,7 +88,7 @@ class Estimator:
         traced, steps = self._model(job), self._counted(job)
         calls = {kind.gradient: self._call(job, kind, rows) for kind, rows in steps.widest.items()}
         parts = Parts(
-            model=traced.weight_bytes,
+            model=traced.model.weight_bytes,
             network=int(traced.trained * Fraction(2 + _state_bytes(job) / 4) * BYTES[job.network.dtype]),
             text_encoders=traced.model.text_bytes,
             without_gradient=calls[False].most,

@@ -52,13 +52,6 @@ class Traced:
             self.checkpointing = True
 
     @property
-    def weight_bytes(self) -> int:
-        """Of the frozen model as it is held on the device."""
-        module, own = self.model.denoiser.module, set(map(id, self.network.parameters()))
-        tensors = [*(p for p in module.parameters() if id(p) not in own), *module.buffers()]
-        return sum(tensor.nbytes for tensor in tensors)
-
-    @property
     def trained(self) -> int:
         """Numbers that are trained."""
         return sum(parameter.numel() for parameter in self.network.parameters())
