@@ -44,9 +44,17 @@ class LikeCuda(TorchFunctionMode):
             return _attention(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def forget(self) -> None:
-        """Leave the call, as autocast does: what it has copied is held no longer than the backward pass needs it."""
+    def __exit__(self, *reason: Any) -> None:
+        """Leave the block, and with it autocast's copies: what a backward pass needs holds them itself."""
         self._copies.clear()
+        super().__exit__(*reason)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass, after the block; what checkpointing computes again in it is computed by these rules."""
+        engine: Any = torch.autograd.Variable._execution_engine
+        # not `loss.backward()`, which is a torch function itself: in it the rules would be switched off
+        with self:
+            engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, accumulate_grad=True)
 
     def _cast(self, value: Any, to: torch.dtype) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == to:

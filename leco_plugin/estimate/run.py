@@ -116,13 +116,9 @@ class Estimator:
 
     def _model(self, job: JobConfig) -> Traced:
         key = (job.model, job.network, job.memory, job.train.dtype)
-        kept = self._models.get(key)
-        # a model that recomputes cannot be made to keep again
-        if kept is None or kept.checkpointing > job.train.gradient_checkpointing:
-            kept = self._models[key] = Traced(job)
-        if job.train.gradient_checkpointing:
-            kept.checkpoint()
-        return kept
+        if key not in self._models:
+            self._models[key] = Traced(job)
+        return self._models[key]
 
     def _counted(self, job: JobConfig) -> Steps:
         key = (job.model, job.network.type, job.leco, job.train.steps, job.train.gradient_accumulation, job.pairs)
@@ -135,7 +131,7 @@ class Estimator:
         again = kind.gradient and job.train.gradient_checkpointing
         key = (job.model, job.network, job.memory, job.train.dtype, again, kind, rows)
         if key not in self._calls:
-            self._calls[key] = self._model(job).call(kind.shape, rows, gradient=kind.gradient)
+            self._calls[key] = self._model(job).call(kind.shape, rows, gradient=kind.gradient, again=again)
         return self._calls[key]
 
     def what_fits(self, job: JobConfig, room: float) -> tuple[list[str], Estimate]:
@@ -150,7 +146,10 @@ class Estimator:
             changed = change(job)
             if changed is None:
                 continue
-            then = self.estimate(changed)
+            try:
+                then = self.estimate(changed)
+            except UnknownModelError:
+                continue
             if then.parts.peak < 0.98 * now.parts.peak:
                 job, now = changed, then
                 said.append(option(changed))

@@ -33,36 +33,44 @@ class Call:
 
 
 class Traced:
-    """The model and network of a job without their numbers, and what their calls take; each is traced once."""
+    """The model and network of a job without their numbers, and what their calls take."""
 
     def __init__(self, job: JobConfig) -> None:
+        self._job, self._half = job, _HALF[job.train.dtype]
+        self._build()
+
+    def _build(self) -> None:
+        job = self._job
         self.model: MetaModel = meta_model(job.model, job.train.dtype, job.memory)
         self.network: Network = create_network(job.network, self.model.denoiser.module, seed=0)
-        self._half = _HALF[job.train.dtype]
-        with torch.device("meta"):
-            for parameter in self.network.parameters():
-                # part of the network's own memory, not of a call's
-                parameter.grad = torch.zeros_like(parameter)
-        self.checkpointing = False
+        self._recomputes = False
+        for parameter in self.network.parameters():
+            # part of the network's own memory, not of a call's
+            parameter.grad = torch.empty_like(parameter)
 
-    def checkpoint(self) -> None:
-        """Recompute activations in the backward pass from now on."""
-        if not self.checkpointing:
+    def _recompute(self, again: bool) -> None:
+        """Have the backward pass compute activations again, or keep them."""
+        if self._recomputes and not again:
+            self._build()
+        if again and not self._recomputes:
             self.model.checkpoint()
-            self.checkpointing = True
+            self._recomputes = True
 
     @property
     def trained(self) -> int:
         """Numbers that are trained."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def call(self, shape: Shape, rows: int, *, gradient: bool) -> Call:
-        """One call with ``rows`` rows of latents of ``shape`` (C, h, w), with its backward pass where asked for."""
+    def call(self, shape: Shape, rows: int, *, gradient: bool, again: bool) -> Call:
+        """One call with ``rows`` rows of latents of ``shape`` (C, h, w).
+
+        ``gradient``: with its backward pass, for which activations are computed ``again``, or kept.
+        """
+        if gradient:
+            self._recompute(again)
         traced = min(rows, _MOST_ROWS)
         found = self._call(shape, traced, gradient)
-        if traced == rows:
-            return found
-        return Call(*(value * rows // traced for value in (found.most, found.kept, found.flops)))
+        return found if traced == rows else Call(*(n * rows // traced for n in (found.most, found.kept, found.flops)))
 
     def _call(self, shape: Shape, rows: int, gradient: bool) -> Call:
         module = self.model.denoiser.module
@@ -72,12 +80,11 @@ class Traced:
         strengths = [float(row % 2) for row in range(rows)] if self.network.takes_rows and not gradient else 1.0
         known = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
         live, card = Live([*known, latents, timesteps, sizes]), LikeCuda(self._half)
-        with live, card, torch.set_grad_enabled(gradient), self.network.multiplier(strengths):
-            text = self.model.text.rows([0] * rows)
-            predicted = self.model.denoiser.predict(latents, timesteps, text, sizes)
-            card.forget()
+        with live, torch.set_grad_enabled(gradient), self.network.multiplier(strengths):
+            with card:
+                text = self.model.text.rows([0] * rows)
+                predicted = self.model.denoiser.predict(latents, timesteps, text, sizes)
             kept = live.now if gradient else 0
             if gradient:
-                # not the tensor's own method, inside which the card's rules would not hold
-                torch.autograd.backward(predicted.float().square().mean())
+                card.backward(predicted.float().square().mean())
             return Call(live.most, kept, live.flops)
