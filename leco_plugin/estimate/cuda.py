@@ -47,7 +47,7 @@ class LikeCuda(TorchFunctionMode):
     def __exit__(self, *reason: Any) -> None:
         """Leave the block, and with it autocast's copies: what a backward pass needs holds them itself."""
         self._copies.clear()
-        super().__exit__(*reason)
+        super().__exit__(*reason)  # type: ignore[no-untyped-call]
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass, after the block; what checkpointing computes again in it is computed by these rules."""

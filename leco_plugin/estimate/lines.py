@@ -57,11 +57,11 @@ def estimate_fields(job: JobConfig) -> dict[str, object]:
 
 def _memory_lines(found: Estimate) -> Iterator[str]:
     yield f"memory on a GPU, estimated: {_size(found.parts.peak)} at its peak"
-    rows = {("student" if kind.gradient else "without_gradient"): rows for kind, rows in found.steps.widest.items()}
+    rows = {("student" if kind.gradient else "without_gradient"): n.rows for kind, n in found.steps.widest.items()}
     for name, label in _LABELS.items():
         more = f", {_number(rows[name])} row{'s' if rows[name] > 1 else ''}" if name in rows else ""
         yield f"  {_size(getattr(found.parts, name)):>10}  {label}{more}"
-    yield "  the three calls come one after the other: the largest of them counts"
+    yield "  the calls come one after the other, and the text encoders before the model: the largest counts"
 
 
 def _here_line(job: JobConfig, found: Estimate, card: Card, estimator: Estimator) -> str:

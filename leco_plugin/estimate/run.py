@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import LecoError
-from leco_plugin.estimate.steps import Rows, Steps, count_steps
+from leco_plugin.estimate.steps import Rows, Steps, Wide, count_steps
 from leco_plugin.estimate.trace import BYTES, Call, Traced
 
 _SMALLEST_SIDE, _SMALLEST_RANK = 256, 4
@@ -86,7 +86,7 @@ class Estimator:
 
     def _estimate(self, job: JobConfig) -> Estimate:
         traced, steps = self._model(job), self._counted(job)
-        calls = {kind.gradient: self._call(job, kind, rows) for kind, rows in steps.widest.items()}
+        calls = {kind.gradient: self._call(job, kind, wide) for kind, wide in steps.widest.items()}
         parts = Parts(
             model=traced.model.weight_bytes,
             network=int(traced.trained * Fraction(2 + _state_bytes(job) / 4) * BYTES[job.network.dtype]),
@@ -102,11 +102,14 @@ class Estimator:
         """Of an optimizer step. Sizes between the largest and the smallest are not traced: pixels and their square."""
         areas = {kind.shape[1] * kind.shape[2]: kind for kind in steps.rows}
         large, small = max(areas), min(areas)
-        per_row = {kind.gradient: Fraction(self._call(job, kind, n).flops, n) for kind, n in steps.widest.items()}
+        per_row = {
+            kind.gradient: Fraction(self._call(job, kind, wide).flops, wide.rows) for kind, wide in steps.widest.items()
+        }
         square = Fraction(0)
         if small < large:
-            least = self._call(job, Rows(areas[small].shape, gradient=False), 1).flops
-            square = (1 - Fraction(least * large) / (per_row[False] * small)) / (large - small)
+            wide = next(wide for kind, wide in steps.widest.items() if not kind.gradient)
+            least = Fraction(self._call(job, Rows(areas[small].shape, gradient=False), wide).flops, wide.rows)
+            square = (1 - least * large / (per_row[False] * small)) / (large - small)
 
         def relative(kind: Rows) -> Fraction:
             area = kind.shape[1] * kind.shape[2]
@@ -127,11 +130,11 @@ class Estimator:
             self._steps[key] = count_steps(job, traced.model.denoiser, traced.network)
         return self._steps[key]
 
-    def _call(self, job: JobConfig, kind: Rows, rows: int) -> Call:
+    def _call(self, job: JobConfig, kind: Rows, wide: Wide) -> Call:
         again = kind.gradient and job.train.gradient_checkpointing
-        key = (job.model, job.network, job.memory, job.train.dtype, again, kind, rows)
+        key = (job.model, job.network, job.memory, job.train.dtype, again, kind, wide)
         if key not in self._calls:
-            self._calls[key] = self._model(job).call(kind.shape, rows, gradient=kind.gradient, again=again)
+            self._calls[key] = self._model(job).call(kind, wide, again=again)
         return self._calls[key]
 
     def what_fits(self, job: JobConfig, room: float) -> tuple[list[str], Estimate]:
@@ -150,7 +153,7 @@ class Estimator:
                 then = self.estimate(changed)
             except UnknownModelError:
                 continue
-            if then.parts.peak < 0.98 * now.parts.peak:
+            if 50 * then.parts.peak < 49 * now.parts.peak:
                 job, now = changed, then
                 said.append(option(changed))
         return said, now

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import cast
 
@@ -21,7 +22,7 @@ from leco_plugin.engine.step import StepSettings
 
 Shape = tuple[int, int, int]
 """(C, h, w) of latents."""
-_MOST_STEPS, _MOST_ROWS, _MOST_SAMPLES = 100, 20_000, 32
+_MOST_STEPS, _MOST_ROWS, _MOST_SAMPLES, _MOST_TURNS = 100, 20_000, 16, 8
 """That are counted: the rest of a run is like them, and more samples are so many times what few are."""
 
 
@@ -35,11 +36,27 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Wide:
+    """A call of many rows."""
+
+    counted: int
+    strength: float | Sequence[float]
+    """Of the LoRA, in every row or in each of those counted."""
+    times: Fraction = Fraction(1)
+    """How many times as many there are."""
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return round(self.counted * self.times)
+
+
+@dataclass(frozen=True)
 class Steps:
     """What the steps of a run ask the model for."""
 
-    widest: Mapping[Rows, int]
-    """The most rows that one call without gradient has, and one with gradient; both of the largest shape."""
+    widest: Mapping[Rows, Wide]
+    """The widest call without gradient, and with it; both of the largest shape."""
     rows: Mapping[Rows, Fraction]
     """Of an optimizer step, on average."""
     calls: Fraction
@@ -51,7 +68,7 @@ def count_steps(job: JobConfig, denoiser: Denoiser, network: Network) -> Steps:
     job, scale = _few_samples(job)
     calls, often = _average(job, denoiser, network)
     return Steps(
-        widest={kind: round(scale * rows) for kind, rows in _widest(job, denoiser, network).items()},
+        widest={kind: replace(wide, times=scale) for kind, wide in _widest(job, denoiser, network).items()},
         rows={kind: scale * count * job.train.gradient_accumulation for kind, count in calls.items()},
         calls=often * job.train.gradient_accumulation,
     )
@@ -85,7 +102,7 @@ def _average(job: JobConfig, denoiser: Denoiser, network: Network) -> tuple[dict
     return {kind: mean(rows[kind], first[kind]) for kind in rows | first}, mean(calls, first_calls)
 
 
-def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> dict[Rows, int]:
+def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> dict[Rows, Wide]:
     """Of a step whose walks are all of the pair that asks for most, at a state where the base model is measured."""
     pooled = job.leco.walk == "pool"
 
@@ -100,22 +117,23 @@ def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> dict[Rows, 
     step = _training(job.model_copy(update={"pairs": pairs}), model, network).step
     count = walks_per_step(job.leco, pairs) if pooled else job.leco.pairs_per_step
     walks = [step.begin(most, Generator().manual_seed(0), 1 if pooled else None) for _ in range(count)]
-    for walk in walks:
-        walk.position = 1
-    step.run(_Given(walks, pooled), lambda loss: None)
+    # untouched prompts are measured in turn, and some of them are among the rows anyway
+    for turn in range(_MOST_TURNS):
+        for walk in walks:
+            walk.position, walk.turn = 1, turn
+        step.run(_Given(walks, pooled), lambda loss: None)
     return model.most
 
 
 def _training(job: JobConfig, model: _Counting, network: Network) -> Training:
     settings = StepSettings(denoise_guidance_scale=job.leco.denoise_guidance_scale)
-    nothing = NoNetwork()
-    nothing.takes_rows = network.takes_rows
+    model.network.takes_rows = network.takes_rows
     return assemble(
         job.pairs,
         job.leco,
         settings,
         denoiser=cast(Denoiser, model),
-        network=nothing,
+        network=model.network,
         sampler=job.train.noise_scheduler,
         generator=Generator().manual_seed(0),
     )
@@ -145,7 +163,8 @@ class _Counting:
         self._denoiser = denoiser
         self._shapes: list[Shape] = []
         self.asked: Counter[Rows] = Counter()
-        self.most: dict[Rows, int] = {}
+        self.most: dict[Rows, Wide] = {}
+        self.network = _Counted()
         self._calls = 0
 
     def take(self) -> tuple[Counter[Rows], int]:
@@ -166,12 +185,23 @@ class _Counting:
     def predict(self, latents: Tensor, timesteps: Tensor, text: object, sizes: Tensor) -> Tensor:
         kind, count = Rows(self._shapes[latents.shape[-1] - 1], torch.is_grad_enabled()), len(latents)
         self.asked[kind] += count
-        self.most[kind] = max(count, self.most.get(kind, 0))
+        if kind not in self.most or count > self.most[kind].counted:
+            self.most[kind] = Wide(count, self.network.strength)
         self._calls += 3 if kind.gradient else 1
         return torch.zeros_like(latents)
 
     def sampler(self, name: str, steps: int, shape: Shape) -> _Still:
         return _Still(steps)
+
+
+class _Counted(NoNetwork):
+    """A network that remembers its strength."""
+
+    strength: float | Sequence[float] = 1.0
+
+    def multiplier(self, value: float | Sequence[float]) -> AbstractContextManager[None]:
+        self.strength = value if isinstance(value, (int, float)) else tuple(value)
+        return super().multiplier(value)
 
 
 class _Unread:

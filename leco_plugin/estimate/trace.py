@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +11,13 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Network
 from leco_plugin.estimate.cuda import LikeCuda
 from leco_plugin.estimate.live import Live
-from leco_plugin.estimate.steps import Shape
+from leco_plugin.estimate.steps import Rows, Wide
 from leco_plugin.families.meta import MetaModel, meta_model
 from leco_plugin.network.create import create_network
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Of a number."""
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
-_MOST_ROWS = 4096
-"""That a call is traced with; of more rows, each takes as much."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +60,24 @@ class Traced:
         """Numbers that are trained."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def call(self, shape: Shape, rows: int, *, gradient: bool, again: bool) -> Call:
-        """One call with ``rows`` rows of latents of ``shape`` (C, h, w).
+    def call(self, kind: Rows, wide: Wide, *, again: bool = False) -> Call:
+        """One call, with its backward pass where ``kind`` has a gradient.
 
-        ``gradient``: with its backward pass, for which activations are computed ``again``, or kept.
+        For that pass activations are computed ``again``, or kept.
         """
-        if gradient:
+        if kind.gradient:
             self._recompute(again)
-        traced = min(rows, _MOST_ROWS)
-        found = self._call(shape, traced, gradient)
-        return found if traced == rows else Call(*(n * rows // traced for n in (found.most, found.kept, found.flops)))
+        found = self._call(kind, wide.counted, wide.strength)
+        return Call(*(int(number * wide.times) for number in (found.most, found.kept, found.flops)))
 
-    def _call(self, shape: Shape, rows: int, gradient: bool) -> Call:
-        module = self.model.denoiser.module
-        latents = torch.empty(rows, *shape, device="meta")
+    def _call(self, kind: Rows, rows: int, strength: float | Sequence[float]) -> Call:
+        module, gradient = self.model.denoiser.module, kind.gradient
+        latents = torch.empty(rows, *kind.shape, device="meta")
         timesteps, sizes = torch.empty(rows, device="meta"), torch.empty(rows, 6, device="meta")
-        # strengths of their own, where a call has teacher rows and others
-        strengths = [float(row % 2) for row in range(rows)] if self.network.takes_rows and not gradient else 1.0
-        known = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters() if p.grad is not None)]
-        live, card = Live([*known, latents, timesteps, sizes]), LikeCuda(self._half)
-        with live, torch.set_grad_enabled(gradient), self.network.multiplier(strengths):
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        live = Live([*module.parameters(), *module.buffers(), *gradients, latents, timesteps, sizes])
+        card = LikeCuda(self._half)
+        with live, torch.set_grad_enabled(gradient), self.network.multiplier(strength):
             with card:
                 text = self.model.text.rows([0] * rows)
                 predicted = self.model.denoiser.predict(latents, timesteps, text, sizes)
