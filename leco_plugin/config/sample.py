@@ -86,11 +86,11 @@ class SampleConfig(Frozen):
     walk_seed: bool = False
     """Every prompt has a seed of its own: `seed`, `seed` + 1, ..."""
     guidance_scale: Finite = Field(7.0, ge=0)
-    """Guidance of the picture; not an edit strength."""
+    """Guidance of the picture, not an edit strength; when absent, 4 for flow models, and 1 where they are distilled."""
     sample_steps: Whole = Field(20, ge=1, le=1000)
-    """Sampler steps of a picture."""
+    """Sampler steps of a picture; when absent, a distilled flow model's own."""
     sampler: SamplerName = "ddim"
-    """Sampler of the pictures."""
+    """Sampler of the pictures; flow models have their own."""
     from_step: Whole = Field(0, ge=0)
     """Sampler steps before the LoRA is switched on; a few keep the composition of the base model."""
     format: Literal["png", "jpg", "webp"] = "png"

@@ -217,7 +217,7 @@ class TrainConfig(Frozen):
     noise_offset: Finite = Field(0.0, ge=0)
     """Adds this much of one random number per channel to the first noise."""
     noise_scheduler: SamplerName = "ddim"
-    """Sampler of the walk."""
+    """Sampler of the walk; flow models have one, flowmatch, which needs not be named."""
     dtype: DType = "fp32"
     """Precision of the base model and of autocast; LoRA weights and loss stay float32."""
     gradient_checkpointing: bool = False
@@ -268,6 +268,8 @@ class SaveConfig(Frozen):
     """Write nothing into the LoRA files but the weights."""
     training_comment: str | None = None
     """A remark for the files' metadata."""
+    sidecar: bool = False
+    """Write NAME.json beside the LoRA, and NAME.png where pictures are drawn: what A1111 and InvokeAI show of it."""
 
 
 class LoggingConfig(Frozen):
@@ -299,9 +301,9 @@ class LecoConfig(Frozen):
     """What LECO adds to a training job, besides its prompts."""
 
     max_denoising_steps: Whole = Field(40, ge=2, le=1000)
-    """Sampler steps N of a whole walk; the stop is drawn from 1..N-1."""
+    """Sampler steps N of a whole walk; the stop is drawn from 1..N-1. When absent, a distilled flow model's own."""
     denoise_guidance_scale: Finite = Field(3.0, ge=0)
-    """Guidance while walking. Not the edit strength: that is a pair's guidance_scale."""
+    """Guidance while walking; 1 for a distilled flow model when absent. Not a pair's edit strength, guidance_scale."""
     walk: Literal["pool", "fresh"] = "pool"
     """pool: walks in flight that every step moves on; fresh: every step walks anew from noise, as LECO itself does."""
     pool_size: Whole | None = Field(None, ge=1, le=32)

@@ -6,17 +6,16 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 from pydantic import ValidationError
 
 from leco_plugin.config.blame import blame
 from leco_plugin.config.build import parse_overrides
 from leco_plugin.config.findings import Findings
-from leco_plugin.config.schema import LecoConfig, TrainConfig
+from leco_plugin.config.names import SAMPLERS
+from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError
-
-SAMPLERS: tuple[str, ...] = get_args(TrainConfig.model_fields["noise_scheduler"].annotation)
 
 
 @dataclass(frozen=True)
