@@ -50,7 +50,7 @@ def test_an_ai_toolkit_job_gives_the_pairs_of_its_trainer_and_comes_back(slider:
         toml, _ = _convert(folder, "a.yaml", "b.toml")
         expected = (tuple(made.host_pairs(slider)), made.host_preserve(slider))
         assert _read(toml) == expected
-        _, kinds = _convert(folder, "b.toml", "c.yaml")
+        _, kinds = _convert(folder, "b.toml", "c.yaml", "ai-toolkit")
         assert "lost" not in kinds
         again, _ = _convert(folder, "c.yaml", "d.toml")
         assert _read(again) == expected
@@ -79,7 +79,7 @@ def test_a_toml_comes_back_from_ai_toolkit_with_its_pairs_or_the_report_says_wha
         folder = Path(name)
         (folder / "a.toml").write_text(made.as_toml(tree), encoding="utf-8")
         try:
-            _, kinds = _convert(folder, "a.toml", "b.yaml")
+            _, kinds = _convert(folder, "a.toml", "b.yaml", "ai-toolkit")
         except ConfigError:
             # nothing but prompts without a concept
             assert all(not (pair.positive + pair.unconditional).strip() for pair in _read(folder / "a.toml")[0])
