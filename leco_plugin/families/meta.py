@@ -95,8 +95,10 @@ def _flow(source: FlowSource, model: ModelConfig, dtype: torch.dtype, memory: Me
 
 def _denoiser_module(name: str, config: Mapping[str, Any], dtype: torch.dtype, memory: MemoryConfig) -> Any:
     with _META:
-        # not diffusers' own `to`, which warns of layers that its loader treats in another way
-        module = nn.Module.to(getattr(diffusers, name).from_config(config), dtype)
+        module = getattr(diffusers, name).from_config(config)
+    for tensor in (*module.parameters(), *module.buffers()):
+        # not the module's own `to`, which warns of layers that diffusers loads in another way
+        tensor.data = tensor.data.to(dtype if tensor.is_floating_point() else tensor.dtype)
     module.eval().requires_grad_(False)
     if memory.fp8_base or memory.quantize:
         # torchao and bitsandbytes hold and widen weights in the same way, and do not know the meta device
