@@ -9,13 +9,16 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
+from leco_plugin.config.flow_rules import fitted, refusals, remarks
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, settings
-from leco_plugin.errors import ConfigError, harmless
+from leco_plugin.errors import ConfigError, Problem, harmless
+from leco_plugin.families.flow.facts import find_flow
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
 OK = 0
@@ -36,14 +39,29 @@ def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO, *, esti
         else:
             write_lines(err, map(str, error.problems))
         return REFUSED
+    refused: list[Problem] = []
+    if isinstance(loaded, Loaded):
+        loaded, refused = _for_its_model(loaded)
     if json_output:
-        write_json(out, _fields(loaded, estimate))
+        write_json(out, {"errors": [problem_fields(one) for one in refused]} if refused else _fields(loaded, estimate))
+    elif refused:
+        write_lines(err, map(str, refused))
     else:
         write_lines(out, describe(loaded))
         write_lines(err, (f"warning: {warning}" for warning in loaded.warnings))
         if estimate and isinstance(loaded, Loaded):
             _write_estimate(out, loaded.job)
-    return OK
+    return REFUSED if refused else OK
+
+
+def _for_its_model(loaded: Loaded) -> tuple[Loaded, list[Problem]]:
+    """The job with what its model's files say where it leaves that open, and what of it means nothing to that model."""
+    facts = find_flow(loaded.job.model)
+    if facts is None:
+        return loaded, []
+    job = fitted(loaded.job, facts.distilled)
+    said = (*loaded.warnings, *remarks(job, facts.distilled))
+    return replace(loaded, job=job, warnings=said), list(refusals(loaded.job, facts.family))
 
 
 def _write_estimate(out: TextIO, job: JobConfig) -> None:
@@ -74,6 +92,7 @@ def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
     if isinstance(loaded, Loaded):
         yield f"{loaded.path}: a job that can be run"
         yield from _job_lines(loaded.job)
+        yield from _model_lines(loaded.job)
         pairs: Sequence[PromptPair] = loaded.job.pairs
     else:
         yield f"{loaded.path}: prompts that can be trained"
@@ -82,6 +101,17 @@ def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
     for number, pair in enumerate(pairs, start=1):
         yield f"{number:3}. {equation(pair)}"
         yield f"     {settings(pair)}"
+
+
+def _model_lines(job: JobConfig) -> Iterator[str]:
+    """What a flow model's files say of its walks."""
+    facts = find_flow(job.model)
+    if facts is None:
+        return
+    leco, distilled = job.leco, facts.distilled
+    kind = f"distilled: {distilled.why}" if distilled else "not distilled, by its config files"
+    yield f"model: {facts.family.title}, {kind}"
+    yield f"  so it walks {leco.max_denoising_steps} steps at guidance {leco.denoise_guidance_scale:g}"
 
 
 def _job_lines(job: JobConfig) -> Iterator[str]:
@@ -113,6 +143,9 @@ def _fields(loaded: Loaded | LoadedPrompts, estimate: bool) -> dict[str, object]
     }
     if isinstance(loaded, Loaded):
         fields["job"] = loaded.job.model_dump(mode="json", exclude={"pairs"})
+        facts = find_flow(loaded.job.model)
+        if facts:
+            fields["flow"] = {"family": facts.family.name, "distilled": facts.distilled and facts.distilled.why}
     if estimate and isinstance(loaded, Loaded):
         with _quiet_libraries():
             from leco_plugin.estimate.lines import estimate_fields
