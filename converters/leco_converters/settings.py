@@ -265,7 +265,7 @@ def refusal(model: type[BaseModel], name: str, value: object) -> str:
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             if detail["loc"][:1] == (name,):
-                blame(detail, (), findings)
+                blame(detail, (), findings, model)
     return findings.errors[0].message if findings.errors else ""
 
 

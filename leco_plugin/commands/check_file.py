@@ -6,13 +6,16 @@ Imports neither torch nor any model library, so the answer comes at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
+from leco_plugin.config.flow_rules import fitted, refusals, remarks
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, settings
-from leco_plugin.errors import ConfigError, harmless
+from leco_plugin.errors import ConfigError, Problem, harmless
+from leco_plugin.estimate.flow_model import find_flow
 from leco_plugin.estimate.lines import estimate_fields, estimate_lines
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
@@ -33,12 +36,27 @@ def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO) -> int:
         else:
             write_lines(err, map(str, error.problems))
         return REFUSED
+    refused: list[Problem] = []
+    if isinstance(loaded, Loaded):
+        loaded, refused = _for_its_model(loaded)
     if json_output:
-        write_json(out, _fields(loaded))
+        write_json(out, {"errors": [problem_fields(one) for one in refused]} if refused else _fields(loaded))
+    elif refused:
+        write_lines(err, map(str, refused))
     else:
         write_lines(out, describe(loaded))
         write_lines(err, (f"warning: {warning}" for warning in loaded.warnings))
-    return OK
+    return REFUSED if refused else OK
+
+
+def _for_its_model(loaded: Loaded) -> tuple[Loaded, list[Problem]]:
+    """The job with what its model's files say where it leaves that open, and what of it means nothing to that model."""
+    facts = find_flow(loaded.job.model)
+    if facts is None:
+        return loaded, []
+    job = fitted(loaded.job, facts.distilled)
+    warnings = (*loaded.warnings, *remarks(job, facts.distilled))
+    return replace(loaded, job=job, warnings=warnings), list(refusals(loaded.job, facts.family))
 
 
 def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
@@ -46,6 +64,7 @@ def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
     if isinstance(loaded, Loaded):
         yield f"{loaded.path}: a job that can be run"
         yield from _job_lines(loaded.job)
+        yield from _model_lines(loaded.job)
         pairs: Sequence[PromptPair] = loaded.job.pairs
     else:
         yield f"{loaded.path}: prompts that can be trained"
@@ -56,6 +75,17 @@ def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
         yield f"     {settings(pair)}"
     if isinstance(loaded, Loaded):
         yield from estimate_lines(loaded.job)
+
+
+def _model_lines(job: JobConfig) -> Iterator[str]:
+    """What a flow model's files say of its walks."""
+    facts = find_flow(job.model)
+    if facts is None:
+        return
+    leco, distilled = job.leco, facts.distilled
+    kind = f"distilled: {distilled.why}" if distilled else "not distilled, by its config files"
+    yield f"model: {facts.family.title}, {kind}"
+    yield f"  so it walks {leco.max_denoising_steps} steps at guidance {leco.denoise_guidance_scale:g}"
 
 
 def _job_lines(job: JobConfig) -> Iterator[str]:
@@ -88,4 +118,7 @@ def _fields(loaded: Loaded | LoadedPrompts) -> dict[str, object]:
     if isinstance(loaded, Loaded):
         fields["job"] = loaded.job.model_dump(mode="json", exclude={"pairs"})
         fields["estimate"] = estimate_fields(loaded.job)
+        facts = find_flow(loaded.job.model)
+        if facts:
+            fields["flow"] = {"family": facts.family.name, "distilled": facts.distilled and facts.distilled.why}
     return fields
