@@ -44,7 +44,9 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
     outcomes: list[Outcome] = []
     for option, node in settings.values.items():
         flag = _FLAGS.get(option, "")
-        if node.left_out or option in _ELSEWHERE:
+        if option in ("sample.prompts", "sample.samples") and node.items:
+            outcomes.append(_lost(node, "the command line of sd-scripts wants the prompts of pictures in a file"))
+        if node.left_out or option in _ELSEWHERE or option.startswith("sample."):
             continue
         if option == "memory.attention":
             flags[_ATTENTION[str(node.value)]] = ""
@@ -60,10 +62,13 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
         elif flag:
             value = plain(node)
             flags[flag] = _SPELLED.get(option, {}).get(str(value).lower(), str(value))
-        elif not _is_default(option, node) and node.key and not option.startswith("sample."):
+        elif not _is_default(option, node) and node.key:
             outcomes.append(_lost(node, f"the command line of sd-scripts has no flag for {option}"))
-        elif option in ("sample.prompts", "sample.samples") and node.items:
-            outcomes.append(_lost(node, "the command line of sd-scripts wants the prompts of pictures in a file"))
+    if plan.origin != "ai-toolkit" and settings.get("model.is_xl") is None and not plain(settings.get("model.is_v2")):
+        was = "the source does not say whether the model is SDXL"
+        outcomes.append(
+            Outcome(plan.source.root, "added", was, "train_leco.py is written; for SDXL sdxl_train_leco.py")
+        )
     named = str(plain(settings.get("name")) or name)
     head = {
         "pretrained_model_name_or_path": flags.pop("pretrained_model_name_or_path", "") or model or "MODEL",
@@ -82,9 +87,10 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
 
 def in_job_only(job: Sequence[Outcome], flags: Sequence[Outcome]) -> list[Outcome]:
     """Return what the job file carries and the command line does not."""
-    noted = {outcome.node.key for outcome in job}
+    noted = {outcome.node.key for outcome in job if outcome.kind == "lost"}
     missing = [one for one in flags if not any(one.node.key[: len(key)] == key for key in noted)]
-    return [Outcome(one.node, "changed", one.was, "stands in the job file only") for one in missing]
+    done = "stands in the job file only"
+    return [Outcome(one.node, "changed", one.was, done) if one.kind == "lost" else one for one in missing]
 
 
 def _is_default(option: str, node: Node) -> bool:

@@ -32,8 +32,8 @@ _DIFFUSION: Mapping[str, str] = {
     "sd2": "is_v2",
     **dict.fromkeys(("sdxl", "ssd", "vega"), "is_xl"),
 }
-_OF_FLOW = {"train.noise_scheduler", "sample.sampler", "network.conv", "network.conv_alpha"}
-"""What flow models have one of, or none."""
+_NOT_FOR_FLOW = ("train.noise_scheduler", "sample.sampler", "network.conv", "network.conv_alpha")
+"""Flow models have one sampler, and no convolutions."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,18 @@ class _Reader:
             if node is not None and node.value == 0 and node.value is not False:
                 values[name] = node.like(of.value)
                 self.settings.note("changed", node, "an alpha of 0 stands for the rank", "the rank is written")
-        if self.rows is LECO and self._written("network.type") == "c3lier":
+        if self.rows is not LECO:
+            return
+        method = self.settings.tables.get("network", Node({})).table.get("training_method")
+        if self._written("network.type") != "c3lier" and method is not None and "noxattn" in str(method.value):
+            was = "lierla of Concept Sliders goes on attention alone, which without cross-attention is layers: selfattn"
+            self.settings.note("changed", method, was, "noxattn here has feed-forward and projections, too")
+        if self._written("network.type") == "c3lier" and plain(get("network.layers")) in (
+            None,
+            "all",
+            "full",
+            "noxattn",
+        ):
             # one rank and alpha for linear layers and convolutions there
             values.setdefault("network.conv", rank.beside(rank.value))
             values.setdefault("network.conv_alpha", alpha.beside(alpha.value) if alpha else Node(1.0))
@@ -184,12 +195,12 @@ class _Reader:
                 return
         if row.to == "network.layers" and isinstance(node.value, str) and node.value in METHODS:
             self._method(node)
+        elif self.settings.family and row.to in _NOT_FOR_FLOW:
+            return
         elif row.to:
             result, why = self._in_our_words(row, node)
             if not why:
                 self.settings.values[row.to] = result
-            elif self.settings.family and row.to in _OF_FLOW:
-                return
         self.settings.asked.add(id(section))
         if why:
             self._lose(name, node, why, section)
@@ -214,6 +225,8 @@ class _Reader:
         value = plain(node)
         if str(value).lower() in row.words:
             return node.like(row.words[str(value).lower()]), ""
+        if key in ("linear_alpha", "conv_alpha") and value == 0 and value is not False:
+            return node, ""
         why = refusal(model, key, value)
         lower = value.lower() if isinstance(value, str) else value
         return (node.like(lower), "") if why and not refusal(model, key, lower) else (node, why)
@@ -273,7 +286,7 @@ def add_defaults(settings: Settings, rows: Mapping[str, Row]) -> Iterator[tuple[
         defaults.pop("sample.sampler", None)
     for option, (name, value) in defaults.items():
         written = settings.values.get(option) or settings.values.get(name)
-        if written is None and not (settings.family and option in _OF_FLOW):
+        if written is None and not (settings.family and option in _NOT_FOR_FLOW):
             settings.values[option] = Node(value)
             table = settings.tables.get(name.partition(".")[0], settings.tables[""])
             yield table, f"{name} is not written, and its trainer then takes {value}"

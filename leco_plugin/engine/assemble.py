@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.core.walk import Walks
@@ -15,7 +14,6 @@ from leco_plugin.engine.concepts import encode_concepts
 from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 from leco_plugin.engine.walks import make_walks
-from leco_plugin.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,6 @@ def assemble(
 
     Everything random comes from ``generator``, so that equal seeds give equal pairs, stops and noise in every host.
     """
-    if AUTO in leco.preserve:
-        raise ConfigError("preserve: auto is for the built-in host", fix="name prompts: leco check --model lists some")
     concepts = encode_concepts(pairs, denoiser, leco.preserve)
     model = Model(denoiser, network, concepts.table)
     samplers = Samplers(denoiser, sampler, leco.max_denoising_steps)

@@ -72,7 +72,9 @@ def preserved(leco: LecoConfig, denoiser: Denoiser, pairs: Sequence[PromptPair],
     if AUTO not in leco.preserve:
         return leco
     if not isinstance(denoiser, KnowsWords):
-        raise ConfigError("preserve: auto: this model does not tell which words are alike", fix="name the prompts")
+        raise ConfigError(
+            "preserve: auto: this model does not tell which words are alike", fix="name the prompts instead"
+        )
     found = [prompt for one in find_neighbours(denoiser, pairs, course) for prompt in one.prompts]
     named = (prompt for prompt in leco.preserve if prompt != AUTO)
     return leco.model_copy(update={"preserve": tuple(dict.fromkeys((*named, *found)))})

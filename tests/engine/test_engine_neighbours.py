@@ -75,7 +75,7 @@ def test_auto_stands_among_prompts_that_are_named(denoiser):
     assert found[:2] == ("a photo", "an orange shape")
     assert AUTO not in found
     assert preserved(LecoConfig(preserve=("a photo",)), LineModel(), [pair()], COURSE).preserve == ("a photo",)
-    with pytest.raises(ConfigError, match="name the prompts"):
+    with pytest.raises(ConfigError, match="does not tell"):
         preserved(leco, LineModel(), [pair()], COURSE)
 
 

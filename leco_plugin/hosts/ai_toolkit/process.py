@@ -12,6 +12,8 @@ from toolkit.prompt_utils import concat_prompt_embeds
 from torch import Generator, Tensor
 
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.errors import TrainingError
 from leco_plugin.hosts.ai_toolkit.architectures import ROWS
@@ -56,7 +58,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         rows = takes_rows(self.network_config, arch_takes_rows=self.model_config.arch in ROWS)
         return assemble(
             section.pairs,
-            section.leco,
+            preserved(section.leco, denoiser, section.pairs, Course()),
             self._leco.step,
             denoiser=denoiser,
             network=HostNetwork(self.network, takes_rows=rows),

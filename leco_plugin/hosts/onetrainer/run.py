@@ -15,6 +15,8 @@ from torch import Generator, Tensor
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.same_run import refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
@@ -141,7 +143,7 @@ def begin(
         denoiser.latent_shape(*pair.resolution)
     training = assemble(
         plan.pairs,
-        plan.leco,
+        preserved(plan.leco, denoiser, plan.pairs, Course()),
         plan.settings,
         denoiser=denoiser,
         network=network,
