@@ -1,11 +1,14 @@
 """`leco check`: what a job or prompt file means and what it will need, without loading a model.
 
-Imports neither torch nor any model library, so the answer comes at once.
+Imports neither torch nor any model library before all but the estimate is told, so that the answer comes at once.
 """
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -15,18 +18,18 @@ from leco_plugin.config.flow_rules import fitted, refusals, remarks
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, settings
 from leco_plugin.errors import ConfigError, Problem, harmless
-from leco_plugin.estimate.flow_model import find_flow
-from leco_plugin.estimate.lines import estimate_fields, estimate_lines
+from leco_plugin.families.flow.facts import find_flow
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
 OK = 0
 REFUSED = 2
 
 
-def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO) -> int:
+def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO, *, estimate: bool = True) -> int:
     """Report what ``path`` says; return 0 where it can be run, 2 where it has errors.
 
     Text goes to ``out``, errors and warnings to ``err``; with ``json_output`` everything is one JSON object on ``out``.
+    Without ``estimate``, memory and time are left out.
     """
     try:
         loaded = load(path)
@@ -40,12 +43,14 @@ def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO) -> int:
     if isinstance(loaded, Loaded):
         loaded, refused = _for_its_model(loaded)
     if json_output:
-        write_json(out, {"errors": [problem_fields(one) for one in refused]} if refused else _fields(loaded))
+        write_json(out, {"errors": [problem_fields(one) for one in refused]} if refused else _fields(loaded, estimate))
     elif refused:
         write_lines(err, map(str, refused))
     else:
         write_lines(out, describe(loaded))
         write_lines(err, (f"warning: {warning}" for warning in loaded.warnings))
+        if estimate and isinstance(loaded, Loaded):
+            _write_estimate(out, loaded.job)
     return REFUSED if refused else OK
 
 
@@ -55,8 +60,31 @@ def _for_its_model(loaded: Loaded) -> tuple[Loaded, list[Problem]]:
     if facts is None:
         return loaded, []
     job = fitted(loaded.job, facts.distilled)
-    warnings = (*loaded.warnings, *remarks(job, facts.distilled))
-    return replace(loaded, job=job, warnings=warnings), list(refusals(loaded.job, facts.family))
+    said = (*loaded.warnings, *remarks(job, facts.distilled))
+    return replace(loaded, job=job, warnings=said), list(refusals(loaded.job, facts.family))
+
+
+def _write_estimate(out: TextIO, job: JobConfig) -> None:
+    out.flush()
+    with _quiet_libraries():
+        from leco_plugin.estimate.lines import estimate_lines
+
+        for line in estimate_lines(job):
+            write_lines(out, [line])
+            out.flush()
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Block in which model libraries do not tell what they miss: nothing is loaded or trained here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
@@ -73,8 +101,6 @@ def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
     for number, pair in enumerate(pairs, start=1):
         yield f"{number:3}. {equation(pair)}"
         yield f"     {settings(pair)}"
-    if isinstance(loaded, Loaded):
-        yield from estimate_lines(loaded.job)
 
 
 def _model_lines(job: JobConfig) -> Iterator[str]:
@@ -109,7 +135,7 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else harmless(str(value))
 
 
-def _fields(loaded: Loaded | LoadedPrompts) -> dict[str, object]:
+def _fields(loaded: Loaded | LoadedPrompts, estimate: bool) -> dict[str, object]:
     pairs = loaded.job.pairs if isinstance(loaded, Loaded) else loaded.pairs
     fields: dict[str, object] = {
         "pairs": [pair.model_dump(mode="json") for pair in pairs],
@@ -117,8 +143,12 @@ def _fields(loaded: Loaded | LoadedPrompts) -> dict[str, object]:
     }
     if isinstance(loaded, Loaded):
         fields["job"] = loaded.job.model_dump(mode="json", exclude={"pairs"})
-        fields["estimate"] = estimate_fields(loaded.job)
         facts = find_flow(loaded.job.model)
         if facts:
             fields["flow"] = {"family": facts.family.name, "distilled": facts.distilled and facts.distilled.why}
+    if estimate and isinstance(loaded, Loaded):
+        with _quiet_libraries():
+            from leco_plugin.estimate.lines import estimate_fields
+
+            fields["estimate"] = estimate_fields(loaded.job)
     return fields

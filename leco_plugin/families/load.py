@@ -23,8 +23,8 @@ from leco_plugin.families.single_file import FileSource
 from leco_plugin.families.source import TITLES, Family, Source
 from leco_plugin.tiny import BUILTIN
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_DENOISERS: Mapping[Family, type[SDDenoiser]] = {"sd1": SDDenoiser, "sd2": SD2Denoiser, "sdxl": SDXLDenoiser}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DENOISERS: Mapping[Family, type[SDDenoiser]] = {"sd1": SDDenoiser, "sd2": SD2Denoiser, "sdxl": SDXLDenoiser}
 # a repository may hold the whole model once more as single files at its top: those are left where they are
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _HUB_FILES = ["model_index.json", *(f"*/*.{kind}" for kind in ("json", "txt", "model", "jinja"))]
@@ -59,10 +59,10 @@ def load_model(
     if isinstance(source, FlowSource):
         if job is not None:
             refuse_job(job, source.family)
-        return load_flow(source, model, dtype=_DTYPES[dtype], device=device, checkpointing=checkpointing, memory=memory)
+        return load_flow(source, model, dtype=DTYPES[dtype], device=device, checkpointing=checkpointing, memory=memory)
     _refuse_flow_options(model, memory, TITLES[source.family])
     scheduler = scheduler_config(source, model)
-    unet = source.unet(_DTYPES[dtype], device if memory.lowram else None)
+    unet = source.unet(DTYPES[dtype], device if memory.lowram else None)
     unet.requires_grad_(False)
     # narrowed before it is moved: the device never holds it whole
     apply_memory(unet, memory)
@@ -75,7 +75,7 @@ def load_model(
         max_chunks=model.max_token_length // TOKENS_PER_CHUNK,
         embeddings_folder=model.embeddings_folder,
     )
-    return _DENOISERS[source.family](source, unet, scheduler, device, options)
+    return DENOISERS[source.family](source, unet, scheduler, device, options)
 
 
 def open_model(model: ModelConfig) -> Source | FlowSource:

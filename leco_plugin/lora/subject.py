@@ -14,7 +14,7 @@ from leco_plugin.engine import setup
 from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.engine.measure import Bench, Course, asks
 from leco_plugin.errors import ConfigError
-from leco_plugin.estimate.flow_model import fit_to_files
+from leco_plugin.families.flow.facts import fit_to_files
 from leco_plugin.lora.file import Lora
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.plugins import plugin_manager

@@ -118,12 +118,19 @@ def load_flow(
         checkpoint_blocks(transformer)
     if memory.torch_compile:
         transformer.compile(backend=memory.dynamo_backend)
+    return flow_denoiser(source, transformer, model, dtype, Placement(transformer, device, stays=bool(memory.offload)))
+
+
+def flow_denoiser(
+    source: FlowSource, transformer: nn.Module, model: ModelConfig, dtype: torch.dtype, placement: Placement
+) -> FlowDenoiser:
+    """A ``transformer`` of ``source`` in its place, with what the job says of the model."""
     return FlowDenoiser(
         source,
         transformer,
-        device,
+        placement.device,
         dtype,
-        placement=Placement(transformer, device, stays=bool(memory.offload)),
+        placement=placement,
         distilled=source.distilled(model.distilled),
         embedding=source.family.embedding if model.guidance_embedding is None else model.guidance_embedding,
     )
