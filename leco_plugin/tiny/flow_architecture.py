@@ -159,7 +159,7 @@ class Batched(nn.Module):
         embedded = torch.cat([embedded, model.cap_pad_token.expand(count, TEXT_TOKENS - tokens, -1)], 1)
         for layer in model.context_refiner:
             embedded = layer(embedded, None, self._text_places.expand(count, -1, -1))
-        return cast(Tensor, embedded)
+        return embedded
 
     def forward(self, latents: Tensor, times: Tensor, context: Tensor) -> Tensor:
         """Picture - noise (R, 4, 8, 8) for ``latents`` of that shape at ``times`` (R,): 0 is noise, 1 the picture."""

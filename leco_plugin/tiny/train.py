@@ -111,17 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, 2 where the arguments or earlier stages do not fit."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    kind, make_model = (FlowPlan, make_flow) if options.flow else (Plan, make)
+    kind = FlowPlan if options.flow else Plan
     given = {name: value for name, value in vars(options).items() if value is not None}
     known = {field.name for field in fields(kind)}
     strange = sorted(given.keys() - known - {"flow", "threads"})
     if strange:
-        sys.stderr.write(
-            f"--{strange[0].replace('_', '-')} means nothing {'with' if options.flow else 'without'} --flow\n"
-        )
+        flag = strange[0].replace("_", "-")
+        sys.stderr.write(f"--{flag} means nothing {'with' if options.flow else 'without'} --flow\n")
         return 2
+    plan = kind(**{name: given[name] for name in known & given.keys()})
     try:
-        make_model(kind(**{name: given[name] for name in known & given.keys()}))
+        make_flow(plan) if isinstance(plan, FlowPlan) else make(plan)
     except (TrainingError, OSError) as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
