@@ -22,6 +22,8 @@ from leco_plugin.network.metadata import effect_metadata, is_sidecar, sidecar
 from leco_plugin.observers.console.figures import amount, percentage
 from leco_plugin.observers.console.pages import Page
 
+DRIFT_LIMIT = 1.0
+"""How far pictures of untouched prompts may move where nobody says it, in units of the concept."""
 _GRID = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 """Multiples of the useful strength among which the range ends."""
 _ROUNDS, _CLOSE, _MOST_CHANGE, _STRONGEST = 10, 0.03, 4.0, 64.0
