@@ -38,9 +38,10 @@ class Measured:
 
 
 def run_demo(kind: Kind, output: Path, seed: int) -> bool:
-    """Train the demo ``kind`` with ``seed`` into the folder ``output``, calibrate an erase; False where the user stopped it.
+    """Train the demo ``kind`` with ``seed`` into the folder ``output``; False where the user stopped it.
 
-    Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError where ``output`` cannot be used.
+    An erase is calibrated afterwards. Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError
+    where ``output`` cannot be used.
     """
     result = run_job(_job(kind, output, seed))
     if result.interrupted:
@@ -127,7 +128,7 @@ def _print(page: Page, kind: Kind, measured: Sequence[Measured]) -> None:
         others = [colour for colour in HUES if colour != ERASED]
         head = ["strength", f"{ERASED} (erased)", *others]
         rows = [[f"{m.strength:g}", *(_with_hue(m.colours[colour]) for colour in (ERASED, *others))] for m in measured]
-        title = f"erase {ERASED}: pictures in the colour asked for, their hue, and shapes as asked ({_count(measured)} each)"
+        title = f"erase {ERASED}: pictures in the colour asked for, hue, shapes as asked ({_count(measured)} a colour)"
     page.table(title, head, rows)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from leco_plugin.lora.evaluate import short_names
 from leco_plugin.lora.file import Lora
 
+NAMES = "1: tiny.safetensors", "2: idle.safetensors"
 FEW = ("--seeds", "1", "--strengths", "-1,0,1")
 
 
@@ -109,6 +110,23 @@ def test_files_of_one_name_are_told_apart(
         assert f"{folder}/run/lora.safetensors: it does nothing" in out
     assert "\u2026" not in out
     assert all(head in out for head in ("strength", "file", "effect", "side effect", "drift", "goal reached"))
+
+
+def test_files_are_drawn_beside_one_another(slider: Path, tmp_path: Path) -> None:
+    """One page: for each target and seed the base model, and every file at every strength under one slider."""
+    idle = changed(slider, tmp_path / "idle.safetensors", nothing)
+    target = tmp_path / "page.html"
+    assert run("evaluate", slider, idle, *FEW, "--pictures", target) == 0
+    page = target.read_text("utf-8")
+    assert len(re.findall(r'<div class="shot wide">', page)) == 2
+    assert len(re.findall(r'<input type="range"', page)) == 1
+    # two seeds: the base model once, and two files at three strengths
+    assert len(re.findall("<img ", page)) == 2 * (1 + 2 * 3)
+    assert "1: tiny.safetensors" in page
+    assert "2: idle.safetensors" in page
+    first, second = (re.findall(rf'src="([^"]+)"[^>]*alt="a shape, {name}, strength [+]1"', page) for name in NAMES)
+    base = re.findall(r'src="([^"]+)"[^>]*alt="a shape, base model"', page)
+    assert first != base == second
 
 
 def test_names_are_as_short_as_they_tell_apart() -> None:
