@@ -252,7 +252,8 @@ class Trainer:
                 self.losses.append(loss.item())
                 if (progress.global_step + 1) % self.config.gradient_accumulation_steps == 0:
                     self.optimizer.step()
-                    self.setup.report_to_tensorboard(self.model, self.config, None, self)
+                    schedule = SimpleNamespace(get_last_lr=lambda: [1e-2])
+                    self.setup.report_to_tensorboard(self.model, self.config, schedule, self)
                     self.optimizer.zero_grad()
                 progress.epoch_step, progress.global_step = progress.epoch_step + 1, progress.global_step + 1
                 if self.commands.stopped:

@@ -23,6 +23,7 @@ from leco_plugin.errors import ConfigError, TrainingError
 from leco_plugin.hosts.onetrainer.denoiser import HostDenoiser
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.network import HostNetwork
+from leco_plugin.hosts.reported import Reported
 
 STATE = "leco"
 """Folder of our state in a backup of the host."""
@@ -37,7 +38,16 @@ class Plan:
     settings: StepSettings
     sampler: str
     epoch_steps: int
+    """Batches that the host counts as one epoch."""
     seed: int
+    epochs: int = 1
+    accumulation: int = 1
+    """Batches of an optimizer step."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.epoch_steps // self.accumulation
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -63,6 +73,7 @@ class Run:
     network: HostNetwork
     gradients: Gradients
     progress: Progress
+    reported: Reported
     stop: Callable[[], None]
     """Asks the host to stop after this step."""
     wants_stop: Callable[[], bool]
@@ -81,17 +92,20 @@ class Run:
             self.stop()
         return loss
 
-    def figures(self) -> dict[str, float]:
-        """How far the run has come, by name; asked for after every optimizer step."""
+    def optimizer_step(self, batches: int, learning_rate: float) -> dict[str, float]:
+        """How far the run has come after so many batches, by name, where that is due."""
+        event = self.reported.optimizer_step(batches // self.plan.accumulation, learning_rate)
+        if event is None:
+            return {}
         stop_at = self.plan.leco.stop_at
         if stop_at is not None and self.progress.reached(stop_at):
             self.stop()
-        found = {"goal_reached": self.progress.goal_reached, "drift": self.progress.drift}
+        found = {"goal_reached": event.goal_reached, "drift": event.drift}
         return {name: value for name, value in found.items() if value is not None}
 
     def _step(self, backward: Callable[[Tensor], None]) -> Tensor:
         result = self.training.step.run(self.training.walks, backward)
-        self.progress.add(result.measured)
+        self.reported.step(result)
         return result.loss
 
     def write(self, folder: Path, step: int) -> None:
@@ -100,7 +114,7 @@ class Run:
             "walks": cast(Stateful, self.training.walks).state(),
             "random": [torch.get_rng_state(), *(_cuda(self.denoiser.device) or ())],
             "scale": self.gradients.scale,
-            "progress": self.progress.state(),
+            "meter": self.reported.meter.state(),
         }
         write_state(folder / STATE, Stored(step, self.plan.described(), tree))
 
@@ -117,7 +131,7 @@ class Run:
         tree = cast(Mapping[str, Any], stored.tree)
         cast(Stateful, self.training.walks).restore(tree["walks"])
         self.gradients.scale = tree["scale"]
-        self.progress.restore(tree["progress"])
+        self.reported.meter.restore(tree["meter"])
         cpu, *devices = cast(Sequence[Tensor], tree["random"])
         torch.set_rng_state(cpu)
         if devices and self.denoiser.device.type == "cuda":
@@ -131,6 +145,7 @@ def begin(
     config: Any,
     *,
     scaled: bool,
+    reported: Reported,
     stop: Callable[[], None],
     wants_stop: Callable[[], bool],
 ) -> Run:
@@ -150,7 +165,8 @@ def begin(
         generator=Generator().manual_seed(plan.seed),
     )
     gradients, progress = Gradients(scaled=scaled), Progress(plan.pairs)
-    return Run(plan, training, denoiser, network, gradients, progress, stop, wants_stop)
+    reported.prepare(progress, plan.steps, denoiser.device)
+    return Run(plan, training, denoiser, network, gradients, progress, reported, stop, wants_stop)
 
 
 def _cuda(device: torch.device) -> tuple[Tensor] | None:
