@@ -226,6 +226,16 @@ class Trainer:
     def create_model_saver(self) -> Saver:
         return Saver(self.optimizer)
 
+    def create_model_sampler(self, model: Model) -> Any:
+        return SimpleNamespace(
+            sample=lambda sample_config, destination, image_format: Path(
+                destination + image_format.extension()
+            ).write_bytes(b"a picture")
+        )
+
+    def end(self) -> None:
+        self.save("KOHYA_LORA", self.config.output_model_destination)
+
     def start(self) -> None:
         self.setup, self.model = self.create_model_setup(), Model()
         self.setup.setup_model(self.model, self.config)
@@ -235,7 +245,8 @@ class Trainer:
         if backup:
             self._resume(torch.load(Path(backup) / "state.pt"))
         self.loader = self.create_data_loader(self.model, self.setup, self.model.train_progress)
-        self.saver = self.create_model_saver()
+        self.saver = self.model_saver = self.create_model_saver()
+        self.sampler = self.create_model_sampler(self.model)
 
     def train(self) -> None:
         progress = self.model.train_progress

@@ -20,6 +20,7 @@ from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, ModelError, TrainingError
+from leco_plugin.events import Warned
 from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.run import Plan, Run, begin
@@ -303,6 +304,26 @@ def test_a_run_that_goes_on_from_a_backup_gives_the_same_lora(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(rest), strict=True))
     assert rest.scalars == whole.scalars
     assert {"lr/unet", "leco/goal_reached"} <= rest.scalars.keys()
+
+
+def test_a_run_speaks_in_events(tmp_path):
+    """The same ones as in every host: started, a step at a time, the file; a picture as the host drew it."""
+    trainer = trainer_in(tmp_path)
+    trainer.start()
+    sample = SimpleNamespace(prompt="a cat", seed=7)
+    form = SimpleNamespace(extension=lambda: ".png")
+    trainer.sampler.sample(sample_config=sample, destination=str(tmp_path / "cat"), image_format=form)
+    trainer.train()
+    trainer.config.output_model_destination = str(tmp_path / "lora.safetensors")
+    trainer.leco_end(interrupted=False)
+    started, drawn, *steps, saved, ended = [e for e in trainer.heard.events if not isinstance(e, Warned)]
+    assert (started.steps, started.done, dict(started.facts)["targets"]) == (6, 0, "'cat', 'dog'")
+    assert (drawn.path, drawn.seeds, drawn.multipliers) == (tmp_path / "cat.png", (7,), (1.0,))
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.loss for step in steps] == pytest.approx(trainer.losses)
+    assert (saved.path, saved.step, saved.final) == (tmp_path / "lora.safetensors", 6, True)
+    assert (ended.path, ended.steps, ended.interrupted) == (saved.path, 6, False)
+    assert steps[0].learning_rate == 1e-2
 
 
 def test_a_file_says_what_was_asked_of_it(tmp_path):

@@ -124,7 +124,8 @@ class _Server:
                 found: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             raise PluginError(
-                f"ai-toolkit's UI answers {error.code}: {_said(error)}", fix=_FIXES.get(error.code)
+                f"ai-toolkit's UI answers {error.code}: {_said(error)}",
+                fix=_FIXES.get(error.code, "see what the UI's own log says"),
             ) from None
         except (OSError, ValueError) as error:
             raise PluginError(
