@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from toolkit.lora_special import LoRANetwork
 from toolkit.prompt_utils import concat_prompt_embeds
 from torch import Generator, Tensor
 
+from leco_plugin.core.walk import Walks
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import TrainingError
+from leco_plugin.hosts.ai_toolkit import resume
 from leco_plugin.hosts.ai_toolkit.architectures import ROWS
 from leco_plugin.hosts.ai_toolkit.description import describe, facts
 from leco_plugin.hosts.ai_toolkit.metadata import file_metadata
@@ -53,14 +56,24 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
         self._training = self._assemble()
         self._progress = Progress(self._leco.section.pairs)
-        self._enough: tuple[int, Tensor] | None = None
+        self._enough: resume.Enough | None = None
         """Steps done and their last loss, once the goal is reached."""
-        self._done = self.step_num
+        self._done = self._updates = self.step_num
         super().hook_before_train_loop()
         device = self.sd.device_torch
         self._reported.prepare(self._progress, self.train_config.steps, device)
         self._reported.start(facts(self._leco, self, device), self._done)
+        if self._done:
+            self._resume(self._training.walks, device)
         self._stop = self._signals.enter_context(stop_on_signal())
+
+    def _resume(self, walks: Walks, device: torch.device) -> None:
+        folder, meter = Path(self.save_root), self._reported.meter
+        self._enough, problem = resume.restore(folder, self._leco, self._updates, walks, meter, device)
+        if problem:
+            self._reported.warn([problem])
+        if self._enough:
+            self._done = self._enough[0]
 
     def _assemble(self) -> Training:
         section, train = self._leco.section, self.train_config
@@ -80,7 +93,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """The loss () of one LECO step, after its backward pass; there is no ``batch``."""
         if self._enough:
             # without gradients the host's optimizer leaves the weights alone, and the last steps pass at once
-            return self._enough[1].clone()
+            return torch.tensor(self._enough[1])
         assert self._training
         result = self._training.step.run(self._training.walks, self._backward)
         # the host reads every loss, too
@@ -96,6 +109,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """One optimizer step of the host, reported."""
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         losses = super().hook_train_loop(batch)
+        self._updates = self.step_num + 1
         if not self._enough:
             self._done = self.step_num + 1
             event = self._reported.optimizer_step(self._done, rate)
@@ -110,7 +124,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         if stop_at is not None and self._progress.reached(stop_at):
             reached = f"{self._progress.goal_reached:.0%} of the goal reached after {self._done} steps"
             self.print(f"LECO: {reached}; no more is trained")
-            self._enough = self._done, torch.tensor(loss)
+            self._enough = self._done, loss
 
     def _backward(self, loss: Tensor) -> None:
         # the host adds up what one optimizer step accumulates; its mean is meant
@@ -132,9 +146,24 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.add_meta(file_metadata(self._leco, self, self._done))
 
     def post_save_hook(self, save_path: str) -> None:
-        """Report the file."""
+        """Write LECO's state beside the host's, and report the file."""
         super().post_save_hook(save_path)
-        self._reported.saved(self._newest(), self._done, final=self._done >= self.train_config.steps)
+        assert self._training
+        walks, meter, device = self._training.walks, self._reported.meter, self.sd.device_torch
+        resume.store(Path(self.save_root), self._leco, self._updates, walks, meter, self._enough, device)
+        self._reported.saved(self._newest(), self._done, final=self._updates >= self.train_config.steps)
+
+    def get_training_info(self) -> Any:
+        """With the steps that are done: the host saves within a step, and would do that one again."""
+        return OrderedDict({**super().get_training_info(), "step": self._updates})
+
+    def get_latest_save_path(self, name: Any = None, post: str = "", include_pretrained_lora: bool = True) -> Any:
+        """The newest LoRA; the host would take whatever begins with the job's name, such as the history."""
+        found = resume.newest(Path(self.save_root), str(name or self.job.name))
+        if found:
+            return str(found)
+        given = self.network_config.pretrained_lora_path
+        return given if include_pretrained_lora and given and Path(given).exists() else None
 
     def sample(self, step: int | None = None, is_first: bool = False) -> None:
         """The host's samples, reported."""
@@ -150,7 +179,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         return self._asked_samples
 
     def _newest(self) -> Path:
-        return Path(str(self.get_latest_save_path(include_pretrained_lora=False)))
+        return resume.newest(Path(self.save_root), self.job.name) or Path(self.save_root)
 
     def done_hook(self) -> None:
         """Tell a user how it ended; let go of the model, for the next job of the same program."""

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Generator, Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.progress import Progress
-from leco_plugin.engine.same_run import refuse_other_run
+from leco_plugin.engine.same_run import describe_parts, refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, TrainingError
 from leco_plugin.hosts.onetrainer.denoiser import HostDenoiser
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.network import HostNetwork
+from leco_plugin.hosts.random_state import random_state, restore_random
 from leco_plugin.hosts.reported import Reported
 
 STATE = "leco"
@@ -56,11 +55,8 @@ class Plan:
 
     def described(self) -> dict[str, str]:
         """What a run that goes on with a backup must share with the one that made it."""
-        options: dict[str, object] = {f"leco.{k}": v for k, v in self.leco.model_dump(mode="json").items()}
-        options |= {**vars(self.settings), "noise_scheduler": self.sampler, "epoch_steps": self.epoch_steps}
-        for number, pair in enumerate(self.pairs, start=1):
-            options |= {f"pair {number} {k}": v for k, v in pair.model_dump(mode="json").items()}
-        return {name: json.dumps(value) for name, value in options.items()}
+        own = {**vars(self.settings), "noise_scheduler": self.sampler, "epoch_steps": self.epoch_steps}
+        return describe_parts(self.pairs, self.leco, own)
 
 
 @dataclass
@@ -112,7 +108,7 @@ class Run:
         """Write beside a backup of the host what the host does not know of."""
         tree: StateTree = {
             "walks": cast(Stateful, self.training.walks).state(),
-            "random": [torch.get_rng_state(), *(_cuda(self.denoiser.device) or ())],
+            "random": random_state(self.denoiser.device),
             "scale": self.gradients.scale,
             "meter": self.reported.meter.state(),
         }
@@ -132,10 +128,7 @@ class Run:
         cast(Stateful, self.training.walks).restore(tree["walks"])
         self.gradients.scale = tree["scale"]
         self.reported.meter.restore(tree["meter"])
-        cpu, *devices = cast(Sequence[Tensor], tree["random"])
-        torch.set_rng_state(cpu)
-        if devices and self.denoiser.device.type == "cuda":
-            torch.cuda.set_rng_state(devices[0], self.denoiser.device)
+        restore_random(tree["random"], self.denoiser.device)
 
 
 def begin(
@@ -167,7 +160,3 @@ def begin(
     gradients, progress = Gradients(scaled=scaled), Progress(plan.pairs)
     reported.prepare(progress, plan.steps, denoiser.device)
     return Run(plan, training, denoiser, network, gradients, progress, reported, stop, wants_stop)
-
-
-def _cuda(device: torch.device) -> tuple[Tensor] | None:
-    return (torch.cuda.get_rng_state(device),) if device.type == "cuda" else None
