@@ -87,8 +87,8 @@ def read_history(path: Path) -> History:
     try:
         records = [record for record, _ in _records(path)]
         run = next(record["run"] for record in reversed(records) if "run" in record)
-        # as JSON, since a list is no tuple to a strict schema
-        found = RunDescription.model_validate_json(json.dumps(run))
+        # not strict: in JSON a list stands for a tuple
+        found = RunDescription.model_validate(run, strict=False)
         events = tuple(_event(record, path.parent) for record in records if record["event"] in _KINDS)
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
