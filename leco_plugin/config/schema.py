@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from leco_plugin.config.blame import refuse
 from leco_plugin.config.kinds import (
@@ -45,6 +45,15 @@ _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
 }
 """Options that only some choices of another one read."""
 _DROPOUTS = ("dropout", "rank_dropout", "module_dropout")
+
+
+DORA = "DoRA is not trained here: ComfyUI, Forge, diffusers and others misread such files without a word"
+
+
+def _no_dora(value: object) -> object:
+    if value == "dora":
+        raise refuse(DORA, "set network.type to lora")
+    return value
 
 
 class PromptPair(Frozen):
@@ -115,8 +124,8 @@ class ModelConfig(Frozen):
 class NetworkConfig(Frozen):
     """The LoRA that is trained."""
 
-    type: Literal["lora", "dora", "loha", "lokr"] = "lora"
-    """Kind of network; dora, loha and lokr files are in LyCORIS' format, which diffusers does not read."""
+    type: Annotated[Literal["lora", "loha", "lokr"], BeforeValidator(_no_dora)] = "lora"
+    """Kind of network; loha and lokr files are in LyCORIS' format, which diffusers does not read."""
     linear: Rank = 4
     """Rank of the LoRA."""
     linear_alpha: Finite = Field(1.0, gt=0)
@@ -146,7 +155,7 @@ class NetworkConfig(Frozen):
 
     @model_validator(mode="after")
     def _options_fit(self) -> NetworkConfig:
-        kinds = {"lora": _DROPOUTS, "loha": _DROPOUTS[1:], "lokr": _DROPOUTS[1:], "dora": ()}
+        kinds = {"lora": _DROPOUTS, "loha": _DROPOUTS[1:], "lokr": _DROPOUTS[1:]}
         for name in _DROPOUTS:
             if getattr(self, name) and name not in kinds[self.type]:
                 fitting = " and ".join(kind for kind, names in kinds.items() if name in names)
