@@ -42,6 +42,12 @@ class StepDone:
     drift: float | None = None
     """How far pictures of untouched prompts moved, in the same unit."""
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """Goal, effects and drift by name, as far as they were measured."""
+        found = {name: getattr(self, name) for name in ("goal_reached", "effect", "side_effect", "drift")}
+        return {name: figure for name, figure in found.items() if figure is not None}
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -65,6 +71,8 @@ class PicturesDrawn:
     number: int
     """Which of those that are drawn after this step, from 1."""
     of: int
+    framed: bool = True
+    """Whether the pictures are on a sheet with their strengths above; a host's own picture is not."""
 
 
 @dataclass(frozen=True)

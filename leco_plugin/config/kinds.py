@@ -190,8 +190,6 @@ Params = Annotated[dict[str, Param], AfterValidator(_own_parameters)]
 Optimizer = Annotated[str, AfterValidator(optimizer_name)]
 FilePath = Annotated[Path, Field(strict=False)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Resolution = Annotated[tuple[Side, Side], Field(strict=False)]
-"""(height, width); a list in JSON."""
 Preserved = Annotated[Texts, BeforeValidator(lambda value: [AUTO] if value == AUTO else value)]
 
 

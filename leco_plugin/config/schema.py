@@ -27,7 +27,7 @@ from leco_plugin.config.kinds import (
     Params,
     Preserved,
     Rank,
-    Resolution,
+    Side,
     StepsOrFraction,
     Texts,
     Whole,
@@ -74,7 +74,7 @@ class PromptPair(Frozen):
     action: Action = "erase"
     guidance_scale: Finite = 1.0
     """Edit strength: how much of the concept is taken away or added. Not the walk's guidance."""
-    resolution: Resolution = (512, 512)
+    resolution: tuple[Side, Side] = (512, 512)
     """(height, width) in pixels."""
     dynamic_resolution: bool = False
     """Vary a square resolution in steps of 64 pixels between half of it and all of it."""
