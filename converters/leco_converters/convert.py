@@ -15,7 +15,7 @@ from leco_converters.leco_job import leco_job
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
 from leco_converters.request import Plan, Request, Target
-from leco_converters.settings import Outcome, add_defaults, untrained
+from leco_converters.settings import add_defaults, untrained
 from leco_converters.slider_job import slider_job
 from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
@@ -119,7 +119,7 @@ def _complete(plan: Plan) -> None:
 def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
     """Return the prompt file, with its job file where that is wanted, and the command line."""
     flags, of_flags = "", None
-    of_job = plan.settings.outcomes if plan.settings else []
+    of_job = plan.settings.report.notes if plan.settings else []
     job_path = target.with_name(f"{target.stem}_job.yaml") if request.job is True else request.job or None
     extra: list[Output] = []
     if job_path and job_path.suffix.lower() not in (".yaml", ".yml"):
@@ -132,10 +132,10 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
         prompts = Node({"prompts_file": Node(name)})
         job, left = leco_job(plan, _name(plan, request), request.model, prompts)
         _check_job(plan, job, target.parent / job_path.name)
-        _note_outcomes(plan, [*of_job, *in_job_only(of_job, of_flags or ())])
+        plan.report.notes += [*of_job, *in_job_only(of_job, of_flags.notes if of_flags else ())]
         extra.append(_yaml_output(job, job_path, left, *([plan.source] if plan.settings else [])))
     elif of_flags is not None:
-        _note_outcomes(plan, [*of_job, *of_flags])
+        plan.report.notes += [*of_job, *of_flags.notes]
     head, tail = plan.prompt_source.head, plan.prompt_source.tail
     if plan.settings and not job_path:
         tail = [*_run_settings(plan, noted=of_flags is not None), *tail]
@@ -153,7 +153,7 @@ def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
         plan.report.note("added", plan.source.root, was, f"{model} is written; put yours there")
     job, left = leco_job(plan, _name(plan, request), model, plan.prompts)
     _check_job(plan, job, target)
-    _note_outcomes(plan, plan.settings.outcomes if plan.settings else [])
+    plan.report.notes += plan.settings.report.notes if plan.settings else []
     return _yaml_output(job, target, [*plan.report.left, *left], plan.source, plan.prompt_source)
 
 
@@ -251,11 +251,6 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _name(plan: Plan, request: Request) -> str:
     return str(plain(plan.settings.values.get("name") if plan.settings else None) or request.source.stem)
-
-
-def _note_outcomes(plan: Plan, outcomes: Sequence[Outcome]) -> None:
-    for outcome in outcomes:
-        plan.report.note(outcome.kind, outcome.node, outcome.was, outcome.done)
 
 
 def _note_preserved(plan: Plan) -> None:

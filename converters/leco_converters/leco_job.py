@@ -51,7 +51,7 @@ def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, li
         "process": config.table.get("process", empty).like([old.like(process)]),
     }
     root, left = _root(plan, config.like(lines))
-    return root, [*settings.left, *left]
+    return root, [*settings.report.left, *left]
 
 
 def _root(plan: Plan, config: Node) -> tuple[Node, list[Node]]:
