@@ -10,7 +10,6 @@ from pathlib import Path
 from leco_converters.leco_job import default_of
 from leco_converters.report import Note, Report
 from leco_converters.request import Plan
-from leco_converters.settings import Settings
 from leco_converters.tree import plain
 from leco_plugin.config.sd_flags import FLAGS, NETWORK_ARGS, options
 from leco_plugin.errors import ConfigError
@@ -36,7 +35,7 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
 
     Raises ConfigError where its trainers do not train the family.
     """
-    settings = plan.settings or Settings()
+    settings = plan.settings
     if settings.family:
         fix = "leave --flags away, and use --job"
         raise ConfigError(f"sd-scripts' LECO trainers do not train {settings.family.title}", fix=fix)

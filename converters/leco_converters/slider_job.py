@@ -27,7 +27,7 @@ _SPELLED: Mapping[str, Mapping[object, object]] = {
 
 def slider_job(plan: Plan, name: str, model: str) -> tuple[Node, list[Node]]:
     """Return the job, and what is left out of it; what it cannot say goes to the plan's report."""
-    report, settings = plan.report, plan.settings or Settings()
+    report, settings = plan.report, plan.settings
     targets = slider_targets(plan.prompts, report)
     preserve = top(plan.prompts).table.get("preserve")
     anchors = {} if preserve is None else {"anchors": anchors_of(preserve, report)}
