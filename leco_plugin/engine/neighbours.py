@@ -17,7 +17,7 @@ SAME = 0.9
 """Share of the concept in a word's own pictures from which on it is the concept by another name, and not kept."""
 _LIKE_THE_NEAREST, _MOST_WORDS = 0.5, 4
 _MOST_CONCEPTS, _MOST_PLACES = 4, 6
-_SAMPLES, _STATES = 4, 4
+_SAMPLES, _STATES, _STEPS = 8, 6, 20
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -83,7 +83,8 @@ def preserved(leco: LecoConfig, denoiser: Denoiser, pairs: Sequence[PromptPair],
 def _others(denoiser: Denoiser, concept: str, pair: PromptPair, words: Sequence[str], course: Course) -> list[str]:
     """Those of ``words`` that are not the concept itself by another name, by what the frozen model draws for them."""
     prompts = [_with(pair.positive, concept, word) for word in words]
-    bench = Bench(denoiser, NoNetwork(), [pair], prompts, replace(course, samples=_SAMPLES, most_states=_STATES))
+    enough = replace(course, samples=_SAMPLES, most_states=_STATES, steps=max(_STEPS, course.steps))
+    bench = Bench(denoiser, NoNetwork(), [pair], prompts, enough)
     shares = bench.shares() if prompts else {}
     return [word for word, prompt in zip(words, prompts, strict=True) if shares[prompt] < SAME]
 
