@@ -173,6 +173,8 @@ def _pair_fields(measured: Measured, number: int) -> dict[str, object]:
         **figures.pair.model_dump(mode="json", include={"target", "positive", "unconditional", "neutral", "action"}),
         "multiplier": figures.pair.multiplier,
         **_figures(alone, math.copysign(strength, figures.pair.multiplier)),
+        # towards what this pair asks for, whichever end of a slider that is
+        "effect": alone.at_own_side(strength).along,
         "contrast": _finite(figures.contrast),
     }
 
