@@ -90,11 +90,18 @@ def check_texts(value: object, key: Key, findings: Findings) -> None:
         for number, child in enumerate(value):
             check_texts(child, (*key, number), findings)
     elif isinstance(value, str):
-        found = _CONTROL.search(value)
-        if found:
-            findings.error(key, f"holds the control character {found.group()!a}", "take it out, or save the file anew")
-        elif not value.isascii() and _SURROGATE.search(value):
-            findings.error(key, "half of a character pair (a lone surrogate) is no text", "write the character itself")
+        check_text(value, key, findings)
+
+
+def check_text(text: str, key: Key, findings: Findings, place: str = "") -> None:
+    """Note such a text; ``place`` says where it stands in a file that the key names."""
+    found = _CONTROL.search(text)
+    if found:
+        message = f"holds the control character {found.group()!a}"
+        findings.error(key, place + message, "take it out, or save the text anew")
+    elif not text.isascii() and _SURROGATE.search(text):
+        message = "half of a character pair (a lone surrogate) is no text"
+        findings.error(key, place + message, "write the character itself")
 
 
 def _verdict(kind: str, context: Mapping[str, object], value: object) -> tuple[str, str]:
