@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
@@ -53,6 +53,7 @@ def read_model(
     None where nothing is left to go by, since a key that is required is absent or the rest is contradictory.
     Not ``strict`` takes texts for the numbers that they spell, as a command line gives them.
     """
+    table = _filled(model, table)
     try:
         return model.model_validate(table, strict=None if strict else False)
     except ValidationError as error:
@@ -65,6 +66,19 @@ def read_model(
         return model.model_validate(rest, strict=None if strict else False) if wrong else None
     except ValidationError:
         return None
+
+
+def _filled(model: type[BaseModel], table: Mapping[str, object]) -> dict[str, object]:
+    """``table`` without the keys that hold nothing where a table or a list is meant, as in YAML's ``train:``."""
+    filled: dict[str, object] = {}
+    for name, value in table.items():
+        kind = model.model_fields[name].annotation if name in model.model_fields else None
+        section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if section and isinstance(value, dict):
+            filled[name] = _filled(cast("type[BaseModel]", kind), value)
+        elif value is not None or not (section or get_origin(kind) in (tuple, dict)):
+            filled[name] = value
+    return filled
 
 
 def blame(detail: ErrorDetails, base: Key, findings: Findings, model: type[BaseModel]) -> None:
