@@ -36,10 +36,12 @@ class Document:
     """1-based line of each key and list item that the file spells out."""
     text: str = ""
     """The file's text as another program would read it: a byte order mark is kept, line ends are newlines."""
+    places: Mapping[Key, Where] = field(default_factory=dict)
+    """Where values stand that come from other places, or from other files."""
 
     def findings(self) -> Findings:
         """Start an empty report about this file."""
-        return Findings(self.path, self.lines)
+        return Findings(self.path, self.lines, dict(self.places))
 
 
 def read_document(path: Path) -> Document:

@@ -60,7 +60,7 @@ def read(settings: Mapping[str, object], rows: Mapping[str, Row] = SLIDER) -> Se
 
 def about(name: str, settings: Settings) -> list[tuple[str, str]]:
     """What became of one setting."""
-    return [(one.kind, one.was) for one in settings.outcomes if ".".join(map(str, one.node.key)) == name]
+    return [(note.kind, note.was) for note in settings.report.notes if note.where.key == name]
 
 
 def with_needs(name: str, row: Row, value: object) -> dict[str, object]:
@@ -118,7 +118,7 @@ def test_what_has_no_counterpart_is_lost_with_its_reason(name: str):
     row = SLIDER[name]
     assert about(name, read(with_needs(name, row, "strange"))) == [("lost", row.why)]
     if row.needs:
-        assert read({name: "strange"}).outcomes == []
+        assert read({name: "strange"}).report.notes == []
 
 
 UI = {
