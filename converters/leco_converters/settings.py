@@ -160,9 +160,12 @@ class _Reader:
         return plain(node)
 
     def _is_idle(self, row: Row) -> bool:
+        """Say whether a setting asks for nothing because another one does."""
         needs, _, wanted = row.needs.partition("=")
-        found = self._written(needs) if needs else True
-        return found != wanted if wanted else not found
+        if not needs or needs == "flow":
+            return bool(needs) and self.settings.family is None
+        found = self._written(needs)
+        return (found != wanted if wanted else not found) or self._is_idle(self.rows.get(needs, Row()))
 
     def _place(self, name: str, row: Row, node: Node, section: Node) -> None:
         """Put a setting where it belongs, in our words, or leave it out with the reason."""
