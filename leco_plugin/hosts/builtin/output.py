@@ -16,7 +16,8 @@ from safetensors.torch import save as to_bytes
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
-from leco_plugin.network.metadata import run_metadata
+from leco_plugin.errors import ConfigError
+from leco_plugin.network.metadata import is_sidecar, run_metadata, sidecar
 
 
 @dataclass
@@ -60,6 +61,11 @@ class Output:
 
     def __post_init__(self) -> None:
         save = self.job.save
+        beside = self.path().with_suffix(".json")
+        if save.sidecar and beside.exists() and not is_sidecar(beside):
+            raise ConfigError(
+                f"{beside} is there, and is not what save.sidecar writes", fix="set another name, or take sidecar out"
+            )
         self.kept = Kept(save.max_step_saves_to_keep, save.save_last_n_steps, _unlink)
 
     def path(self, step: int | None = None) -> Path:
@@ -70,9 +76,12 @@ class Output:
     def write(self, denoiser: Denoiser, network: Network, step: int, *, final: bool) -> Path:
         """Write the LoRA as it is after ``step`` steps; older files of this run may go. Returns its path."""
         path = self.path(None if final else step)
-        save_network(network, path, self.job.save, self._metadata(denoiser, step))
+        metadata = self._metadata(denoiser, step)
+        save_network(network, path, self.job.save, metadata)
         if not final:
             self.kept.add(step, path)
+        elif self.job.save.sidecar:
+            write_atomically(path.with_suffix(".json"), sidecar(metadata))
         return path
 
     def _metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
