@@ -87,7 +87,12 @@ class Output:
     def _metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
         job, train = self.job, self.job.train
         metadata = run_metadata(
-            job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self.seed, step=step
+            job,
+            family=denoiser.family,
+            prediction_type=denoiser.prediction_type,
+            seed=self.seed,
+            step=step,
+            distilled=denoiser.distilled is not None and denoiser.distilled.steps is not None,
         )
         metadata["ss_loss_type"] = train.loss_type
         if train.optimizer_params:
