@@ -19,6 +19,7 @@ from leco_plugin.errors import ModelError
 from leco_plugin.families.folder import read_json
 from leco_plugin.families.placement import free
 from leco_plugin.families.source import loading
+from leco_plugin.tiny import WEIGHTS
 
 
 class FlowSource:
@@ -66,9 +67,13 @@ class FlowSource:
 
     def vae(self) -> Any:
         """The VAE in float32, on the CPU."""
-        kind = getattr(diffusers, self.index["vae"][1])
-        with loading(self.folder / "vae"):
-            return kind.from_pretrained(self.folder, subfolder="vae", torch_dtype=torch.float32).eval()
+        kind, own = getattr(diffusers, self.index["vae"][1]), self.folder / "vae"
+        if own not in WEIGHTS:
+            with loading(own):
+                return kind.from_pretrained(own, torch_dtype=torch.float32).eval()
+        vae = kind.from_pretrained(WEIGHTS[own], torch_dtype=torch.float32).eval()
+        vae.register_to_config(**{name: self.config("vae")[name] for name in ("scaling_factor", "shift_factor")})
+        return vae
 
     @contextmanager
     def text_pipeline(self, dtype: torch.dtype, device: torch.device) -> Iterator[Any]:
