@@ -116,12 +116,14 @@ def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> dict[Rows, 
     model = _Counting(denoiser)
     step = _training(job.model_copy(update={"pairs": pairs}), model, network).step
     count = walks_per_step(job.leco, pairs) if pooled else job.leco.pairs_per_step
-    walks = [step.begin(most, Generator().manual_seed(0), 1 if pooled else None) for _ in range(count)]
+    # those of the step before are still on their way
+    late = count if pooled and job.leco.pool_stride > 1 else 0
+    walks = [step.begin(most, Generator().manual_seed(0), 1 if pooled else None) for _ in range(count + late)]
     # untouched prompts are measured in turn, and some of them are among the rows anyway
     for turn in range(_MOST_TURNS):
         for walk in walks:
             walk.position, walk.turn = 1, turn
-        step.run(_Given(walks, pooled), lambda loss: None)
+        step.run(_Given(walks[:count], walks[count:], pooled), lambda loss: None)
     return model.most
 
 
@@ -144,10 +146,14 @@ class _Given:
     """These walks, again and again."""
 
     walks: Sequence[Walk]
+    late: Sequence[Walk]
     moves_on: bool
 
     def draw(self) -> Sequence[Walk]:
         return self.walks
+
+    def behind(self) -> Sequence[Walk]:
+        return self.late
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         pass
@@ -157,6 +163,7 @@ class _Counting:
     """A denoiser that answers with zeros; latents are as small as can be, one shape for each real one."""
 
     device = torch.device("cpu")
+    prediction_type = "flow"
     guide = staticmethod(guided)
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -192,6 +199,9 @@ class _Counting:
 
     def sampler(self, name: str, steps: int, shape: Shape) -> _Still:
         return _Still(steps)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        return torch.ones(len(timesteps))
 
 
 class _Counted(NoNetwork):
