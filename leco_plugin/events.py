@@ -61,6 +61,8 @@ class PicturesDrawn:
     number: int
     """Which of those that are drawn after this step, from 1."""
     of: int
+    framed: bool = True
+    """Whether the pictures are on a sheet with their strengths above; a host's own picture is not."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _SPELLED: Mapping[str, Mapping[str, str]] = {
     "train.dtype": {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bfloat16": "bf16"},
     "save.dtype": {"float32": "float", "fp32": "float", "float16": "fp16", "bfloat16": "bf16"},
 }
-_ELSEWHERE = ("name", "training_folder", "output_dir", "device", "leco.prompts_file", "model.is_xl", "model.arch")
+_ELSEWHERE = ("name", "training_folder", "output_dir", "device", "model.is_xl", "model.arch")
 """Said by the prompt file, by other flags, or by which script is run."""
 _NOT_FOR_XL = ("v2", "v_parameterization", "clip_skip")
 
@@ -38,7 +38,7 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
     if settings.family:
         fix = "leave --flags away, and use --job"
         raise ConfigError(f"sd-scripts' LECO trainers do not train {settings.family.title}", fix=fix)
-    is_xl = plain(settings.get("model.is_xl")) is True
+    is_xl = plain(settings.values.get("model.is_xl")) is True
     flags: dict[str, str] = {}
     lists: dict[str, list[str]] = {"network_args": [], "optimizer_args": []}
     outcomes: list[Outcome] = []
@@ -46,7 +46,7 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
         flag = _FLAGS.get(option, "")
         if option in ("sample.prompts", "sample.samples") and node.items:
             outcomes.append(_lost(node, "the command line of sd-scripts wants the prompts of pictures in a file"))
-        if node.left_out or option in _ELSEWHERE or option.startswith("sample."):
+        if option in _ELSEWHERE or option.startswith("sample."):
             continue
         if option == "memory.attention":
             flags[_ATTENTION[str(node.value)]] = ""
@@ -62,18 +62,23 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
         elif flag:
             value = plain(node)
             flags[flag] = _SPELLED.get(option, {}).get(str(value).lower(), str(value))
-        elif not _is_default(option, node) and node.key:
+        elif plain(node) != default_of(option) and node.key:
             outcomes.append(_lost(node, f"the command line of sd-scripts has no flag for {option}"))
-    if plan.origin != "ai-toolkit" and settings.get("model.is_xl") is None and not plain(settings.get("model.is_v2")):
+    if (
+        plan.origin != "ai-toolkit"
+        and settings.values.get("model.is_xl") is None
+        and not plain(settings.values.get("model.is_v2"))
+    ):
         was = "the source does not say whether the model is SDXL"
         outcomes.append(
             Outcome(plan.source.root, "added", was, "train_leco.py is written; for SDXL sdxl_train_leco.py")
         )
-    named = str(plain(settings.get("name")) or name)
+    named = str(plain(settings.values.get("name")) or name)
+    folder = plain(settings.values.get("training_folder")) or default_of("training_folder")
     head = {
         "pretrained_model_name_or_path": flags.pop("pretrained_model_name_or_path", "") or model or "MODEL",
         "prompts_file": prompts.as_posix(),
-        "output_dir": _output_dir(settings, named),
+        "output_dir": str(plain(settings.values.get("output_dir")) or f"{folder}/{named}"),
         "output_name": named,
     }
     flags.setdefault("learning_rate", str(default_of("train.lr")))
@@ -93,22 +98,9 @@ def in_job_only(job: Sequence[Outcome], flags: Sequence[Outcome]) -> list[Outcom
     return [Outcome(one.node, "changed", one.was, done) if one.kind == "lost" else one for one in missing]
 
 
-def _is_default(option: str, node: Node) -> bool:
-    try:
-        return bool(plain(node) == default_of(option))
-    except KeyError:
-        return False
-
-
 def _python(value: object) -> str:
     """Return a value as sd-scripts reads it, which takes each for one of Python's."""
     return ",".join(map(repr, value)) if isinstance(value, list) else repr(value)
-
-
-def _output_dir(settings: Settings, name: str) -> str:
-    """Return the folder that the source's trainer writes into."""
-    own = plain(settings.get("output_dir"))
-    return str(own) if own else f"{plain(settings.get('training_folder')) or 'output'}/{name}"
 
 
 def _lost(node: Node, why: str) -> Outcome:

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from leco_converters.tree import Node, Source
-from leco_plugin.config.files import read_document
+from leco_plugin.config.files import Document, read_document
 from leco_plugin.config.findings import Key
 
 _BREAK = re.compile("[\n\x85\u2028\u2029]")
@@ -32,7 +32,7 @@ def read_source(path: Path) -> Source:
     document = read_document(path)
     text = document.text.removeprefix("\ufeff")
     nodes: dict[Key, Node] = {}
-    root = _node(document.tree, (), document.lines, nodes)
+    root = _node(document.tree, (), document, nodes)
     if path.suffix.lower() == ".json":
         return Source(path, root)
     if path.suffix.lower() == ".toml":
@@ -51,12 +51,12 @@ def read_source(path: Path) -> Source:
     return Source(path, root, head, tail)
 
 
-def _node(value: object, key: Key, lines: Mapping[Key, int], nodes: dict[Key, Node]) -> Node:
-    node = nodes[key] = Node(value, key, lines.get(key))
+def _node(value: object, key: Key, document: Document, nodes: dict[Key, Node]) -> Node:
+    node = nodes[key] = Node(value, key, document.lines.get(key), document.path)
     if isinstance(value, dict):
-        node.value = {str(name): _node(child, (*key, str(name)), lines, nodes) for name, child in value.items()}
+        node.value = {str(name): _node(child, (*key, str(name)), document, nodes) for name, child in value.items()}
     elif isinstance(value, list):
-        node.value = [_node(child, (*key, index), lines, nodes) for index, child in enumerate(value)]
+        node.value = [_node(child, (*key, index), document, nodes) for index, child in enumerate(value)]
     return node
 
 

@@ -83,7 +83,7 @@ def opened(page: Page, run: Run, wanted: Wanted) -> Iterator[Drawing]:
     if run.lora is None:
         raise ConfigError(f"the LoRA of {run.name} is not in {run.folder}", fix="name the LoRA file")
     lora = Lora.read(run.lora)
-    pairs = run.history.job.pairs if run.history else lora.pairs
+    pairs = run.history.run.pairs if run.history else lora.pairs
     prompts = wanted.prompts or _own_prompts(pairs)
     if not prompts:
         raise ConfigError(f"{lora.path} does not tell what it was trained with", fix="name a prompt with --prompt")
@@ -107,8 +107,8 @@ def _own_prompts(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
 
 def _job(run: Run, lora: Lora, pairs: Sequence[PromptPair], wanted: Wanted) -> JobConfig:
     """A job that loads the model: the run's own where it is known."""
-    if run.history and wanted.model is None:
-        return run.history.job.model_copy(update={"device": wanted.device or "auto"})
+    if run.history and run.history.run.job and wanted.model is None:
+        return run.history.run.job.model_copy(update={"device": wanted.device or "auto"})
     model = find_model([lora], Asked(wanted.model))
     return job_for(tuple(pairs) or (PromptPair(target="", positive=""),), model, wanted.device)
 

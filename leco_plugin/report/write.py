@@ -7,6 +7,7 @@ from pathlib import Path
 
 from leco_plugin import __version__
 from leco_plugin.atomic import write_atomically
+from leco_plugin.config.run import short_name
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import equation, quote
 from leco_plugin.errors import ConfigError, LecoError
@@ -15,7 +16,6 @@ from leco_plugin.lora.file import Lora
 from leco_plugin.observers.console.figures import duration, percentage
 from leco_plugin.observers.console.pages import Page
 from leco_plugin.observers.history import History
-from leco_plugin.observers.trackers import settings
 from leco_plugin.pictures.strips import draw_rows
 from leco_plugin.report.curves import Curve
 from leco_plugin.report.draw import Wanted, opened
@@ -73,14 +73,14 @@ def _draw(page: Page, run: Run, wanted: Wanted) -> list[Gallery]:
 def _content(run: Run, shown: Sequence[Gallery], without: str) -> Content:
     lora = Lora.read(run.lora) if run.lora else None
     history = run.history
-    pairs = history.job.pairs if history else lora.pairs if lora else ()
+    pairs = history.run.pairs if history else lora.pairs if lora else ()
     name = run.lora.name if run.lora else run.name
     return Content(
         title=run.name,
         subtitle=_how_it_went(history) if history else "A LoRA file without the history of its training",
         figures=_figures(history) if history else (),
         warnings=_warnings(history) if history else (),
-        asked=[*_sentences(pairs), *(_preserved(history.job.leco.preserve) if history else ())],
+        asked=[*_sentences(pairs), *(_preserved(history.run.preserve) if history else ())],
         galleries=shown,
         without_pictures=without,
         curves=_curves(history.of(StepDone)) if history else (),
@@ -142,16 +142,14 @@ def _curves(steps: Sequence[StepDone]) -> list[Curve]:
 
 def _facts(history: History) -> Rows:
     """What the run said at its start, without the paths of this machine."""
-    job, short = history.job, str(settings(history.job)["model.name_or_path"])
+    model = history.run.model
     facts = history.of(RunStarted)[-1].facts
     return [
-        (_capitalized(name), value.replace(job.model.name_or_path, short))
-        for name, value in facts
-        if name != "saved to"
+        (_capitalized(name), value.replace(model, short_name(model))) for name, value in facts if name != "saved to"
     ]
 
 
 def _options(history: History | None, lora: Lora | None) -> Rows:
     if history:
-        return [(name, str(value)) for name, value in settings(history.job).items()]
+        return [(name, str(value)) for name, value in history.run.options.items()]
     return [(name, value[:_LONGEST]) for name, value in sorted(lora.metadata.items())] if lora else ()

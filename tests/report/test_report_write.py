@@ -16,6 +16,7 @@ from models import tiny_job
 from PIL import Image
 
 from leco_plugin.commands.main import main
+from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
@@ -34,7 +35,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def write_run(folder: Path) -> JobConfig:
     """A run's folder with a history and pictures: one colour a strength, darker at the first step."""
     job = tiny_job(folder, name="my run", pairs=[{"target": EVIL, "positive": "red"}])
-    writer, output = HistoryWriter(job), job.output_folder
+    writer, output = HistoryWriter(describe_job(job)), job.output_folder
     writer.notify(RunStarted(job.name, 2, (("model", "builtin:tiny"), ("saved to", "/home/somebody/my run"))))
     for step in (0, 2):
         if step:
@@ -317,7 +318,7 @@ def test_any_figures_make_a_curve(points):
 def test_saved_states_are_no_loras(tmp_path):
     """A history without a LoRA that is still there has none."""
     job = write_run(tmp_path)
-    writer = HistoryWriter(job)
+    writer = HistoryWriter(describe_job(job))
     writer.notify(RunStarted(job.name, 2, ()))
     (job.output_folder / "x-state").mkdir()
     writer.notify(Saved(job.output_folder / "x-state", 1, final=False))

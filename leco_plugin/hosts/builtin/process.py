@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Generator
 
 from leco_plugin.config.flow_rules import remarks
+from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
@@ -50,7 +51,7 @@ class LecoProcess:
     def __init__(self, job: JobConfig, hooks: Hooks) -> None:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
-        self._report = Report(observer for some in hooks.leco_observers(job=job) for observer in some)
+        self._report = Report(observer for some in hooks.leco_observers(run=describe_job(job)) for observer in some)
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""

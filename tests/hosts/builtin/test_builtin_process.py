@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import leco_plugin
+from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.setup import choose_device
 from leco_plugin.errors import ConfigError, ModelError, NetworkError, TrainingError
@@ -52,7 +53,7 @@ class Watching(Recorder):
             os.kill(os.getpid(), signal.SIGINT)
 
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> list[Recorder]:
+    def leco_observers(self, run: RunDescription) -> list[Recorder]:
         return [self]
 
 
