@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import diffusers
 import torch
@@ -148,6 +148,25 @@ def make_flow_sampler(config: Mapping[str, object], steps: int, device: torch.de
     # as diffusers' pipelines do: the last step is as long as the others before the shift
     scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist())
     return FlowSampler(cast(Tensor, scheduler.sigmas), device)
+
+
+def shifted_sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> Tensor:
+    """(N + 1,) shares of noise of a scheduler ``config`` for a picture of so many tokens, set as pipelines do.
+
+    1..1/N before the shift, which leaves out the useless last steps next to the picture.
+    """
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(config))
+    options = {"mu": size_shift(config, tokens)} if config.get("use_dynamic_shifting") else {}
+    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), **options)
+    return cast(Tensor, scheduler.sigmas).float()
+
+
+def size_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """The line that a scheduler's config draws through two sizes. Source: ``calculate_shift`` in diffusers."""
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (most - least) / (high - low)
+    return float(tokens * slope + (least - slope * low))
 
 
 def _cuts(scheduler: _Scheduler, steps: int) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leco_plugin.families.flow.rows import FlowRows, Text
+from leco_plugin.families.samplers import size_shift
 
 Config = Mapping[str, Any]
 
@@ -48,11 +49,7 @@ class Recipe:
 
 
 def _line(config: Config, tokens: int, steps: int) -> float:
-    """The line that the scheduler's config draws through two sizes. Source: ``calculate_shift`` in diffusers."""
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    slope = (most - least) / (high - low)
-    return float(tokens * slope + (least - slope * low))
+    return size_shift(config, tokens)
 
 
 def _flux2_mu(config: Config, tokens: int, steps: int) -> float:
