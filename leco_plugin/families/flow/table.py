@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from leco_plugin.families.flow.rows import FlowRows, Text
-from leco_plugin.families.samplers import size_shift
+from leco_plugin.families.samplers import flux2_shift, size_shift
 
 Config = Mapping[str, Any]
 
@@ -53,9 +52,7 @@ def _line(config: Config, tokens: int, steps: int) -> float:
 
 
 def _flux2_mu(config: Config, tokens: int, steps: int) -> float:
-    """FLUX.2's own formula, which depends on the steps, too."""
-    pipeline: Any = import_module("diffusers.pipelines.flux2.pipeline_flux2")
-    return float(pipeline.compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
+    return flux2_shift(tokens, steps)
 
 
 def _grid(h: int, w: int, device: torch.device) -> Tensor:

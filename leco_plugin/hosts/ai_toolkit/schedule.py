@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco_plugin.families.samplers import shifted_sigmas
+from leco_plugin.families.samplers import shifted_sigmas, size_shift
 
 _TIMES = ("timestep", "timesteps", "t", "time")
 """What transformers call the noise level that they are shown."""
@@ -48,8 +48,7 @@ def flow_sigmas(
 
 
 def _of_config(config: Mapping[str, Any], steps: int, shape: tuple[int, int, int]) -> Tensor:
-    tokens = shape[1] * shape[2] // 4
-    return shifted_sigmas(config, steps, tokens)
+    return shifted_sigmas(config, steps, size_shift(config, shape[1] * shape[2] // 4))
 
 
 def _recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tensor:
