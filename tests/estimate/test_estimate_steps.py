@@ -68,7 +68,7 @@ def test_accumulation_and_calls(tmp_path, tiny):
 
 
 def test_the_widest_calls_have_all_pairs_of_a_step(tmp_path, tiny):
-    """Three teacher prompts, the target, two of an untouched prompt, one of the walk, two of one on its way; six times."""
+    """Three teacher prompts, the target, two of one untouched, one of the walk, two of one on its way; six times."""
     pair = {"target": "t", "positive": "p", "unconditional": "u", "neutral": "n", "batch_size": 3}
     job = tiny_job(tmp_path, leco={"walk": "pool", "pairs_per_step": 2}, pairs=[pair])
     steps = count_steps(job, tiny, NoNetwork())
