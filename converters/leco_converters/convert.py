@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import toml
 
@@ -15,7 +16,7 @@ from leco_converters.leco_job import leco_job
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
 from leco_converters.request import Plan, Request, Target
-from leco_converters.settings import Outcome, add_defaults, untrained
+from leco_converters.settings import add_defaults, untrained
 from leco_converters.slider_job import slider_job
 from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
@@ -25,7 +26,7 @@ from leco_converters.write_yaml import commented, left_out, write_yaml
 from leco_plugin.config import yaml_file
 from leco_plugin.config.build import build_job
 from leco_plugin.config.files import Document
-from leco_plugin.config.findings import Findings, Key, key_text
+from leco_plugin.config.findings import Findings, Key
 from leco_plugin.config.prompts import read_prompts
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError, Problem, Where
@@ -106,20 +107,18 @@ def _beside(source: Path, to: Target) -> Path:
 
 def _complete(plan: Plan) -> None:
     """Refuse a family that cannot be trained, and write out what the source leaves to its trainer's defaults."""
-    settings = plan.settings
-    if settings is None:
-        return
-    if settings.untrained is not None:
+    node = plan.settings.untrained
+    if node is not None:
         fix = "train it where the job is from, or convert its prompts alone, without --job and --flags"
-        raise settings.untrained.refuse(untrained(settings.untrained), fix)
-    for table, was in add_defaults(settings, plan.rows):
+        raise node.refuse(untrained(node), fix)
+    for table, was in add_defaults(plan.settings, plan.rows):
         plan.report.note("added", table, was, "written out")
 
 
 def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
     """Return the prompt file, with its job file where that is wanted, and the command line."""
     flags, of_flags = "", None
-    of_job = plan.settings.outcomes if plan.settings else []
+    of_job = plan.settings.report.notes
     job_path = target.with_name(f"{target.stem}_job.yaml") if request.job is True else request.job or None
     extra: list[Output] = []
     if job_path and job_path.suffix.lower() not in (".yaml", ".yml"):
@@ -131,15 +130,15 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
         name = Path(os.path.relpath(target, job_path.parent)).as_posix()
         prompts = Node({"prompts_file": Node(name)})
         job, left = leco_job(plan, _name(plan, request), request.model, prompts)
-        _check_job(plan, job, target.parent / job_path.name)
-        _note_outcomes(plan, [*of_job, *in_job_only(of_job, of_flags or ())])
-        extra.append(_yaml_output(job, job_path, left, *([plan.source] if plan.settings else [])))
+        _check_job(plan, job, target.parent)
+        plan.report.notes += [*of_job, *in_job_only(of_job, of_flags.notes if of_flags else ())]
+        extra.append(_yaml_output(job, job_path, left, *([plan.source] if plan.settings.tables else [])))
     elif of_flags is not None:
-        _note_outcomes(plan, [*of_job, *of_flags])
+        plan.report.notes += [*of_job, *of_flags.notes]
     head, tail = plan.prompt_source.head, plan.prompt_source.tail
-    if plan.settings and not job_path:
+    if plan.settings.tables and not job_path:
         tail = [*_run_settings(plan, noted=of_flags is not None), *tail]
-    elif plan.settings and plan.source is plan.prompt_source:
+    elif plan.settings.tables and plan.source is plan.prompt_source:
         head, tail = [], []  # they stand in the job file
     text = write_toml(plan.prompts, head, [*left_out(plan.report.left), *tail])
     return [Output(target, text, _reads_as(plain(plan.prompts), target)), *extra], flags
@@ -147,13 +146,13 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
 
 def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
     model = request.model
-    if not model and (plan.settings is None or "model.name_or_path" not in plan.settings.values):
+    if not model and "model.name_or_path" not in plan.settings.values:
         model = "builtin:tiny"
         was = "the source names no base model"
         plan.report.note("added", plan.source.root, was, f"{model} is written; put yours there")
     job, left = leco_job(plan, _name(plan, request), model, plan.prompts)
-    _check_job(plan, job, target)
-    _note_outcomes(plan, plan.settings.outcomes if plan.settings else [])
+    _check_job(plan, job, target.parent)
+    plan.report.notes += plan.settings.report.notes
     return _yaml_output(job, target, [*plan.report.left, *left], plan.source, plan.prompt_source)
 
 
@@ -163,7 +162,6 @@ def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
     What asks for something goes to the report, unless it is ``noted`` there.
     """
     settings, root = plan.settings, plan.source.root
-    assert settings is not None
     config, process = settings.tables["config"], settings.tables[""]
     options = process.table.get("leco", Node({})) if plan.origin == "leco-job" else Node({})
     prompts = options.table.keys() - {*LecoConfig.model_fields, "prompts_file"}
@@ -185,48 +183,26 @@ def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
 
 def _check_prompts(plan: Plan, folder: Path) -> int:
     """Read the prompts as a prompt file is read; raises ConfigError at their places in the source."""
-    tree, path = plain(plan.prompts), plan.prompt_source.path
-    findings = Findings(path)
-    pairs = read_prompts(tree, findings, folder).pairs
-    if findings.errors:
-        # the lines are only looked up where they are needed: a large file has many
-        findings = Findings(path, _lines(plan.prompts))
-        read_prompts(tree, findings, folder)
-        raise ConfigError(_at_source(findings.errors, plan.prompts))
+    findings = Findings(plan.prompt_source.path, {}, _places(plan.prompts, plan.prompt_source.path))
+    pairs = read_prompts(plain(plan.prompts), findings, folder).pairs
+    findings.raise_errors()
     return len(pairs)
 
 
-def _check_job(plan: Plan, job: Node, path: Path) -> None:
+def _check_job(plan: Plan, job: Node, folder: Path) -> None:
     """Read the job as a job file is read; raises ConfigError at its places in the source."""
-    tree = plain(job)
-    assert isinstance(tree, dict)
+    tree: Any = plain(job)
     process = tree["config"]["process"][0]
     # the prompts are checked already; one in their place is enough here
     options = {name: value for name, value in process["leco"].items() if name in LecoConfig.model_fields}
     process["leco"] = {**options, "preserve": [], "target": ""}
     if "name_or_path" not in process.get("model", {}):
         raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
-    try:
-        build_job(Document(path, tree, _lines(job)))
-    except ConfigError as error:
-        at = [replace(problem, where=problem.where and replace(problem.where, file=plan.source.path))
-              for problem in error.problems]  # fmt: skip
-        raise ConfigError(_at_source(at, job)) from None
+    build_job(Document(folder / plan.source.path.name, tree, places=_places(job, plan.source.path)))
 
 
-def _lines(root: Node) -> dict[Key, int]:
-    return {key: node.line for key, node in places(root) if node.line is not None}
-
-
-def _at_source(problems: Sequence[Problem], root: Node) -> list[Problem]:
-    """Name the keys of a result as the source does."""
-    names = {key_text(key): key_text(node.key) for key, node in places(root) if node.key}
-    moved = []
-    for problem in problems:
-        where = problem.where
-        known = where is not None and where.key in names
-        moved.append(replace(problem, where=replace(where, key=names[where.key])) if where and known else problem)
-    return moved
+def _places(root: Node, path: Path) -> dict[Key, Where]:
+    return {key: node.where(path) for key, node in places(root) if node.key}
 
 
 def _move_files(plan: Plan, folder: Path, sources: list[Path]) -> None:
@@ -250,12 +226,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _name(plan: Plan, request: Request) -> str:
-    return str(plain(plan.settings.values.get("name") if plan.settings else None) or request.source.stem)
-
-
-def _note_outcomes(plan: Plan, outcomes: Sequence[Outcome]) -> None:
-    for outcome in outcomes:
-        plan.report.note(outcome.kind, outcome.node, outcome.was, outcome.done)
+    return str(plain(plan.settings.values.get("name")) or request.source.stem)
 
 
 def _note_preserved(plan: Plan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leco_converters.report import LEFT_OUT
 from leco_converters.request import Plan
-from leco_converters.settings import SECTIONS, Settings
+from leco_converters.settings import SECTIONS
 from leco_converters.tree import Node
 from leco_plugin.config.schema import JobConfig
 
@@ -28,8 +28,9 @@ def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, li
 
     ``prompts`` is a table for its `leco` section: ``prompts_file``, or the prompts themselves.
     """
-    settings = plan.settings or Settings({option: Node(default_of(option)) for option in WRITTEN})
-    values, tables, empty = dict(settings.values), settings.tables, Node({})
+    values, tables, empty = dict(plan.settings.values), plan.settings.tables, Node({})
+    if not tables:
+        values = {option: Node(default_of(option)) for option in WRITTEN}
     if model and "model.name_or_path" not in values:
         values = {"model.name_or_path": Node(model), **values}
     old = tables.get("", empty)
@@ -51,7 +52,7 @@ def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, li
         "process": config.table.get("process", empty).like([old.like(process)]),
     }
     root, left = _root(plan, config.like(lines))
-    return root, [*settings.left, *left]
+    return root, [*plan.settings.report.left, *left]
 
 
 def _root(plan: Plan, config: Node) -> tuple[Node, list[Node]]:

@@ -48,7 +48,6 @@ class Plan:
     prompt_source: Source
     """The file that the prompts stand in."""
     report: Report
-    settings: Settings | None = None
-    """None where the source has none."""
+    settings: Settings = field(default_factory=Settings)
     rows: Mapping[str, Row] = field(default_factory=dict)
     """The table of the source's settings, where they are another trainer's."""

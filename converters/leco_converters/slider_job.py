@@ -27,11 +27,11 @@ _SPELLED: Mapping[str, Mapping[object, object]] = {
 
 def slider_job(plan: Plan, name: str, model: str) -> tuple[Node, list[Node]]:
     """Return the job, and what is left out of it; what it cannot say goes to the plan's report."""
-    report, settings = plan.report, plan.settings or Settings()
+    report, settings = plan.report, plan.settings
     targets = slider_targets(plan.prompts, report)
     preserve = top(plan.prompts).table.get("preserve")
     anchors = {} if preserve is None else {"anchors": anchors_of(preserve, report)}
-    left: list[Node] = list(settings.left)
+    left: list[Node] = list(settings.report.left)
     values = _values(settings, report, left)
     values |= _model(plan, targets, values, model)
     config = {"name": Node(name), "training_folder": values.pop("training_folder"), "device": Node("cuda:0")}

@@ -128,11 +128,10 @@ def _in_list(value: str) -> str:
 
 
 def _spellings(value: str) -> Iterator[str]:
-    """Yield every way to write a text, the plainest first."""
+    """Yield the ways to write a text of which one is always read, the plainest first."""
     yield _escaped(value)
     yield _escaped(value) if re.search("['\x00-\x1f\x7f]", value) else f"'{value}'"
-    for spelled_out in (",", "".join(_SHORT), ',"#[]', value, value.replace("\\", "")):
-        yield _escaped(value, spelled_out)
+    yield _escaped(value, value.replace("\\", ""))
     yield f'"""\n{_escaped(value)[1:-1]}"""'
 
 

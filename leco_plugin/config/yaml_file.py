@@ -50,6 +50,9 @@ def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
         raise _refuse(path, None, f"not valid YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise _refuse(path, None, "nested too deeply") from None
+    except (ValueError, OverflowError):
+        # PyYAML lets them through where an escape such as "\U00110000" names no character
+        raise _refuse(path, None, "not valid YAML: an escape in it names no character") from None
 
 
 def scalar(text: str) -> object:
