@@ -128,7 +128,8 @@ class Estimator:
 
         The best that there is, where all of them are not enough.
         """
-        said, now = [], self.estimate(job)
+        said: list[str] = []
+        now = self.estimate(job)
         if now.text_encoders + _CONTEXT > room:
             return said, now
         flow = self._traced(job).model.denoiser.prediction_type == "flow"
