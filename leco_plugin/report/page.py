@@ -141,7 +141,9 @@ def _slider(name: str, title: str, labels: Sequence[str], at: int, number: int) 
 
 
 def _shot(shot: Shot, gallery: Gallery, start: int, newest: int) -> str:
-    base = gallery.multipliers.index(BASE)
+    # a host's own samples need not have one of the base model
+    base = min(range(len(gallery.multipliers)), key=lambda column: abs(gallery.multipliers[column] - BASE))
+    left = "base model" if gallery.multipliers[base] == BASE else f"strength {gallery.multipliers[base]:+g}"
     shown = "".join(
         _image(
             picture,
@@ -150,10 +152,10 @@ def _shot(shot: Shot, gallery: Gallery, start: int, newest: int) -> str:
         )
         for (step, strength), picture in shot.frames.items()
     )
-    first = _image(shot.frames[newest, base], f"{shot.prompt}, base model", "")
+    first = _image(shot.frames[newest, base], f"{shot.prompt}, {left}", "")
     return (
         f'<div class="shot"><p>{escape(shot.prompt) or "(empty prompt)"} <small>seed {shot.seed}</small></p><div>'
-        f"<figure>{first}<figcaption>base model</figcaption></figure><figure>{shown}<figcaption>strength "
+        f"<figure>{first}<figcaption>{left}</figcaption></figure><figure>{shown}<figcaption>strength "
         f'<span data-shows="strength">{label(gallery.multipliers[start])}</span></figcaption></figure></div></div>'
     )
 

@@ -41,6 +41,9 @@ class TurnWalks:
         walk.position = self.position
         return [walk]
 
+    def behind(self) -> Sequence[Walk]:
+        return ()
+
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         raise AssertionError("these walks stay")
 
