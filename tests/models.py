@@ -124,7 +124,8 @@ class LineSampler:
         return latents * self.scale
 
     def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
-        assert index == len(self.taken), "steps are taken in order, each by the sampler of its own walk"
+        due = self.taken[-1] + 1 if self.taken else index
+        assert index == due, "steps are taken in order, each by the sampler of its own walk"
         self.taken.append(index)
         return latents + prediction
 

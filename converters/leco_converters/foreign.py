@@ -29,7 +29,7 @@ class Row:
     default: object = None
     """What its trainer takes where it is not written, and this one does not."""
     needs: str = ""
-    """Another setting without which this one asks for nothing."""
+    """Another setting without which this one asks for nothing; flow: a family of flow models."""
     words: Mapping[str, object] = field(default_factory=dict)
     """Its words, in lower case, for our values."""
 
@@ -58,10 +58,11 @@ _WORDS: Mapping[str, Mapping[str, object]] = {
     "train.sdp": {"true": "sdpa"},
     "other.use_xformers": {"true": "xformers"},
     "logging.use_wandb": {"true": "wandb"},
+    "model.layer_offloading": {"true": "layers"},
 }
 _OFF: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("train.xformers", "train.sdp", "other.use_xformers", "logging.use_wandb", "sample.neg"), (False,)),
-    **dict.fromkeys(("model.quantize", "model.compile"), (False,)),
+    **dict.fromkeys(("model.quantize", "model.compile", "model.layer_offloading"), (False,)),
     **dict.fromkeys(("save.save_every", "sample.sample_every", "network.conv", "network.dropout"), (0, False)),
 }
 """Where the value that asks for nothing is not one that our setting takes."""

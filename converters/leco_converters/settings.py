@@ -141,6 +141,12 @@ class _Reader:
             if node is not None and node.value == 0 and node.value is not False:
                 values[name] = node.like(of.value)
                 self.report.note("changed", node, "an alpha of 0 stands for the rank", "the rank is written")
+        if self._written("sample.sample_every") in (0, False):
+            # no pictures between the first and the last
+            values["sample.sample_every"] = (get("train.steps") or Node(1000)).beside(plain(get("train.steps")) or 1000)
+        if get("model.training_adapter") is not None:
+            done = "here it is a file: download it, and put its path there"
+            self.report.note("changed", values["model.training_adapter"], "ai-toolkit takes it from the hub, too", done)
         if self.rows is not LECO:
             return
         method = self.settings.tables.get("network", Node({})).table.get("training_method")
@@ -160,9 +166,12 @@ class _Reader:
         return plain(node)
 
     def _is_idle(self, row: Row) -> bool:
+        """Say whether a setting asks for nothing because another one does."""
         needs, _, wanted = row.needs.partition("=")
-        found = self._written(needs) if needs else True
-        return found != wanted if wanted else not found
+        if not needs or needs == "flow":
+            return bool(needs) and self.settings.family is None
+        found = self._written(needs)
+        return (found != wanted if wanted else not found) or self._is_idle(self.rows.get(needs, Row()))
 
     def _place(self, name: str, row: Row, node: Node, section: Node) -> None:
         """Put a setting where it belongs, in our words, or leave it out with the reason."""

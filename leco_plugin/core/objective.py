@@ -94,3 +94,20 @@ def distance(prediction: Tensor, other: Tensor) -> Tensor:
     both from many steps; ``base`` is what the frozen model predicts for the pair's target prompt.
     """
     return squared_error(prediction, other).mean().detach()
+
+
+def stride(latents: Tensor, prediction: Tensor, snr: Tensor, to: Tensor, kind: PredictionType) -> Tensor:
+    """DDIM's step without noise (arXiv:2010.02502), however long: from one signal-to-noise ratio to another.
+
+    ``latents`` and ``prediction`` are (B, C, h, w), the latents as the model is shown them; ``snr`` and ``to`` are ().
+    Flow's latents have signal and noise add up to 1, the others' their squares.
+    """
+    x, said = precise(latents), precise(prediction)
+    if kind == "flow":
+        return x + (1 / (1 + to.sqrt()) - 1 / (1 + snr.sqrt())) * said
+    signal, noise = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
+    if kind == "epsilon":
+        picture, epsilon = (x - noise * said) / signal, said
+    else:
+        picture, epsilon = signal * x - noise * said, noise * x + signal * said
+    return (to / (1 + to)).sqrt() * picture + (1 / (1 + to)).sqrt() * epsilon

@@ -105,19 +105,33 @@ class LecoStep:
 
     def guide(self, walks: Sequence[Walk]) -> list[Tensor]:
         """Guided prediction (B, C, h, w) at every walk's state with the LoRA on at its pair's multiplier."""
-        targets = [self._target_row(i, walk) for i, walk in enumerate(walks)]
-        others = [row for i, walk in enumerate(walks) for row in self._walk_rows(i, walk)]
-        known = self._model.predict_distinct(walks, [*targets, *others])
-        return [self._guided(i, walk, known[targets[i]], known) for i, walk in enumerate(walks)]
+        known = self._model.predict_distinct(
+            walks, [r for i, walk in enumerate(walks) for r in self._guide_rows(i, walk)]
+        )
+        return [self._guided(i, walk, known[self._target_row(i, walk)], known) for i, walk in enumerate(walks)]
+
+    def leap(self, walk: Walk, prediction: Tensor, position: int) -> Tensor:
+        """Latents (B, C, h, w) of a walk after ``position`` steps, in one stride along its guided ``prediction``."""
+        denoiser, sampler = self._model.denoiser, walk.sampler
+        now, then = denoiser.snr(sampler.timesteps[[walk.position, position]])
+        # a sampler of its own: one that is asked at one place remembers that
+        unscaled = sampler.fresh().model_input(torch.ones_like(walk.latents), position)
+        latents = objective.stride(walk.model_input, prediction, now, then, denoiser.prediction_type)
+        return latents / unscaled
 
     def run(self, walks: Walks, backward: Backward) -> StepResult:
         """Draw walks, ask the teacher (LoRA off), train the student (LoRA on) at the same latents, move on.
 
         Backward runs while the LoRA still has the student's strength. The student's own prediction serves as the
-        conditional half of the walk's next move.
+        conditional half of the walk's next move. Walks between two stops move on by what the teacher's call adds.
         """
-        drawn = walks.draw()
-        known = self._model.predict_distinct(drawn, self._known_rows(drawn, walks.moves_on))
+        drawn = list(walks.draw())
+        behind = list(walks.behind())
+        every, late = drawn + behind, range(len(drawn), len(drawn) + len(behind))
+        rows = [*self._known_rows(drawn, walks.moves_on), *(r for i in late for r in self._guide_rows(i, every[i]))]
+        known = self._model.predict_distinct(every, rows)
+        for i in late:
+            every[i].advance(self._guided(i, every[i], known[self._target_row(i, every[i])], known))
         student = self._train(drawn, known, backward)
         # before the walks move on: which rows a walk has depends on its position
         measured = tuple(m for i, walk in enumerate(drawn) if (m := self._measured(i, walk, known, student)))
@@ -200,6 +214,10 @@ class LecoStep:
         if self._settings.denoise_guidance_scale == 1.0:
             return []
         return [Row(index, concept.unconditional, concept.pair.multiplier)]
+
+    def _guide_rows(self, index: int, walk: Walk) -> list[Row]:
+        """What a walk is moved on with, where it is not trained at."""
+        return [self._target_row(index, walk), *self._walk_rows(index, walk)]
 
     def _target_row(self, index: int, walk: Walk) -> Row:
         concept = self._concepts[walk.pair]

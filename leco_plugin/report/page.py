@@ -141,8 +141,11 @@ def _slider(name: str, title: str, labels: Sequence[str], at: int, number: int) 
 
 
 def _shot(shot: Shot, gallery: Gallery, start: int, newest: int) -> str:
-    base = next(iter(shot.files.values()))[newest, gallery.multipliers.index(BASE)]
-    cells = [f"<figure>{_image(base, f'{shot.prompt}, base model', '')}<figcaption>base model</figcaption></figure>"]
+    # a host's own samples need not have one of the base model
+    base = min(range(len(gallery.multipliers)), key=lambda column: abs(gallery.multipliers[column] - BASE))
+    left = "base model" if gallery.multipliers[base] == BASE else f"strength {gallery.multipliers[base]:+g}"
+    first = _image(next(iter(shot.files.values()))[newest, base], f"{shot.prompt}, {left}", "")
+    cells = [f"<figure>{first}<figcaption>{left}</figcaption></figure>"]
     for name, frames in shot.files.items():
         of_file = f"{name}, " if name else ""
         shown = "".join(

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from models import (
+    CPU,
     Call,
     LineModel,
     LineSampler,
     SmallDenoiser,
     line_step,
     pair,
+    randn,
     randomize,
     seeded,
     small_unet,
@@ -23,9 +25,13 @@ from torch import Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.walk import FreshWalks, PoolWalks, Walk
-from leco_plugin.engine.step import LecoStep, Measured, StepResult
+from leco_plugin.engine.assemble import assemble
+from leco_plugin.engine.step import LecoStep, Measured, StepResult, StepSettings
 from leco_plugin.engine.walks import make_walks
+from leco_plugin.families.load import load_model
 from leco_plugin.network.peft_lora import PeftLora
+
+SAMPLERS = ["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
 
 
 class GivenWalks:
@@ -38,6 +44,9 @@ class GivenWalks:
 
     def draw(self) -> Sequence[Walk]:
         return self.walks
+
+    def behind(self) -> Sequence[Walk]:
+        return ()
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         raise AssertionError("these walks stay")
@@ -502,3 +511,43 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     for one, two in zip(plain, checkpointed, strict=True):
         assert one.abs().max() > 0
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_step_of_a_pool_asks_the_model_twice(stride):
+    """Once without gradient, for the teacher and whoever has to move on, and once with it."""
+    model = LineModel(steps=8)
+    pairs = [pair(2, 5), pair(3, 7, multiplier=-1.0)]
+    step = line_step(model, *pairs)
+    leco = LecoConfig(max_denoising_steps=8, pairs_per_step=2, pool_stride=stride)
+    walks = make_walks(leco, step, pairs, seeded(0))
+    step.run(walks, torch.autograd.backward)
+    for _ in range(40):
+        model.calls.clear()
+        step.run(walks, torch.autograd.backward)
+        assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_leap_keeps_the_scale_of_its_sampler(name):
+    """A model that knows the noise, and so the picture, is led to the picture at any noise level."""
+    denoiser = load_model("builtin:tiny", dtype="fp32", device=CPU)
+    pairs = [PromptPair(target="red", positive="red", resolution=(64, 64))]
+    network = PeftLora(denoiser.module, rank=2, alpha=2.0, seed=0)
+    training = assemble(
+        pairs,
+        LecoConfig(max_denoising_steps=20),
+        StepSettings(),
+        denoiser=denoiser,
+        network=network,
+        sampler=name,
+        generator=seeded(0),
+    )
+    walk = training.step.begin(0, seeded(1))
+    picture = randn(*walk.latents.shape, seed=2)
+    snr = denoiser.snr(walk.sampler.timesteps[[0, 12]])
+    signal, share = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
+    noise = (walk.model_input - signal[0] * picture) / share[0]
+    walk.leap(training.step.leap(walk, noise, 12), 12)
+    # samplers that have timesteps between two of the training are that much off
+    torch.testing.assert_close(walk.model_input, signal[1] * picture + share[1] * noise, rtol=1e-2, atol=1e-2)

@@ -224,6 +224,32 @@ def test_a_flow_is_walked_from_noise_along_its_velocity():
     assert run.loss().isfinite()
 
 
+LINE = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "shift", "terminal"),
+    [("FLUX_DEV_1", LINE, math.exp(1.15), None),
+     # what diffusers' formula for FLUX.2 gives for 4096 tokens and 40 steps
+     ("FLUX_2", LINE, 8.02, None),
+     ("QWEN", {**LINE, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02},
+      math.exp(0.5 + 0.4 * 3840 / 7936), 0.02),
+     ("SANA", {"flow_shift": 3.0}, 3.0, None), ("Z_IMAGE", {"shift": 6.0}, 6.0, None)],
+)  # fmt: skip
+def test_a_flow_schedule_is_that_of_the_family(model_type, config, shift, terminal):
+    """At 1024 x 1024 pixels and 40 steps: s k / (1 + (k - 1) s) from 1 to 1/40; Qwen's is stretched to its end."""
+    model = Model(flow=True)
+    run = begun(model)
+    run.denoiser.config = SimpleNamespace(model_type=kind(model_type, "is_flow_matching"), train_device="cpu")
+    model.noise_scheduler = SimpleNamespace(config=config)
+    even = torch.linspace(1, 1 / 40, 40)
+    expected = shift * even / (1 + (shift - 1) * even)
+    if terminal:
+        expected = 1 - (1 - expected) * (1 - terminal) / (1 - expected[-1])
+    sampler = run.denoiser.sampler("flow", 40, (4, 128, 128))
+    torch.testing.assert_close(sampler.timesteps, 1000 * expected, rtol=1e-3, atol=0.1)
+
+
 # --- gradients ---------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.measure import Course
 from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
+from leco_plugin.engine.row_check import rows_differ
 from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import TrainingError
 from leco_plugin.hosts.ai_toolkit import resume
@@ -42,6 +43,10 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         # with cache_text_embeddings the host goes through datasets unasked
         config.setdefault("datasets", [])
         super().__init__(process_id, job, config, **options)
+        # the host asks its datasets whether texts are cached, and LECO has none: the encoders are let go of
+        self.is_caching_text_embeddings = bool(self.train_config.cache_text_embeddings)
+        # prompts are encoded once, and nothing of a step needs the encoders
+        self.train_device_state_preset["text_encoder"]["device"] = "cpu"
         self._training: Training | None = None
         self._stop, self._signals = Stop(), ExitStack()
 
@@ -57,18 +62,45 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Encode the prompts while the text encoder is there, and begin the walks."""
         # `conv` adds to this list of the host for good, and would change the next job of the same program
         LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
+        if self.is_caching_text_embeddings:
+            # as the host does: there may be no room for both
+            self.sd.unet.to("cpu")
         self._training = self._assemble()
         self._progress = Progress(self._leco.section.pairs)
         self._enough: resume.Enough | None = None
         """Steps done and their last loss, once the goal is reached."""
         self._done = self._updates = self.step_num
+        if self.is_ui_trainer:
+            self.update_status("running", "Checking the model")
         super().hook_before_train_loop()
+        self._check_model()
         device = self.sd.device_torch
         self._reported.prepare(self._progress, self.train_config.steps, device)
         self._reported.start(facts(self._leco, self, device), self._done)
         if self._done:
             self._resume(self._training.walks, device)
         self._stop = self._signals.enter_context(stop_on_signal())
+
+    def _check_model(self) -> None:
+        """What only a model that is loaded can tell: whether its rows mix, and how the host samples it."""
+        assert self._training
+        self.sd.set_device_state(self.train_device_state_preset)
+        model, pairs = self._training.model, self._leco.section.pairs
+        denoiser, network = self._denoiser, self._host_network
+        shape = denoiser.latent_shape(*pairs[0].resolution)
+        exact = self.train_config.dtype in ("fp32", "float32", "float")
+        with network.multiplier(0.0):
+            problem = rows_differ(denoiser, model.table, denoiser.unlike_prompts(), shape, exact=exact)
+            for pair in pairs:
+                denoiser.sampler(
+                    self._leco.sampler,
+                    self._leco.section.leco.max_denoising_steps,
+                    denoiser.latent_shape(*pair.resolution),
+                )
+        if problem:
+            denoiser.separate, network.takes_rows = True, False
+            self._reported.warn([f"{denoiser.family} takes one prompt a call: in one call for several {problem}"])
+        self._reported.warn(denoiser.remarks)
 
     def _resume(self, walks: Walks, device: torch.device) -> None:
         folder, meter = Path(self.save_root), self._reported.meter
@@ -80,14 +112,15 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
 
     def _assemble(self) -> Training:
         section, train = self._leco.section, self.train_config
-        denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=train.bypass_guidance_embedding)
+        self._denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=train.bypass_guidance_embedding)
         rows = takes_rows(self.network_config, arch_takes_rows=self.model_config.arch in ROWS)
+        self._host_network = HostNetwork(self.network, takes_rows=rows)
         return assemble(
             section.pairs,
-            preserved(section.leco, denoiser, section.pairs, Course()),
+            preserved(section.leco, self._denoiser, section.pairs, Course()),
             self._leco.step,
-            denoiser=denoiser,
-            network=HostNetwork(self.network, takes_rows=rows),
+            denoiser=self._denoiser,
+            network=self._host_network,
             sampler=self._leco.sampler,
             generator=self._generator(),
         )

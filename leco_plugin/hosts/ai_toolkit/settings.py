@@ -14,7 +14,7 @@ from leco_plugin.config.names import SAMPLERS
 from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, LecoError
-from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, check_architecture
+from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, FLOWMATCH, check_architecture
 
 _LOSSES: Mapping[str, LossType] = {"mse": "l2", "l2": "l2", "mae": "l1", "l1": "l1", "pseudo_huber": "huber"}
 _REFUSED = {
@@ -82,7 +82,10 @@ def _check_host_options(process: Mapping[str, Any]) -> None:
 
 
 def _check_sampler(name: str, arch: str) -> None:
-    """Flow models have one sampler, whatever the job says."""
+    """Flow models have one sampler, whatever the job says; some fail in the host unless it says so."""
+    if arch in FLOWMATCH and name != "flowmatch":
+        message = f"train.noise_scheduler {name!r} is none for {arch}, which is a flow model"
+        raise ConfigError(message, fix="noise_scheduler: flowmatch")
     if arch in DIFFUSION and name not in SAMPLERS:
         message = f"train.noise_scheduler {name!r} cannot be the sampler of {arch}'s walks"
         raise ConfigError(message, fix=f"choose one of {', '.join(SAMPLERS)}")

@@ -15,7 +15,14 @@ from leco_plugin.contracts import PredictionType, Sampler
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
-from leco_plugin.families.samplers import cumulative_alphas, make_flow_sampler, make_sampler
+from leco_plugin.families.samplers import (
+    FlowSampler,
+    cumulative_alphas,
+    flux2_shift,
+    make_sampler,
+    shifted_sigmas,
+    size_shift,
+)
 
 TRAINING_TIMESTEPS = 1000
 
@@ -155,7 +162,7 @@ class HostDenoiser:
     def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> Sampler:
         """A sampler over the host's noise schedule; along a flow it is Euler's, whatever ``name`` says."""
         if self._flow:
-            return make_flow_sampler(self._schedule(), steps, self.device, shift=self._shift(*shape[1:]))
+            return FlowSampler(self._sigmas(steps, *shape[1:]), self.device)
         return make_sampler(name, self._schedule(), steps, self.device)
 
     def snr(self, timesteps: Tensor) -> Tensor:
@@ -181,12 +188,17 @@ class HostDenoiser:
             schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return schedule
 
-    def _shift(self, height: int, width: int) -> float:
-        """The shift for latents of this size."""
+    def _sigmas(self, steps: int, height: int, width: int) -> Tensor:
+        """(N + 1,) noise levels for latents of this size, as the host's sampler has them."""
         scheduler = self.model.noise_scheduler.config
-        if scheduler.get("use_dynamic_shifting") and hasattr(self.model, "calculate_timestep_shift"):
-            return float(self.model.calculate_timestep_shift(height, width))
-        return float(scheduler.get("shift", 1.0))
+        if scheduler.get("use_dynamic_shifting"):
+            tokens = height * width // 4
+            flux2 = "FLUX_2" in str(self.config.model_type)
+            return shifted_sigmas(
+                scheduler, steps, flux2_shift(tokens, steps) if flux2 else size_shift(scheduler, tokens)
+            )
+        # Sana's scheduler, which is another one, has its own name for it
+        return shifted_sigmas({"shift": scheduler.get("flow_shift", scheduler.get("shift", 1.0))}, steps)
 
     def _predict(self, latents: Tensor, timesteps: Tensor, text: Any, sizes: Tensor) -> Tensor:
         frames = "z_dim" in self.model.vae.config

@@ -42,6 +42,9 @@ class TurnWalks:
         walk.position, walk.turn = self.position, 7
         return [walk]
 
+    def behind(self) -> Sequence[Walk]:
+        return ()
+
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         raise AssertionError("these walks stay")
 
