@@ -141,6 +141,14 @@ class _Reader:
             if node is not None and node.value == 0 and node.value is not False:
                 values[name] = node.like(of.value)
                 self.report.note("changed", node, "an alpha of 0 stands for the rank", "the rank is written")
+        if self._written("sample.sample_every") in (0, False):
+            # no pictures between the first and the last
+            values["sample.sample_every"] = (get("train.steps") or Node(1000)).beside(plain(get("train.steps")) or 1000)
+        if {"sample.samples", "sample.prompts"} <= values.keys():
+            self.report.leave(values.pop("sample.prompts"), "sample.samples counts, of samples and prompts", "changed")
+        if get("model.training_adapter") is not None:
+            done = "here it is a file: download it, and put its path there"
+            self.report.note("changed", values["model.training_adapter"], "ai-toolkit takes it from the hub, too", done)
         if self.rows is not LECO:
             return
         method = self.settings.tables.get("network", Node({})).table.get("training_method")

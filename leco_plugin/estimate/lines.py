@@ -69,8 +69,8 @@ def _verdict(job: JobConfig, found: Estimate, room: float, estimator: Estimator)
     options, then = estimator.what_fits(job, room)
     if then.peak <= room:
         return f"would fit with {'; '.join(options)} ({_size(then.peak)})"
-    encoders = f": the text encoders alone take {_size(then.text_encoders)}" if then.text_encoders > 0.9 * room else ""
     tried = f", even with {'; '.join(options)} ({_size(then.peak)})" if options else ""
+    encoders = f": the text encoders take {_size(found.text_encoders)}" if found.text_encoders > room - _GIB else ""
     return f"too small{tried}{encoders}"
 
 

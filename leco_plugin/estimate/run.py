@@ -113,7 +113,9 @@ class Estimator:
 
     def _cost(self, job: JobConfig, call: Call) -> Cost:
         again = call.gradient and job.train.gradient_checkpointing
-        key = (job.model, job.network, job.memory, job.train.dtype, again, call)
+        # where weights are while they are not computed with makes no difference to a call
+        memory = job.memory.model_copy(update={"offload": None})
+        key = (job.model, job.network, memory, job.train.dtype, again, call)
         return cast(Cost, self._once(key, lambda: self._traced(job).cost(call, again=again)))
 
     def _once(self, key: object, make: Callable[[], Any]) -> Any:
@@ -126,7 +128,10 @@ class Estimator:
 
         The best that there is, where all of them are not enough.
         """
-        said, now = [], self.estimate(job)
+        said: list[str] = []
+        now = self.estimate(job)
+        if now.text_encoders + _CONTEXT > room:
+            return said, now
         flow = self._traced(job).model.denoiser.prediction_type == "flow"
         for option, change in (*_CHANGES, *(_FLOW_CHANGES if flow else ()), *_LAST_CHANGES):
             changed = change(job)

@@ -15,6 +15,7 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.core.walk import Walk, guided
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.concepts import MEASURE_EVERY
 from leco_plugin.engine.measure import NoNetwork
 from leco_plugin.engine.pool_size import walks_per_step
 from leco_plugin.engine.step import StepSettings
@@ -94,12 +95,14 @@ def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> tuple[Call,
     model = _Model(denoiser, network.takes_rows)
     step = _training(job.model_copy(update={"pairs": pairs}), model).step
     count = walks_per_step(job.leco, pairs) if pooled else job.leco.pairs_per_step
-    walks = [step.begin(most, Generator().manual_seed(0), 1 if pooled else None) for _ in range(count)]
+    # those of the step before are still on their way
+    late = count if pooled and job.leco.pool_stride > 1 else 0
+    walks = [step.begin(most, Generator().manual_seed(0), 1 if pooled else None) for _ in range(count + late)]
     # untouched prompts are measured in turn, and some of them are among the rows anyway
     for turn in range(_MOST_TURNS):
         for walk in walks:
-            walk.position, walk.turn = 1, turn
-        step.run(_Given(walks, pooled), lambda loss: None)
+            walk.position, walk.turn = 1, MEASURE_EVERY * (turn + 1) - 1
+        step.run(_Given(walks[:count], walks[count:], pooled), lambda loss: None)
     teacher, student = ([call for call in model.calls if call.gradient is gradient] for gradient in (False, True))
     return max(teacher, key=lambda call: call.rows), max(student, key=lambda call: call.rows)
 
@@ -117,6 +120,7 @@ class _Model(NoNetwork):
     """Denoiser, network and text in one; latents are as small as can be, one shape for each real one."""
 
     device = torch.device("cpu")
+    prediction_type = "flow"
     guide = staticmethod(guided)
 
     def __init__(self, denoiser: Denoiser, takes_rows: bool) -> None:
@@ -149,6 +153,9 @@ class _Model(NoNetwork):
     def sampler(self, name: str, steps: int, shape: Shape) -> _Still:
         return _Still(torch.zeros(steps))
 
+    def snr(self, timesteps: Tensor) -> Tensor:
+        return torch.ones(len(timesteps))
+
 
 @dataclass(frozen=True)
 class _Still:
@@ -172,10 +179,14 @@ class _Given:
     """These walks, again and again."""
 
     walks: Sequence[Walk]
+    late: Sequence[Walk]
     moves_on: bool
 
     def draw(self) -> Sequence[Walk]:
         return self.walks
+
+    def behind(self) -> Sequence[Walk]:
+        return self.late
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         pass

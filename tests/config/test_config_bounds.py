@@ -138,6 +138,14 @@ def test_a_name_is_not_that_of_a_step_or_a_state(tmp_path: Path, name: str):
         load_job(tmp_path / "job.yaml")
 
 
+def test_a_file_name_that_is_too_long_for_any_file_is_refused(tmp_path: Path):
+    """At the key that holds it."""
+    text = JOB.format("").replace("prompts: [{target: red}]", f"prompts_file: {'9' * 5000}.toml")
+    (tmp_path / "job.yaml").write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=r"leco\.prompts_file: .*cannot be read"):
+        load_job(tmp_path / "job.yaml")
+
+
 def test_an_override_with_too_many_digits_is_refused():
     """Python converts no text of such a length to a number."""
     with pytest.raises(ConfigError, match=r"train\.steps: this number has too many digits"):

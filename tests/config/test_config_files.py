@@ -237,3 +237,9 @@ def test_what_is_nested_deeper_than_any_settings_is_refused(tmp_path: Path, name
 def test_an_escape_that_names_no_character_is_refused(tmp_path: Path):
     """Unicode ends at U+10FFFF."""
     assert "names no character" in refusal(tmp_path, "x.yaml", 'a: "\\U00110000"\n')[1]
+
+
+def test_only_what_an_editor_counts_ends_a_line_of_yaml(tmp_path: Path):
+    """Not the Unicode separators that YAML 1.1 names."""
+    read = document(tmp_path, "x.yaml", "# a\u2028# b\x85# c\na: 1\nb: [2,\n  3]\n")
+    assert (read.lines[("a",)], read.lines[("b", 1)]) == (2, 4)

@@ -162,6 +162,19 @@ def test_the_wrong_command_is_answered_with_the_right_one(tmp_path: Path, name: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("read", [load, load_job, load_prompts])
+def test_what_is_no_settings_file_is_refused_by_what_it_is(tmp_path: Path, read):
+    """A LoRA and a model's folder, which people give to check and train."""
+    save_file({"x.lora_up.weight": numpy.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "m" / "unet").mkdir(parents=True)
+    for name, sentence in (
+        ("a.safetensors", "this is a LoRA: leco inspect"),
+        ("m", "this is a model: name it in a job"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            read(tmp_path / name)
+
+
 def test_a_command_names_the_kinds_that_it_takes(tmp_path: Path):
     """What is of none of them is refused; what is not known is left to the command."""
     path = tmp_path / "a.safetensors"

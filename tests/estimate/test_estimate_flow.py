@@ -88,3 +88,5 @@ def test_z_image_at_its_own_size_is_what_its_users_know(tmp_path):
     assert found.text_encoders == pytest.approx(7.5 * GIB, rel=0.01)
     assert estimator.what_fits(job, 22 * GIB)[0] == ["train.gradient_checkpointing: true"]
     assert estimator.what_fits(job, 11 * GIB)[0] == ["train.gradient_checkpointing: true", "memory.fp8_base: true"]
+    # where the text encoder does not fit, nothing helps
+    assert estimator.what_fits(job, 7 * GIB) == ([], found)

@@ -68,13 +68,13 @@ def test_accumulation_and_calls(tmp_path, tiny):
 
 
 def test_the_widest_calls_have_all_pairs_of_a_step(tmp_path, tiny):
-    """Three teacher prompts, the target, two rows of an untouched prompt and that of the walk; for six samples."""
+    """Three teacher prompts, the target, two of one untouched, one of the walk, two of one on its way; six times."""
     pair = {"target": "t", "positive": "p", "unconditional": "u", "neutral": "n", "batch_size": 3}
     job = tiny_job(tmp_path, leco={"walk": "pool", "pairs_per_step": 2}, pairs=[pair])
     steps = count_steps(job, tiny, NoNetwork())
-    assert (steps.teacher.rows, steps.student.rows) == (2 * 3 * 7, 2 * 3)
-    # teacher, target, untouched; then the untouched and the walk's with the network
-    assert steps.teacher.strength == (0.0,) * 6 * 5 + (1.0,) * 6 * 2
+    assert (steps.teacher.rows, steps.student.rows) == (2 * 3 * 9, 2 * 3)
+    # teacher, target, untouched; then the untouched and the walks' with the network
+    assert steps.teacher.strength == (0.0,) * 6 * 5 + (1.0,) * 6 * 4
     assert steps.student.strength == 1.0
 
 
