@@ -170,7 +170,7 @@ class LineModel:
         return LineSampler(steps, self.line_sampler.init_noise_sigma, self.line_sampler.scale)
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        return torch.tensor([self.snr_by_timestep[int(timestep)] for timestep in timesteps])
+        return torch.tensor([self.snr_by_timestep.get(int(timestep), 1.0) for timestep in timesteps])
 
 
 def pair(

@@ -72,7 +72,8 @@ def joined(lists: Sequence[Node]) -> Node:
     first, *others = lists
     found: dict[str, Node] = {}
     before = [*first.before, *(text for one in others for text in one.around if text)]
-    for item in (item for one in lists for item in one.items):
+    # "auto" may stand in the place of a list
+    for item in (item for one in lists for item in ([Node(one.value)] if isinstance(one.value, str) else one.items)):
         if found.setdefault(repr(plain(item)), item) is not item:
             before += comments(item)
     return replace(first, value=list(found.values()), before=before)

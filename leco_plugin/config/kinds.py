@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from leco_plugin.config.blame import refuse
+from leco_plugin.config.names import AUTO
 from leco_plugin.config.optimizers import optimizer_name
 
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -172,6 +173,7 @@ Params = Annotated[dict[str, Param], AfterValidator(_own_parameters)]
 Optimizer = Annotated[str, AfterValidator(optimizer_name)]
 FilePath = Annotated[Path, Field(strict=False)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Preserved = Annotated[Texts, BeforeValidator(lambda value: [AUTO] if value == AUTO else value)]
 
 
 @dataclass(frozen=True)

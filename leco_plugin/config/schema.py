@@ -21,6 +21,7 @@ from leco_plugin.config.kinds import (
     Finite,
     Frozen,
     Layers,
+    Preserved,
     Rank,
     Side,
     Texts,
@@ -239,12 +240,12 @@ class LecoConfig(Frozen):
     """Sampler steps that a walk moves on by when it was trained at; more are slower, and vary the noise more."""
     pairs_per_step: Whole = Field(1, ge=1, le=32)
     """Walks that one step trains at together."""
-    preserve: Texts = ()
-    """Prompts that shall stay as they are: a loss keeps them, at both signs of the multiplier."""
+    preserve: Preserved = ()
+    """Prompts that shall stay as they are: a loss keeps them, at both signs of the multiplier; auto finds some."""
     preserve_weight: Finite = Field(1.0, gt=0)
     """Weight of that loss beside that of the pairs."""
-    stop_at: Finite | None = Field(None, gt=0, le=1)
-    """End the run when this fraction of the goal is reached, such as 0.95; off when absent."""
+    stop_at: Finite | None = Field(None, gt=0, le=10)
+    """End the run when its effect is this large, where 1 is the whole concept; off when absent."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> LecoConfig:

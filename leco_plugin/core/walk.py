@@ -38,7 +38,7 @@ class Walk:
     share: float = 1.0
     """What it counts for in the loss, 1 on average."""
     turn: int = 0
-    """Where its round of the untouched prompts begins."""
+    """Drawn at its start: at which positions it is measured, and where its round of the untouched prompts begins."""
 
     @property
     def samples(self) -> int:

@@ -14,6 +14,8 @@ from leco_plugin.config.build import load_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.demo.measure import Asked, Figures, Studio, erase_test, figures, read_all, slider_test
 from leco_plugin.errors import ConfigError
+from leco_plugin.lora.calibrate import DRIFT_LIMIT, calibrate
+from leco_plugin.lora.subject import Asked as AskedSubject
 from leco_plugin.observers.console.pages import Page
 from leco_plugin.pictures.painter import strip
 from leco_plugin.plugins import run_job
@@ -38,10 +40,15 @@ class Measured:
 def run_demo(kind: Kind, output: Path, seed: int) -> bool:
     """Train the demo ``kind`` with ``seed`` into the folder ``output``; False where the user stopped it.
 
-    Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError where ``output`` cannot be used.
+    An erase is calibrated afterwards. Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError
+    where ``output`` cannot be used.
     """
     result = run_job(_job(kind, output, seed))
-    return not result.interrupted and _show(kind, output, seed, result.path)
+    if result.interrupted:
+        return False
+    if kind == "erase":
+        calibrate(result.path, AskedSubject(seeds=1), result.path, DRIFT_LIMIT)
+    return _show(kind, output, seed, result.path)
 
 
 def _show(kind: Kind, output: Path, seed: int, lora: Path) -> bool:
@@ -121,7 +128,7 @@ def _print(page: Page, kind: Kind, measured: Sequence[Measured]) -> None:
         others = [colour for colour in HUES if colour != ERASED]
         head = ["strength", f"{ERASED} (erased)", *others]
         rows = [[f"{m.strength:g}", *(_with_hue(m.colours[colour]) for colour in (ERASED, *others))] for m in measured]
-        title = f"erase {ERASED}: pictures in the colour asked for, and their hue ({_count(measured)} a colour)"
+        title = f"erase {ERASED}: pictures in the colour asked for, hue, shapes as asked ({_count(measured)} a colour)"
     page.table(title, head, rows)
 
 
@@ -134,7 +141,8 @@ def _percent(fraction: float) -> str:
 
 
 def _with_hue(one: Figures) -> str:
-    return _percent(one.colour_right) + ("" if one.hue is None else f"\n{one.hue:.0f} deg")
+    hue = "" if one.hue is None else f"\n{one.hue:.0f} deg"
+    return f"{_percent(one.colour_right)}{hue}\nshape {_percent(one.shape_right)}"
 
 
 def _how_to_use(kind: Kind, output: Path, lora: Path) -> list[str]:

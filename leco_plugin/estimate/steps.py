@@ -15,6 +15,7 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.core.walk import Walk, guided
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.concepts import MEASURE_EVERY
 from leco_plugin.engine.measure import NoNetwork
 from leco_plugin.engine.pool_size import walks_per_step
 from leco_plugin.engine.step import StepSettings
@@ -100,7 +101,7 @@ def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> tuple[Call,
     # untouched prompts are measured in turn, and some of them are among the rows anyway
     for turn in range(_MOST_TURNS):
         for walk in walks:
-            walk.position, walk.turn = 1, turn
+            walk.position, walk.turn = 1, MEASURE_EVERY * (turn + 1) - 1
         step.run(_Given(walks[:count], walks[count:], pooled), lambda loss: None)
     teacher, student = ([call for call in model.calls if call.gradient is gradient] for gradient in (False, True))
     return max(teacher, key=lambda call: call.rows), max(student, key=lambda call: call.rows)

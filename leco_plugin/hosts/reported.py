@@ -79,4 +79,4 @@ class Reported:
         if not interrupted:
             self.warn(self._progress.complaints())
         seconds, progress = time.perf_counter() - self._began, self._progress
-        self._report(RunEnded(path, done, seconds, interrupted, progress.goal_reached, progress.drift))
+        self._report(RunEnded(path, done, seconds, interrupted, **progress.figures, means=progress.means))

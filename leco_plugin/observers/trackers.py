@@ -104,5 +104,4 @@ def figures(event: StepDone) -> dict[str, Figure]:
         "memory_gib": event.memory_bytes / 2**30,
     }
     # not measured by every job
-    measured = {"goal_reached": event.goal_reached, "drift": event.drift}
-    return {**shown, **{name: figure for name, figure in measured.items() if figure is not None}}
+    return {**shown, **event.measured}

@@ -113,7 +113,7 @@ def _gallery(multipliers: tuple[float, ...], events: list[PicturesDrawn]) -> Gal
             for place, step in enumerate(steps)
             for column, picture in enumerate(_row(*by_step[step]))
         }
-        shots.append(Shot(prompt, seed, frames))
+        shots.append(Shot(prompt, seed, {"": frames}))
     return Gallery(multipliers, tuple(steps), tuple(shots))
 
 

@@ -41,7 +41,7 @@ def test_what_was_written_is_read_again(tmp_path):
         PicturesDrawn(folder / "samples" / "a.png", 0, "'a'\n", (1, 2), (-1.0, 0.0), 1, 1),
         step(1),
         Saved(folder / "tiny.safetensors", 1, final=True),
-        RunEnded(folder / "tiny.safetensors", 1, 2.5, interrupted=False, goal_reached=0.25, drift=None),
+        RunEnded(folder / "tiny.safetensors", 1, 2.5, interrupted=False, goal_reached=0.25, effect=0.5, means="a"),
     ]
     # noticed before the start, as it is when a state is damaged
     history = read_history(write(tmp_path, Warned("a state was cut off"), *events))

@@ -42,7 +42,7 @@ class Remembering:
         self.told.append("finished")
 
 
-STEP = StepDone(3, 9, 0.5, 1e-4, 0.25, samples=4, seconds=2.0, memory_bytes=2**31)
+STEP = StepDone(3, 9, 0.5, 1e-4, 0.25, samples=4, seconds=2.0, memory_bytes=2**31, effect=0.5)
 
 
 def test_a_tracker_is_told_what_the_console_shows(tmp_path):
@@ -59,7 +59,7 @@ def test_a_tracker_is_told_what_the_console_shows(tmp_path):
     for event in (RunStarted("tiny", 9, ()), Warned("x"), STEP, RunEnded(tmp_path, 9, 1.0, False)):
         observer.notify(event)
     assert made[0][0] is job.logging
-    shown = {"loss": 0.5, "lr": 1e-4, "samples_per_second": 2.0, "memory_gib": 2.0, "goal_reached": 0.25}
+    shown = {"loss": 0.5, "lr": 1e-4, "samples_per_second": 2.0, "memory_gib": 2.0, "goal_reached": 0.25, "effect": 0.5}
     assert tracker.told == [describe_job(job).options, (3, shown), "finished"]
 
 
@@ -131,7 +131,7 @@ def test_tensorboard_holds_the_figures_of_the_run(tmp_path):
     logging = {"logging_dir": tmp_path / "logs", "log_prefix": "try_", "log_tracker_name": "mine"}
     watching = Watching()
     run_job(tiny_job(tmp_path, logging=logging), manager=plugin_manager([watching], installed=False))
-    assert [event for event in watching.of(Warned) if "goal" not in event.message] == []
+    assert [event for event in watching.of(Warned) if "show little" not in event.message] == []
     (folder,) = (tmp_path / "logs").iterdir()
     assert folder.name.startswith("try_20")
     found = EventAccumulator(str(folder / "mine")).Reload()
@@ -149,7 +149,7 @@ def test_wandb_is_given_the_run_offline(tmp_path, monkeypatch):
     logging = {"logging_dir": tmp_path / "logs", "log_with": "wandb", "wandb_run_name": "first"}
     watching = Watching()
     run_job(tiny_job(tmp_path, logging=logging), manager=plugin_manager([watching], installed=False))
-    assert [event for event in watching.of(Warned) if "goal" not in event.message] == []
+    assert [event for event in watching.of(Warned) if "show little" not in event.message] == []
     assert list(Path(tmp_path / "logs").rglob("*.wandb"))
 
 

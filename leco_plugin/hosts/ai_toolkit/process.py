@@ -16,6 +16,8 @@ from torch import Generator, Tensor
 
 from leco_plugin.core.walk import Walks
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.row_check import rows_differ
 from leco_plugin.engine.stop import Stop, stop_on_signal
@@ -29,6 +31,7 @@ from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
 from leco_plugin.hosts.ai_toolkit.samples import drawn
 from leco_plugin.hosts.ai_toolkit.settings import read_job
 from leco_plugin.hosts.reported import Reported
+from leco_plugin.network.metadata import effect_metadata
 
 
 class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
@@ -114,7 +117,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self._host_network = HostNetwork(self.network, takes_rows=rows)
         return assemble(
             section.pairs,
-            section.leco,
+            preserved(section.leco, self._denoiser, section.pairs, Course()),
             self._leco.step,
             denoiser=self._denoiser,
             network=self._host_network,
@@ -147,16 +150,14 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
             self._done = self.step_num + 1
             event = self._reported.optimizer_step(self._done, rate)
             if event:
-                figures = {"leco/goal_reached": event.goal_reached, "leco/drift": event.drift}
-                self.additional_logs.update({name: value for name, value in figures.items() if value is not None})
+                self.additional_logs.update({f"leco/{name}": value for name, value in event.measured.items()})
                 self._stop_at_goal(losses["loss"])
         return losses
 
     def _stop_at_goal(self, loss: float) -> None:
         stop_at = self._leco.section.leco.stop_at
         if stop_at is not None and self._progress.reached(stop_at):
-            reached = f"{self._progress.goal_reached:.0%} of the goal reached after {self._done} steps"
-            self.print(f"LECO: {reached}; no more is trained")
+            self.print(f"LECO: after {self._done} steps {self._progress.means}; no more is trained")
             self._enough = self._done, loss
 
     def _backward(self, loss: Tensor) -> None:
@@ -176,7 +177,8 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def update_training_metadata(self) -> None:
         """Say in the file what LECO did, and what the host leaves out about the network."""
         super().update_training_metadata()
-        self.add_meta(file_metadata(self._leco, self, self._done))
+        figures = effect_metadata(self._progress.figures)
+        self.add_meta({**file_metadata(self._leco, self, self._done), **figures})
 
     def post_save_hook(self, save_path: str) -> None:
         """Write LECO's state beside the host's, and report the file."""

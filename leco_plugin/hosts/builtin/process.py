@@ -15,6 +15,8 @@ from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
@@ -66,6 +68,10 @@ class LecoProcess:
         self._job = job = fit(job, denoiser)
         self._output = Output(job, self._seed)
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
+        course = Course(job.train.noise_scheduler, job.leco.max_denoising_steps, job.leco.denoise_guidance_scale)
+        leco = preserved(job.leco, denoiser, job.pairs, course)
+        job = self._job = job.model_copy(update={"leco": leco})
+        self._output = Output(job, self._seed)
         self._states = States(job, described, self._report)
         loop = self._loop(denoiser, self._create_network(denoiser))
         with own_random_numbers(self._seed, denoiser.device):
@@ -83,8 +89,9 @@ class LecoProcess:
         if not interrupted:
             for complaint in loop.progress.complaints():
                 self._report(Warned(complaint))
-        progress, seconds = loop.progress, time.perf_counter() - began
-        self._report(RunEnded(path, loop.done, seconds, interrupted, progress.goal_reached, progress.drift))
+        seconds = time.perf_counter() - began
+        progress = loop.progress
+        self._report(RunEnded(path, loop.done, seconds, interrupted, **progress.figures, means=progress.means))
         return Outcome(path, loop.done, interrupted)
 
     def _make_folder(self) -> None:
@@ -148,7 +155,7 @@ class LecoProcess:
 
     def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:
         with loop.averaged():
-            path = self._output.write(denoiser, loop.network, step, final=final)
+            path = self._output.write(denoiser, loop.network, step, loop.progress.figures, final=final)
         self._report(Saved(path, step, final))
         return path
 

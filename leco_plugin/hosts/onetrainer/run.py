@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.same_run import describe_parts, refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
@@ -96,8 +98,7 @@ class Run:
         stop_at = self.plan.leco.stop_at
         if stop_at is not None and self.progress.reached(stop_at):
             self.stop()
-        found = {"goal_reached": event.goal_reached, "drift": event.drift}
-        return {name: value for name, value in found.items() if value is not None}
+        return event.measured
 
     def _step(self, backward: Callable[[Tensor], None]) -> Tensor:
         result = self.training.step.run(self.training.walks, backward)
@@ -150,7 +151,7 @@ def begin(
         denoiser.latent_shape(*pair.resolution)
     training = assemble(
         plan.pairs,
-        plan.leco,
+        preserved(plan.leco, denoiser, plan.pairs, Course()),
         plan.settings,
         denoiser=denoiser,
         network=network,

@@ -15,7 +15,7 @@ from leco_plugin.hosts.onetrainer.description import facts
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
 from leco_plugin.hosts.reported import Reported
 from leco_plugin.network.lora_file import add_metadata
-from leco_plugin.network.metadata import leco_metadata
+from leco_plugin.network.metadata import effect_metadata, leco_metadata
 
 
 class TrainerMixin(Base):  # type: ignore[misc]
@@ -133,7 +133,8 @@ class StateSaver:
         elif path.is_file():
             plan = self.leco.plan
             described = leco_metadata(plan.pairs, plan.leco, plan.sampler)
-            add_metadata(path, {**described, "ss_seed": str(plan.seed), "ss_steps": str(step)})
+            figures = effect_metadata(self.leco.progress.figures)
+            add_metadata(path, {**described, **figures, "ss_seed": str(plan.seed), "ss_steps": str(step)})
             self.last = path.absolute()
             self.leco.reported.saved(self.last, step // plan.accumulation, final=self.final())
 

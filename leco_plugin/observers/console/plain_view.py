@@ -59,7 +59,8 @@ class PlainView:
         self._last_line = now
         return [
             f"step {event.step}/{event.steps}  loss {event.loss:.5f}  "
-            f"goal reached {figures.percentage(event.goal_reached)}  drift {figures.percentage(event.drift)}  "
+            f"effect {figures.amount(event.effect)}  side {figures.amount(event.side_effect)}  "
+            f"drift {figures.amount(event.drift)}  goal reached {figures.percentage(event.goal_reached)}  "
             f"lr {event.learning_rate:.2e}  {speed:.1f} samples/s  "
             f"{figures.memory(event.memory_bytes)}  {figures.duration(left)} left"
         ]
