@@ -290,7 +290,7 @@ def test_a_job_that_the_ui_stops_goes_on_where_its_newest_file_is(host: Host) ->
 
 
 def test_a_job_that_is_interrupted_goes_on_as_if_it_had_never_stopped(host: Host) -> None:
-    """Ctrl-C after the save at step 2: the step under way is saved, and the resumed job ends with the very same LoRA."""
+    """Ctrl-C after the save at step 2: that step is saved, and the resumed job ends with the same LoRA."""
     train = {"steps": 6}
     assert "finished 6 steps" in host.run(host.job("whole", {"name_or_path": str(TINY)}, train=train))
     job = host.job("broken_off", {"name_or_path": str(TINY)}, train=train)
