@@ -185,7 +185,7 @@ def test_check_imports_the_host(host: Host, capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["host", "check", "ai-toolkit", str(CHECKOUT)]) == 2
     out, err = capsys.readouterr()
     assert f"torch {torch.__version__}" in out
-    assert "torchao" in out
+    assert "torchcodec" in out
     assert err.startswith("ai-toolkit cannot be imported: ")
 
 
