@@ -144,6 +144,8 @@ class _Reader:
         if self._written("sample.sample_every") in (0, False):
             # no pictures between the first and the last
             values["sample.sample_every"] = (get("train.steps") or Node(1000)).beside(plain(get("train.steps")) or 1000)
+        if {"sample.samples", "sample.prompts"} <= values.keys():
+            self.report.leave(values.pop("sample.prompts"), "sample.samples counts, of samples and prompts", "changed")
         if get("model.training_adapter") is not None:
             done = "here it is a file: download it, and put its path there"
             self.report.note("changed", values["model.training_adapter"], "ai-toolkit takes it from the hub, too", done)

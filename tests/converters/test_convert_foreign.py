@@ -296,6 +296,13 @@ def test_of_two_names_of_one_setting_the_one_that_its_trainer_reads_counts(to_to
     assert any("network.rank counts" in note.was for note in result.conversion.report.notes)
 
 
+def test_pictures_that_are_off_or_said_twice_are_drawn_as_there(to_toml: Convert):
+    """None between the first and the last; of two lists the one that ai-toolkit reads."""
+    sample = {"sample_every": 0, "prompts": ["a"], "samples": [{"prompt": "b"}]}
+    loaded = load_job(to_toml(job({"train": {"steps": 70}, "sample": sample}), job=True).conversion.written[1]).job
+    assert (loaded.sample.sample_every, [one.prompt for one in loaded.sample.asked]) == (70, ["b"])
+
+
 def test_published_prompts_of_concept_sliders_are_carried_on_with_one_note(to_toml: Convert):
     """Their own trainer ignores guidance and rank, too; as guidance_scale they would train four times as strong."""
     entry = "- {target: a, positive: b, unconditional: c, neutral: a, guidance: 4, rank: 4, action: enhance}\n"
