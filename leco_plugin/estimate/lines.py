@@ -2,121 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.estimate.cards import CALL_SECONDS, CPU, SIZES, SPEEDS, USABLE, Card, Speed, cards_here
-from leco_plugin.estimate.model_files import UnknownModelError
-from leco_plugin.estimate.rows import calls_of
-from leco_plugin.estimate.run import Estimate, estimate, what_fits
+from leco_plugin.estimate.cards import CALL_SECONDS, CPU, SIZES, SPEEDS, USABLE, Speed, cards_here
+from leco_plugin.estimate.run import Estimate, Estimator, UnknownModelError
 
 _GIB = 2**30
+_BEYOND = 10**9
+"""Numbers above are not written out."""
 _LABELS = {
     "model": "weights of the model",
     "network": "network: weights, gradients, the optimizer's state",
-    "text_encoders": "text encoders, in float32; only at the start",
-    "without_gradient": "call of teacher and walk",
-    "student": "call of the student, until its backward pass",
+    "text_encoders": "text encoders; only at the start, before the model is there",
+    "without_gradient": "call of teacher and walk, {} rows",
+    "student": "call of the student and its backward pass, rows: {}",
     "overhead": "CUDA itself, workspaces, gaps",
 }
 
 
 def estimate_lines(job: JobConfig) -> Iterator[str]:
-    """What ``job`` will need, and what to set where that is too much for a card."""
+    """What ``job`` will need, and what to set where that is too much for a card; each line as soon as it is known."""
+    estimator = Estimator()
     try:
-        found = estimate(job)
+        found = estimator.estimate(job)
     except UnknownModelError as reason:
-        yield f"memory and time cannot be told without the model: {reason}"
+        yield f"memory and time cannot be told: {reason}"
         return
-    yield from _memory_lines(job, found)
+    yield f"memory on a GPU, estimated: {_size(found.peak)} at its peak"
+    rows = {"without_gradient": found.steps.teacher.rows, "student": found.steps.student.rows}
+    for name, label in _LABELS.items():
+        yield f"  {_size(getattr(found, name)):>10}  {label.format(rows.get(name))}"
+    yield "  the calls come one after the other, and the text encoders before the model: the largest counts"
     yield from _time_lines(job, found)
+    here, number = cards_here(), int(job.device.partition(":")[2] or 0)
+    if number < len(here) and (job.device == "auto" or job.device.startswith("cuda")):
+        card = here[number]
+        free = f"{_size(card.free)} of {_size(card.total)} are free"
+        yield f"  {card.name}: {free}; {_verdict(job, found, card.free, estimator)}"
+        return
+    if fitting := _fitting(found):
+        yield f"  fits a card of {', '.join(map(str, fitting))} GB"
+    # the larger ones first: what they need is tried on the way to what the smaller ones do
+    for size in sorted(set(SIZES) - set(fitting), reverse=True):
+        yield f"  a card of {size} GB: {_verdict(job, found, _room(size), estimator)}"
 
 
 def estimate_fields(job: JobConfig) -> dict[str, object]:
     """The same as fields of a JSON object."""
     try:
-        found = estimate(job)
+        found = Estimator().estimate(job)
     except UnknownModelError as reason:
         return {"unknown": str(reason)}
-    parts = {name: getattr(found.parts, name) for name in _LABELS}
     return {
-        "peak_bytes": found.parts.peak,
-        "bytes": parts,
+        "peak_bytes": found.peak,
+        "bytes": {name: getattr(found, name) for name in _LABELS},
         "rows_per_step": round(found.rows, 2),
         "flops_per_step": round(found.flops),
-        "fits_gb": [size for size in SIZES if found.parts.peak <= _room(size)],
+        "fits_gb": _fitting(found),
     }
 
 
-def _memory_lines(job: JobConfig, found: Estimate) -> Iterator[str]:
-    yield f"memory on a GPU, estimated: {_size(found.parts.peak)} at its peak"
-    rows = {"without_gradient": found.calls.without_gradient, "student": found.calls.student}
-    for name, label in _LABELS.items():
-        more = f", {rows[name]} row{'s' if rows[name] > 1 else ''}" if name in rows else ""
-        yield f"  {_size(getattr(found.parts, name)):>10}  {label}{more}"
-    yield "  the three calls come one after the other: the largest of them counts"
-    here = cards_here()
-    if here and (job.device == "auto" or job.device.startswith("cuda")):
-        yield from _here_lines(job, found, here)
-    else:
-        yield from _usual_cards(job, found)
-
-
-def _here_lines(job: JobConfig, found: Estimate, here: Sequence[Card]) -> Iterator[str]:
-    number = int(job.device.partition(":")[2] or 0)
-    if number >= len(here):
-        yield from _usual_cards(job, found)
-        return
-    card = here[number]
-    yield f"  {card.name}: {_size(card.free)} of {_size(card.total)} are free; {_verdict(job, found, card.free)}"
-
-
-def _usual_cards(job: JobConfig, found: Estimate) -> Iterator[str]:
-    fitting = [size for size in SIZES if found.parts.peak <= _room(size)]
-    if fitting:
-        yield f"  fits a card of {', '.join(map(str, fitting))} GB"
-    for size in SIZES:
-        if size not in fitting:
-            yield f"  a card of {size} GB: {_verdict(job, found, _room(size))}"
-
-
-def _verdict(job: JobConfig, found: Estimate, room: float) -> str:
-    if found.parts.peak <= room:
+def _verdict(job: JobConfig, found: Estimate, room: float, estimator: Estimator) -> str:
+    if found.peak <= room:
         return "it fits"
-    options, then = what_fits(job, room)
-    if not options:
-        return "too small"
-    fits = "would fit with" if then.parts.peak <= room else "too small, even with"
-    return f"{fits} {'; '.join(options)} ({_size(then.parts.peak)})"
+    options, then = estimator.what_fits(job, room)
+    if then.peak <= room:
+        return f"would fit with {'; '.join(options)} ({_size(then.peak)})"
+    tried = f", even with {'; '.join(options)} ({_size(then.peak)})" if options else ""
+    encoders = f": the text encoders take {_size(found.text_encoders)}" if found.text_encoders > room - _GIB else ""
+    return f"too small{tried}{encoders}"
 
 
 def _time_lines(job: JobConfig, found: Estimate) -> Iterator[str]:
-    half = job.train.dtype != "fp32"
-    total, calls = found.flops * job.train.steps, calls_of(job) * job.train.steps
     yield (
-        f"time, roughly, within a factor of two: an optimizer step is {found.rows:.1f} forward passes of one sample "
-        f"besides the backward pass, {found.flops / 1e12:.3g} TFLOP"
+        f"time, roughly, within a factor of two: an optimizer step is {found.rows:.3g} forward passes of one "
+        f"sample besides the backward pass, {found.flops / 1e12:.3g} TFLOP"
     )
-    shown = {**SPEEDS, "a CPU of eight cores": CPU}
-    times = [f"{_time(total, calls, speed, half=half)} on {_article(name)}" for name, speed in shown.items()]
-    yield f"  {job.train.steps} steps: about {', '.join(times)}"
+    shown = {**SPEEDS, "CPU of eight cores": CPU}
+    times = [
+        f"{_time(job, found, speed)} on {'an' if name[0] in 'ARH' else 'a'} {name}" for name, speed in shown.items()
+    ]
+    steps = job.train.steps if job.train.steps < _BEYOND else f"over {_BEYOND:,}"
+    yield f"  {steps} steps: about {', '.join(times)}"
 
 
-def _time(flops: float, calls: float, speed: Speed, *, half: bool) -> str:
-    seconds = max(flops / 1e12 / (speed.half if half else speed.full), calls * CALL_SECONDS)
+def _time(job: JobConfig, found: Estimate, speed: Speed) -> str:
+    tera_flops = speed.full if job.train.dtype == "fp32" else speed.half
+    seconds = min(job.train.steps, _BEYOND) * max(found.flops / 1e12 / tera_flops, found.steps.calls * CALL_SECONDS)
     for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{max(1, round(seconds / unit))} {name}"
-    return f"{round(seconds / 86400)} days"
+    days = round(seconds / 86400)
+    return f"{days} days" if days < 36500 else "over 100 years"
 
 
 def _article(name: str) -> str:
-    return name if name.startswith("a ") else f"{'an' if name[0] in 'ARH' else 'a'} {name}"
+    return f"{'an' if name[0] in 'ARH' else 'a'} {name}"
+
+
+def _fitting(found: Estimate) -> list[int]:
+    return [size for size in SIZES if found.peak <= _room(size)]
 
 
 def _room(size: int) -> float:
     return USABLE * size * _GIB
 
 
-def _size(count: float) -> str:
+def _size(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= 0.1 * _GIB else f"{count / 2**20:.0f} MiB"

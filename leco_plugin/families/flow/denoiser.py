@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from leco_plugin.config.families import Distilled
+from leco_plugin.config.families import Distilled, takes_guidance
 from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
@@ -20,6 +20,7 @@ from leco_plugin.families.flow.source import FlowSource
 from leco_plugin.families.flow.table import RECIPES
 from leco_plugin.families.placement import Placement
 from leco_plugin.families.samplers import FlowSampler
+from leco_plugin.families.tokens import similar_words
 
 _TRAINED = 1000.0
 """A scheduler's time of pure noise."""
@@ -53,7 +54,7 @@ class FlowDenoiser:
         self._config = source.config("transformer")
         self._placement = placement or Placement(transformer, device)
         self.distilled = distilled
-        self._embedding = embedding if self._config.get("guidance_embeds") else None
+        self._embedding = embedding if takes_guidance(source.family, self._config) else None
         # Qwen-Image's, in some versions of diffusers
         self._takes_lengths = "txt_seq_lens" in inspect.signature(transformer.forward).parameters
         self._cut: dict[str, str] = {}
@@ -74,7 +75,7 @@ class FlowDenoiser:
         # bf16 where fp16 is asked for: T5 overflows in fp16
         precision = torch.bfloat16 if self._dtype == torch.float16 else self._dtype
         with torch.no_grad(), self._source.text_pipeline(precision, self.device) as pipe:
-            entries = [self._entry(self._recipe.text(pipe, prompt, self._length)) for prompt in prompts]
+            entries = [self._entry(self._recipe.text(pipe, prompt, self.length)) for prompt in prompts]
             self._cut.update({prompt: rest for prompt in prompts if (rest := self._unread(pipe, prompt))})
         self._placement.take()
         return FlowTable(entries)
@@ -86,7 +87,8 @@ class FlowDenoiser:
         return {name: kept(tensor) for name, tensor in text.items()}
 
     @property
-    def _length(self) -> int:
+    def length(self) -> int:
+        """Tokens of a prompt that are read."""
         schnell = self.family == "flux" and self.distilled is not None and self.distilled.steps
         return _SCHNELL_LENGTH if schnell else self._recipe.length
 
@@ -96,7 +98,7 @@ class FlowDenoiser:
         tokenizer = next(found for name in names if (found := getattr(pipe, name, None)) is not None)
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         ids = tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids
-        return str(tokenizer.decode(ids[self._length :])) if len(ids) > self._length else ""
+        return str(tokenizer.decode(ids[self.length :])) if len(ids) > self.length else ""
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Which of ``prompts`` are longer than the model reads; known after ``encode``."""
@@ -105,6 +107,14 @@ class FlowDenoiser:
     def cut(self, prompt: str) -> str:
         """The end of a truncated prompt."""
         return self._cut[prompt]
+
+    def similar(self, word: str, count: int) -> dict[str, float]:
+        """The words whose embeddings are the most alike, and how alike; see ``tokens.similar_words``."""
+        with self._source.text_pipeline(self._dtype, torch.device("cpu")) as pipe:
+            tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)
+            embedding = pipe.text_encoder.get_input_embeddings().weight.detach().float()
+        # tables are padded to a round number of rows
+        return similar_words(tokenizer, embedding[: len(tokenizer)], word, count)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w); a token's side in pixels has to divide the size."""

@@ -17,7 +17,7 @@ from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.errors import ConfigError
-from leco_plugin.network.metadata import is_sidecar, run_metadata, sidecar
+from leco_plugin.network.metadata import effect_metadata, is_sidecar, run_metadata, sidecar
 
 
 @dataclass
@@ -73,10 +73,12 @@ class Output:
         name = self.job.name if step is None else f"{self.job.name}-step{step:08d}"
         return self.job.output_folder / f"{name}.{self.job.save.format}"
 
-    def write(self, denoiser: Denoiser, network: Network, step: int, *, final: bool) -> Path:
+    def write(
+        self, denoiser: Denoiser, network: Network, step: int, figures: Mapping[str, float | None], *, final: bool
+    ) -> Path:
         """Write the LoRA as it is after ``step`` steps; older files of this run may go. Returns its path."""
         path = self.path(None if final else step)
-        metadata = self._metadata(denoiser, step)
+        metadata = {**self._metadata(denoiser, step), **effect_metadata(figures)}
         save_network(network, path, self.job.save, metadata)
         if not final:
             self.kept.add(step, path)
@@ -87,7 +89,12 @@ class Output:
     def _metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
         job, train = self.job, self.job.train
         metadata = run_metadata(
-            job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self.seed, step=step
+            job,
+            family=denoiser.family,
+            prediction_type=denoiser.prediction_type,
+            seed=self.seed,
+            step=step,
+            distilled=denoiser.distilled is not None and denoiser.distilled.steps is not None,
         )
         metadata["ss_loss_type"] = train.loss_type
         if train.optimizer_params:

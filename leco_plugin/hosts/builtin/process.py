@@ -10,14 +10,18 @@ from typing import Any, cast
 
 from torch import Generator
 
+from leco_plugin.config.flow_rules import remarks
+from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.same_run import MODEL_WEIGHTS, describe_run, model_weights_hash, refuse_other_run
-from leco_plugin.engine.setup import draw_seed, load_model, own_random_numbers
+from leco_plugin.engine.setup import draw_seed, fit, load_model, own_random_numbers
 from leco_plugin.engine.state_file import Stored
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, NetworkError
@@ -49,7 +53,7 @@ class LecoProcess:
     def __init__(self, job: JobConfig, hooks: Hooks) -> None:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
-        self._report = Report(observer for some in hooks.leco_observers(job=job) for observer in some)
+        self._report = Report(observer for some in hooks.leco_observers(run=describe_job(job)) for observer in some)
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
@@ -60,9 +64,14 @@ class LecoProcess:
         stored = find_state(job, self._report)
         if stored:
             self._seed = resumed_seed(stored, job)
-        self._output = Output(job, self._seed)
         denoiser = load_model(job, self._hooks)
+        self._job = job = fit(job, denoiser)
+        self._output = Output(job, self._seed)
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
+        course = Course(job.train.noise_scheduler, job.leco.max_denoising_steps, job.leco.denoise_guidance_scale)
+        leco = preserved(job.leco, denoiser, job.pairs, course)
+        job = self._job = job.model_copy(update={"leco": leco})
+        self._output = Output(job, self._seed)
         self._states = States(job, described, self._report)
         loop = self._loop(denoiser, self._create_network(denoiser))
         with own_random_numbers(self._seed, denoiser.device):
@@ -80,8 +89,9 @@ class LecoProcess:
         if not interrupted:
             for complaint in loop.progress.complaints():
                 self._report(Warned(complaint))
-        progress, seconds = loop.progress, time.perf_counter() - began
-        self._report(RunEnded(path, loop.done, seconds, interrupted, progress.goal_reached, progress.drift))
+        seconds = time.perf_counter() - began
+        progress = loop.progress
+        self._report(RunEnded(path, loop.done, seconds, interrupted, **progress.figures, means=progress.means))
         return Outcome(path, loop.done, interrupted)
 
     def _make_folder(self) -> None:
@@ -145,7 +155,7 @@ class LecoProcess:
 
     def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:
         with loop.averaged():
-            path = self._output.write(denoiser, loop.network, step, final=final)
+            path = self._output.write(denoiser, loop.network, step, loop.progress.figures, final=final)
         self._report(Saved(path, step, final))
         return path
 
@@ -168,6 +178,8 @@ class LecoProcess:
         # a network that a plugin brings need not have any
         for note in getattr(network, "notes", ()):
             self._report(Warned(note))
+        for problem in remarks(self._job, denoiser.distilled):
+            self._report(Warned(str(problem)))
         odd = rate_warning(self._job.train)
         if odd:
             self._report(Warned(odd))
@@ -180,6 +192,7 @@ class LecoProcess:
         sizes = getattr(network, "sizes", f"rank {job.network.linear}, alpha {job.network.linear_alpha:g}")
         return (
             ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
+            *((("distilled", denoiser.distilled.why),) if denoiser.distilled else ()),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
             ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
