@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -15,6 +15,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from leco_plugin.errors import ModelError
 from leco_plugin.families.source import CLASSES, Family, loading, refuse
 
+_LONGEST = 2**16
+"""Tokens; CLIP reads 77."""
+_MOST = 2**22
+"""No number in the config of a part is as large."""
 _ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
 
 
@@ -65,11 +69,16 @@ class FolderSource:
     def unet(self, dtype: torch.dtype, device: torch.device | None) -> UNet2DConditionModel:
         """The UNet in ``dtype``; straight onto ``device`` where one is given."""
         onto = {} if device is None else {"device_map": {"": str(device)}}
-        return self._load(UNet2DConditionModel, "unet", torch_dtype=dtype, **onto)
+        unet: UNet2DConditionModel = self._load_model(UNet2DConditionModel, "unet", torch_dtype=dtype, **onto)
+        return unet
 
     def vae(self) -> AutoencoderKL:
         """The VAE in float32."""
-        return self._load(AutoencoderKL, "vae", torch_dtype=torch.float32)
+        vae: AutoencoderKL = self._load_model(AutoencoderKL, "vae", torch_dtype=torch.float32)
+        scale = vae.config.scaling_factor
+        if not isinstance(scale, (int, float)) or not scale:
+            raise ModelError(f"{self._folder / 'vae'} has no scaling_factor", fix="get the model again")
+        return vae
 
     def tokenizer(self, number: int) -> CLIPTokenizer:
         """The tokenizer of text encoder ``number``, from 0."""
@@ -78,12 +87,26 @@ class FolderSource:
         # without its files transformers makes one that knows no words, and says nothing
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ModelError(f"{self._folder / name} holds no vocabulary", fix="get the model again")
+        # without a length, too, transformers makes one up, of 30 digits
+        marks = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        if not 2 < tokenizer.model_max_length < _LONGEST or None in marks:
+            what = "does not tell how many tokens a prompt has, or how it begins and ends"
+            raise ModelError(f"{self._folder / name} {what}", fix="get the model again")
         return tokenizer
 
     def text_encoder(self, number: int) -> nn.Module:
         """Text encoder ``number``, from 0, in the precision of its file."""
-        encoder: nn.Module = self._load(_ENCODERS[CLASSES[self.family][number]], numbered("text_encoder", number))
-        return encoder
+        return self._load_model(_ENCODERS[CLASSES[self.family][number]], numbered("text_encoder", number))
+
+    def _load_model(self, kind: Any, part: str, **options: Any) -> nn.Module:
+        """A part with weights; ModelError where some are missing, which the libraries make up without a word."""
+        self.config(part)
+        model, found = self._load(kind, part, output_loading_info=True, **options)
+        missing = sorted(found["missing_keys"])
+        if missing:
+            what = f"{self._folder / part} lacks {len(missing)} weights, such as {missing[0]}"
+            raise ModelError(what, fix="get the model again")
+        return cast(nn.Module, model)
 
     def _load(self, kind: Any, part: str, **options: Any) -> Any:
         folder = self._folder / part
@@ -104,10 +127,15 @@ def read_json(path: Path) -> dict[str, Any]:
         tree = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing", fix="name a folder in diffusers layout") from error
-    except ValueError as error:
+    # RecursionError: brackets within brackets
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path} is not readable JSON", fix="get the model again") from error
     if not isinstance(tree, dict):
         raise ModelError(f"{path} is not the config of a model", fix="get the model again")
+    for key, value in tree.items():
+        # tables of such a size would be made before anything is compared with the weights
+        if isinstance(value, (int, float)) and abs(value) > _MOST:
+            raise ModelError(f"{path}: {key} is {str(value)[:20]}, more than any model has", fix="get the model again")
     return tree
 
 

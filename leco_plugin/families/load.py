@@ -20,7 +20,7 @@ from leco_plugin.families.memory import apply_memory, check_platform
 from leco_plugin.families.sd import SD2Denoiser, SDDenoiser
 from leco_plugin.families.sdxl import SDXLDenoiser
 from leco_plugin.families.single_file import FileSource
-from leco_plugin.families.source import TITLES, Family, Source
+from leco_plugin.families.source import TITLES, Family, Source, loading
 from leco_plugin.tiny import BUILTIN
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,7 +75,9 @@ def load_model(
         max_chunks=model.max_token_length // TOKENS_PER_CHUNK,
         embeddings_folder=model.embeddings_folder,
     )
-    return DENOISERS[source.family](source, unet, scheduler, device, options)
+    # what the scheduler's config says is computed with
+    with loading(Path(str(source))):
+        return DENOISERS[source.family](source, unet, scheduler, device, options)
 
 
 def open_model(model: ModelConfig) -> Source | FlowSource:

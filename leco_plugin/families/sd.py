@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,7 +19,7 @@ from leco_plugin.families.embeddings import used_embeddings
 from leco_plugin.families.encode import Encoded, Layer, PromptOptions, encode_prompts
 from leco_plugin.families.placement import Placement, free
 from leco_plugin.families.samplers import DiffusersSampler, cumulative_alphas, make_sampler
-from leco_plugin.families.source import Family, Source
+from leco_plugin.families.source import Family, Source, loading
 from leco_plugin.families.text import TensorRows, TensorTable
 from leco_plugin.families.tokens import similar_words
 
@@ -118,7 +119,8 @@ class SDDenoiser:
 
     def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> DiffusersSampler:
         """A diffusers scheduler with this model's noise schedule and prediction type."""
-        return make_sampler(name, self._scheduler, steps, self.device)
+        with loading(Path(str(self._source))):
+            return make_sampler(name, self._scheduler, steps, self.device)
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Signal-to-noise ratio (R,) at ``timesteps`` (R,)."""

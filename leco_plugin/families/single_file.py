@@ -18,7 +18,7 @@ from leco_plugin.errors import ModelError
 from leco_plugin.families import offline
 from leco_plugin.families.folder import numbered
 from leco_plugin.families.original import UNET, VAE, fill, text_tensors, unet_tensors, vae_tensors
-from leco_plugin.families.source import CLASSES, Family, refuse
+from leco_plugin.families.source import CLASSES, Family, loading, refuse
 
 _ENCODERS: Mapping[Family, tuple[str, ...]] = {
     "sd1": ("cond_stage_model.transformer.",),
@@ -54,9 +54,11 @@ class FileSource:
         """The family by the text encoders that the file holds; ModelError for what is none."""
         for family, prefixes in _ENCODERS.items():
             if _INPUT in self._file.keys and all(self._file.has(prefix) for prefix in prefixes):
-                channels = self._file[_INPUT].shape[1]
-                if channels != 4:
-                    raise refuse(f"{self} holds a model of {channels} input channels, for inpainting or editing,")
+                shape = self._file[_INPUT].shape
+                if len(shape) != 4:
+                    raise ModelError(f"{self} is broken: {_INPUT} is no convolution", fix="get the model again")
+                if shape[1] != 4:
+                    raise refuse(f"{self} holds a model of {shape[1]} input channels, for inpainting or editing,")
                 return family
         for what, prefixes in _OTHERS.items():
             if any(self._file.has(prefix) for prefix in prefixes):
@@ -96,7 +98,8 @@ class FileSource:
         config = self._configs["unet"]
         with init_empty_weights():
             unet = UNet2DConditionModel.from_config(config)
-        fill(unet, unet_tensors(self._file, config, dtype, device), self._file)
+        with loading(self._file.path):
+            fill(unet, unet_tensors(self._file, config, dtype, device), self._file)
         return unet.eval()
 
     def vae(self) -> AutoencoderKL:
@@ -106,7 +109,8 @@ class FileSource:
         config = self._configs["vae"]
         with init_empty_weights():
             vae = AutoencoderKL.from_config(config)
-        fill(vae, vae_tensors(self._file, config), self._file)
+        with loading(self._file.path):
+            fill(vae, vae_tensors(self._file, config), self._file)
         return vae.eval()
 
     def tokenizer(self, number: int) -> CLIPTokenizer:
@@ -120,7 +124,8 @@ class FileSource:
         with init_empty_weights(include_buffers=False):
             encoder: nn.Module = kind(config)
         prefix = _ENCODERS[self.family][number]
-        tensors = text_tensors(self._file, prefix, config.num_hidden_layers)
+        with loading(self._file.path):
+            tensors = text_tensors(self._file, prefix, config.num_hidden_layers)
         # some versions of transformers have a wrapper around the text model
         inner = "text_model." if hasattr(encoder, "text_model") else ""
         named = {key if key.startswith("text_projection") else f"{inner}{key}": t for key, t in tensors.items()}
