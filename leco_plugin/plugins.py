@@ -15,6 +15,8 @@ from leco_plugin.errors import PluginError
 
 ENTRY_POINTS = "leco_plugin"
 BUILT_IN = {
+    # before the observers, whose history it reads: what is registered later hears of an event earlier
+    "report": "leco_plugin.report.plugin",
     "ai-toolkit": "leco_plugin.hosts.ai_toolkit.plugin",
     "builtin-host": "leco_plugin.hosts.builtin.plugin",
     "builtin-model": "leco_plugin.families.plugin",

@@ -30,6 +30,8 @@ class RunDescription(Frozen):
     """Trackers besides those that the host has itself."""
     own_console: bool = False
     """Whether the host draws bars of its own on the console."""
+    page: Annotated[Path | None, Field(strict=False)] = None
+    """Where the report is written while it goes on, for a host that shows it."""
     job: JobConfig | None = None
     """All of it, where the built-in host runs it."""
 

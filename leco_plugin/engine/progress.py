@@ -21,9 +21,10 @@ _LONGER, _PATIENCE = 0.99, 10**2
 """The same for a line through them, and how little a slope is believed: as if so many, squared, spoke against one."""
 ENOUGH = 20
 """Measurements before a figure is worth acting on."""
-LITTLE, GONE, BEYOND = 0.1, 1.0, 1.5
+LITTLE, GONE, BEYOND = 0.1, 0.9, 1.2
 """Effects: below the first nothing is to be seen, below the second an erased concept is still drawn, above the third
-pictures break. Measured by benchmarks/effect.py."""
+pictures break. By benchmarks/effect.py a slider of 0.1 makes shapes 1.4 times as large at +1 as at -1; of erasings of
+red one of 0.88 leaves it in 87 % of the pictures, of 1.04 in 37 %, of 1.26 in none, with every fourth shape broken."""
 NOTHING = 1e-6
 """Squared size of a concept, relative to that of the prediction, at which the model does not see it at all."""
 MOST_NAMED = 3

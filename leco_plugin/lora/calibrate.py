@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import effect_in_words
 from leco_plugin.engine.measure import Bench, Effect, Measured, asks, unit
+from leco_plugin.engine.progress import BEYOND
 from leco_plugin.errors import ConfigError, NetworkError
 from leco_plugin.lora.file import Lora, with_pairs
 from leco_plugin.lora.scale import scaled, scaled_metadata
@@ -85,7 +87,9 @@ def find_calibration(path: Path, pairs: Sequence[PromptPair], bench: Bench, drif
     sides = sorted({1.0 if pair.multiplier > 0 else -1.0 for pair in asking})
     before, strength = _search(path, bench, sides, unit(asking))
     measured = _measure(bench, sides, [strength * multiple for multiple in _GRID], strength, drift=True)
-    ends = {side: end_of(measured, side, strength, drift_limit) for side in sides}
+    # a slider that goes too far stops growing; what is taken away can be taken further than there is any of it
+    most = BEYOND * measured.whole if len(sides) == 1 else math.inf
+    ends = {side: end_of(measured, side, strength, drift_limit, most) for side in sides}
     return Calibration(
         before=before,
         strength=strength,
@@ -130,8 +134,11 @@ def _measure(
     return bench.measure(strengths, walk_strength=walk_strength, own_side=True, drift=drift)
 
 
-def end_of(measured: Measured, side: float, strength: float, drift_limit: float) -> float:
-    """How many times the useful strength the LoRA can be used at: drift bounded, and every step goes further."""
+def end_of(measured: Measured, side: float, strength: float, drift_limit: float, most: float = math.inf) -> float:
+    """How many times the useful strength the LoRA can be used at.
+
+    Drift is bounded, the effect by ``most``, and every step goes further.
+    """
     last, last_drift, before = 0.0, 0.0, 0.0
     for multiple in _GRID:
         here = side * strength * multiple
@@ -139,9 +146,10 @@ def end_of(measured: Measured, side: float, strength: float, drift_limit: float)
         if effect <= before:
             return last
         drift = measured.drift(here) or 0.0
-        if drift > drift_limit:
-            share = (drift_limit - last_drift) / (drift - last_drift)
-            return int(10 * (last + share * (multiple - last))) / 10
+        if drift > drift_limit or effect > most:
+            by_drift = (drift_limit - last_drift) / (drift - last_drift) if drift > drift_limit else 1.0
+            by_effect = (most - before) / (effect - before) if effect > most else 1.0
+            return int(10 * (last + min(by_drift, by_effect) * (multiple - last))) / 10
         last, last_drift, before = multiple, drift, effect
     return last
 
@@ -195,6 +203,6 @@ def _report(found: Calibration, pairs: Sequence[PromptPair], target: Path, drift
         f"useful strength: {found.strength:.2f}, effect {amount(found.effect.along)} ({ends}), side effect "
         f"{amount(found.effect.beside)}, drift {amount(found.drift)}, goal reached {percentage(found.reached)}",
         f"range: {found.low:g} to {found.high:g} in the new strength "
-        f"(drift at most {amount(drift_limit)}, every step goes further)",
+        f"(drift at most {amount(drift_limit)}, every step goes further, and no more is taken away than there is)",
         f"written: {target}, whose strength 1 is what {found.strength:.2f} was",
     ]

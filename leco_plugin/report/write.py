@@ -45,6 +45,12 @@ def report(path: Path, output: Path | None, *, pictures: bool, wanted: Wanted) -
     page.lines([f"the report is {target}"])
 
 
+def page_of(run: Run) -> str:
+    """The page of a run as it is now, with the pictures that were drawn so far."""
+    drawn = galleries(run.history.of(PicturesDrawn)) if run.history else []
+    return render(_content(run, drawn, "None were drawn so far."))
+
+
 def _pictures(page: Page, run: Run, wanted: Wanted) -> tuple[list[Gallery], str]:
     """Pictures, or the reason why there are none."""
     drawn = galleries(run.history.of(PicturesDrawn)) if run.history else []

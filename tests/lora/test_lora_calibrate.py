@@ -98,6 +98,7 @@ def test_the_range_ends_where_drift_or_the_way_back_begins() -> None:
     assert end_of(measured(on, quick), 1.0, 2.0, drift_limit=2.0) == 2.0
     assert end_of(measured(on, quick), 1.0, 2.0, drift_limit=1.7) == 1.7
     assert end_of(measured(back, calm), 1.0, 2.0, drift_limit=2.0) == 1.5
+    assert end_of(measured(on, calm), 1.0, 2.0, drift_limit=2.0, most=1.2) == 1.2
 
 
 def refused(capsys: pytest.CaptureFixture[str], path: Path, *more: object) -> str:

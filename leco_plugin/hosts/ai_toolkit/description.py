@@ -24,6 +24,8 @@ def describe(job: HostJob, process: Any) -> RunDescription:
         preserve=job.section.leco.preserve,
         options=_options(job, process.config),
         own_console=True,
+        # the host's web UI shows it in a tab of the job
+        page=Path(process.save_root, "plugin.html"),
     )
 
 

@@ -11,6 +11,7 @@ from leco_plugin.config.schema import PromptPair
 from leco_plugin.engine.setup import draw_seed
 from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import ConfigError, ModelError
+from leco_plugin.hosts.folders import remember
 from leco_plugin.hosts.onetrainer import contract, host_config
 from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.flags import Flags, read_flags
@@ -27,7 +28,12 @@ def run(arguments: Sequence[str]) -> int:
     """Train as a command line says; the exit code. LecoError for what the user can put right."""
     flags = read_flags(arguments)
     loaded = load_prompts(flags.prompts)
+    # what is wrong in these is said at once: importing the host takes 20 s
+    for path in (flags.config, flags.preset, flags.secrets):
+        if path:
+            host_config.read_file(path)
     host = contract.enter(flags.root)
+    remember("onetrainer", flags.root)
     config = host_config.read_config(host, flags)
     host_config.refuse(host, config)
     # what is preserved is so at both ends
@@ -57,7 +63,7 @@ def _plan(flags: Flags, pairs: tuple[PromptPair, ...], config: Any) -> Plan:
         leco=flags.leco,
         settings=host_config.step_settings(config, flags.leco),
         sampler="flow" if flow else flags.sampler or "ddim",
-        epoch_steps=flags.epoch_steps,
+        epoch_steps=host_config.set_steps(config, flags),
         seed=draw_seed() if flags.seed is None else flags.seed,
         epochs=config.epochs,
         accumulation=config.gradient_accumulation_steps,
@@ -66,12 +72,17 @@ def _plan(flags: Flags, pairs: tuple[PromptPair, ...], config: Any) -> Plan:
 
 def _train(trainer: Any, config: Any, stop: Stop) -> int:
     """The host's sequence; what a run that was broken off leaves follows the host's rule."""
-    _start(trainer)
     try:
+        _start(trainer)
         trainer.train()
-    except KeyboardInterrupt:
-        if config.backup_before_save:
+    except BaseException as error:
+        # whatever happens: the host ends its TensorBoard there, which would go on for ever
+        keeps = isinstance(error, KeyboardInterrupt) and config.backup_before_save
+        trainer.one_step_trained = trainer.one_step_trained and keeps
+        if keeps and trainer.one_step_trained:
             trainer.leco_end(interrupted=True)
+        else:
+            trainer.end()
         raise
     trainer.leco_end(interrupted=stop.asked)
     return INTERRUPTED if stop.asked else DONE

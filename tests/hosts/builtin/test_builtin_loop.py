@@ -58,12 +58,13 @@ class Run:
         lora: float = 0.0,
         every: int | None = None,
         stop_at: float | None = None,
+        strength: float = 0.0,
         before: Callable[[int], None] = lambda turn: None,
         **train: Any,
     ) -> None:
         """Pairs whose targets are ``values`` and whose goal is 0."""
         self.model = LineModel(lora=lora)
-        pairs = [pair(target=value, positive=0, guidance_scale=0) for value in values]
+        pairs = [pair(target=value, positive=0, guidance_scale=strength) for value in values]
         step = line_step(self.model, *pairs)
         self.recorder, self.saved, self.gradients = Recorder(), [], []
         self.walks = TurnWalks(step, len(values), before)
@@ -356,8 +357,8 @@ def test_fp16_weights_train_with_a_scaled_loss(dtype):
 
 
 def test_a_concept_that_is_nothing_is_said_at_once_and_once():
-    """The target says what the goal is already: nobody shall wait for the end of the run to learn it."""
-    line = Run(0.0, steps=5)
+    """Positive and unconditional are both 0 here: nobody shall wait for the end of the run to learn it."""
+    line = Run(2.0, steps=5, strength=1.0)
     line.walks.position = 1
     line.run()
     (warning,) = line.recorder.of(Warned)
