@@ -21,7 +21,7 @@ from leco_plugin.config.run import RunDescription, describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Hooks
 from leco_plugin.errors import ModelError, PluginError
-from leco_plugin.events import RunEnded, RunStarted, Saved, StepDone
+from leco_plugin.events import RunEnded, RunStarted, Saved, StepDone, Warned
 from leco_plugin.plugins import BUILT_IN, find_host, plugin_manager, run_job
 
 
@@ -79,7 +79,8 @@ def test_a_plugin_brings_a_model_a_network_and_observers(tmp_path, line):
     ((path, dtype, said),) = line.model.network.saved
     assert (path, dtype, said["ss_steps"]) == (result.path, "float16", "60")
     assert (said["ss_base_model_version"], said["modelspec.architecture"]) == ("line", "line/lora")
-    kinds = [type(event) for event in line.recorder.events]
+    # that it goes further than the concept is said at the end
+    kinds = [type(event) for event in line.recorder.events if not isinstance(event, Warned)]
     assert kinds == [RunStarted, *[StepDone] * 60, Saved, RunEnded]
     reached = [step.goal_reached for step in line.recorder.of(StepDone)]
     assert reached[0] == pytest.approx(0.0, abs=1e-6)
