@@ -144,7 +144,9 @@ class _Reader:
 
     def job(self, sdxl: bool) -> FlagsJob:
         """The job; raises ConfigError with every error so far, and those of the schema and the prompt file."""
-        settings: dict[str, object] = {"model.is_xl": sdxl, "save.max_step_saves_to_keep": None}
+        settings: dict[str, object] = {"model.is_xl": sdxl}
+        # as sd-scripts does; the run says so
+        settings |= {"save.max_step_saves_to_keep": None, "save.overwrite": True}
         settings |= {to: self.values[name] for name, to in options() if name in self.values}
         settings |= self._precision() | self._attention() | self._optimizer() | self._network() | self._samples()
         prompts = self._prompts()

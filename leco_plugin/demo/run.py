@@ -65,7 +65,9 @@ def _job(kind: Kind, output: Path, seed: int) -> JobConfig:
             (output / name).write_bytes((JOBS / name).read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot write to {output}: {error.strerror}", fix="choose another --output") from None
-    return load_job(output / f"{kind}.yaml", {"output_dir": str(output), "training_seed": seed}).job
+    return load_job(
+        output / f"{kind}.yaml", {"output_dir": str(output), "training_seed": seed, "save.overwrite": True}
+    ).job
 
 
 def _measure(kind: Kind, lora: Path, asked: Sequence[Asked]) -> tuple[list[Measured], Image.Image]:

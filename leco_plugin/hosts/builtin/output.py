@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from safetensors.torch import save as to_bytes
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
+from leco_plugin.errors import NetworkError, reason
+from leco_plugin.events import Warned
 from leco_plugin.network.metadata import run_metadata
 
 
@@ -57,6 +60,7 @@ class Output:
 
     job: JobConfig
     seed: int
+    tell: Callable[[Warned], None]
 
     def __post_init__(self) -> None:
         save = self.job.save
@@ -67,15 +71,21 @@ class Output:
         name = self.job.name if step is None else f"{self.job.name}-step{step:08d}"
         return self.job.output_folder / f"{name}.{self.job.save.format}"
 
-    def write(self, denoiser: Denoiser, network: Network, step: int, *, final: bool) -> Path:
-        """Write the LoRA as it is after ``step`` steps; older files of this run may go. Returns its path."""
-        path = self.path(None if final else step)
-        save_network(network, path, self.job.save, self._metadata(denoiser, step))
-        if not final:
-            self.kept.add(step, path)
-        return path
+    def write(self, path: Path, denoiser: Denoiser, network: Network, step: int) -> None:
+        """Write to ``path`` the LoRA as it is after ``step`` steps, in float32 where it needs that."""
+        save, metadata = self.job.save, self.metadata(denoiser, step)
+        try:
+            save_network(network, path, save, metadata)
+        except NetworkError as error:
+            if save.dtype == "float32":
+                raise
+            save_network(network, path, save.model_copy(update={"dtype": "float32"}), metadata)
+            self.tell(
+                Warned(f"{path.name} is written in float32, since {save.dtype} does not hold it: {reason(error)}")
+            )
 
-    def _metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
+    def metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
+        """What the LoRA says of itself after ``step`` steps; ConfigError where the environment is in its way."""
         job, train = self.job, self.job.train
         metadata = run_metadata(
             job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self.seed, step=step
@@ -96,7 +106,8 @@ def save_network(network: Network, path: Path, save: SaveConfig, metadata: dict[
     if save.format == "safetensors" and not save.no_metadata:
         network.save(path, save.dtype, metadata)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / "lora.safetensors"
         network.save(written, save.dtype, metadata)
         tensors = load_file(written)
@@ -109,4 +120,6 @@ def save_network(network: Network, path: Path, save: SaveConfig, metadata: dict[
 
 
 def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    # one that somebody holds open, as Windows has it, stays
+    with suppress(OSError):
+        path.unlink()
