@@ -270,6 +270,8 @@ class SaveConfig(Frozen):
     """Write nothing into the LoRA files but the weights."""
     training_comment: str | None = None
     """A remark for the files' metadata."""
+    sidecar: bool = False
+    """Write NAME.json beside the LoRA, and NAME.png where pictures are drawn: what A1111 and InvokeAI show of it."""
 
 
 class LoggingConfig(Frozen):

@@ -83,6 +83,15 @@ class Measured:
         """Mean squared length of what is asked."""
         return sum(one.edit for one in self.pairs) / len(self.pairs) / self.states
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing moved at any strength, but by rounding."""
+        for one in self.pairs:
+            moves = (max(abs(along), abs(one.left[at] - one.edit)) for at, along in one.along.items())
+            if any(move > _ROUNDING * one.edit for move in moves):
+                return False
+        return all(moved <= _ROUNDING * self.edit for each in self.moved.values() for moved in each.values())
+
     def reached(self, strength: float) -> float | None:
         """Fraction of the goal that is reached: 0 as before, 1 as asked; None where no pair is for that side."""
         side = [one for one in self.pairs if one.pair.multiplier * strength > 0]

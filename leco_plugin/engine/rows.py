@@ -77,10 +77,11 @@ class Model:
     def batches(self, walks: Sequence[Walk], rows: Iterable[Row]) -> list[list[Row]]:
         """Distinct rows by the call they fit in: of one latent shape, and of one multiplier where the network needs it.
 
-        Usually that is one call for all.
+        Usually that is one call for all. Rows without the LoRA come first: what acts on the others alone takes them in
+        one piece.
         """
         calls: dict[tuple[torch.Size, float | None], list[Row]] = {}
-        for row in dict.fromkeys(rows):
+        for row in sorted(dict.fromkeys(rows), key=lambda row: row.multiplier != 0.0):
             multiplier = None if self.network.takes_rows else row.multiplier
             calls.setdefault((walks[row.walk].latents.shape[1:], multiplier), []).append(row)
         return list(calls.values())

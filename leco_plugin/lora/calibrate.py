@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.engine.measure import Bench, Measured, asks, unit
 from leco_plugin.errors import ConfigError, NetworkError
@@ -17,6 +18,7 @@ from leco_plugin.lora.subject import Asked, find_subject, load_model
 from leco_plugin.network.adapter import CONFIG_NAME
 from leco_plugin.network.differences import is_idle
 from leco_plugin.network.lora_file import write_tensors
+from leco_plugin.network.metadata import is_sidecar, sidecar
 from leco_plugin.observers.console.figures import percentage
 from leco_plugin.observers.console.pages import Page
 
@@ -69,6 +71,8 @@ def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float)
     metadata = _metadata(lora, found, subject.pairs)
     try:
         write_tensors(target, scaled(lora, found.strength), metadata)
+        if is_sidecar(lora.path.with_suffix(".json")):
+            write_atomically(target.with_suffix(".json"), sidecar(metadata))
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}", fix="choose another --output") from None
     page.lines(_report(found, target, drift_limit))
@@ -178,7 +182,8 @@ def _metadata(lora: Lora, found: Calibration, pairs: Sequence[PromptPair]) -> di
         "ss_leco_calibrated": f"{found.strength:.4g}",
         "ss_leco_goal_reached": f"{found.reached:.3f}",
         "ss_leco_strength_range": f"{found.low:g}..{found.high:g}",
-        "modelspec.usage_hint": f"strength 1; can be used from {found.low:g} to {found.high:g}",
+        "modelspec.usage_hint": f"strength 1; can be used from {found.low:g} to {found.high:g}; no trigger word",
+        "modelspec.lora_default_weight": "1",
     }
 
 

@@ -49,19 +49,19 @@ def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], ou
 
 def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: Sequence[float]) -> None:
     page.lines(_facts(subject))
-    names = [f" {number}" if len(found) > 1 else "" for number in range(1, len(found) + 1)]
-    head = ["strength", *(f"{what}{name}" for what in ("goal reached", "progress", "drift") for name in names)]
+    names = short_names([one.lora.path for one in found])
+    several = len(found) > 1
+    page.lines(f"{number}: {name}" for number, name in enumerate(names, start=1)) if several else page.lines(names)
+    # a row for each file: columns for each would be cut on a narrow terminal
+    head = ["strength", *(["file"] if several else []), "goal reached", "progress", "drift"]
     rows = []
     for strength in strengths:
-        every = [one.measured for one in found]
-        cells = [m.reached(strength) for m in every], [m.progress(strength) for m in every]
-        drifts = [m.drift(strength) for m in every]
-        rows.append([f"{strength:g}", *(percentage(cell) for group in (*cells, drifts) for cell in group)])
-    title = "; ".join(f"{name.strip()} {one.lora.path}".strip() for name, one in zip(names, found, strict=True))
-    page.lines([title])
+        for number, one in enumerate(found, start=1):
+            figures = one.measured.reached(strength), one.measured.progress(strength), one.measured.drift(strength)
+            rows.append([f"{strength:g}", *([str(number)] if several else []), *map(percentage, figures)])
     page.table("", head, rows)
     for name, one in zip(names, found, strict=True):
-        page.lines(f"{one.lora.path.name if name else ''} {line}".strip() for line in _remarks(one, strengths))
+        page.lines(f"{name}: {line}" if several else line for line in _remarks(one, strengths))
     page.lines(
         [
             "goal reached: 0 % as before, 100 % as asked, below 0 further from it than before",
@@ -69,6 +69,19 @@ def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: S
             "moved, 100 % as much as the edit itself (both squared)",
         ]
     )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as tell it from all others."""
+    whole = [path.resolve() for path in paths]
+
+    def short(path: Path) -> str:
+        others = [other for other in whole if other != path]
+        ends = (path.parts[-count:] for count in range(1, len(path.parts)))
+        unlike = (end for end in ends if all(other.parts[-len(end) :] != end for other in others))
+        return str(Path(*next(unlike, path.parts)))
+
+    return [short(path) for path in whole]
 
 
 def _facts(subject: Subject) -> Iterator[str]:
@@ -80,9 +93,9 @@ def _facts(subject: Subject) -> Iterator[str]:
 
 def _remarks(one: Evaluated, strengths: Sequence[float]) -> Iterator[str]:
     even = one.measured.monotonicity(strengths)
-    if even is None:
+    if one.measured.still:
         yield "it does nothing: the model predicts the same at every strength"
-    elif len(strengths) > 2:
+    elif even is not None and len(strengths) > 2:
         yield f"monotonicity {even:.2f} (1: every strength goes further than the one before)"
     yield from one.left_out.sentences()
 
@@ -115,6 +128,7 @@ def _file_fields(one: Evaluated, strengths: Sequence[float]) -> dict[str, object
         "layers": one.layers,
         "text_encoder_keys_left_out": one.left_out.text,
         "unknown_keys_left_out": list(one.left_out.keys),
+        "does_nothing": measured.still,
         "monotonicity": _finite(measured.monotonicity(strengths)),
         "by_strength": by_strength,
         "pairs": [_pair_fields(measured, number) for number in range(len(measured.pairs))],

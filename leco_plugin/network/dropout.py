@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,9 @@ class Dropout:
     module: float = 0.0
     """Of a layer's whole effect in a call."""
 
-    def attach(self, up: nn.Module) -> None:
-        """Let ``up``, a LoRA's second layer, see its input through this dropout wherever gradients are recorded."""
-        if self.neuron or self.rank or self.module:
-            up.register_forward_pre_hook(self._before_up)
-
-    def _before_up(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
-        # the student alone has a gradient; training mode tells nothing: it stays on for checkpointing
-        if not torch.is_grad_enabled():
-            return None
-        return (self.apply(inputs[0]),)
-
     def apply(self, between: Tensor) -> Tensor:
         """Drop from (R, ..., rank) of a linear layer or (R, rank, h, w) of a convolution; what stays is scaled up."""
-        dropped = nn.functional.dropout(between, self.neuron)
+        dropped = functional.dropout(between, self.neuron) if self.neuron else between
         if self.rank:
             ranks = between.shape[1] if between.ndim == 4 else between.shape[-1]
             kept = torch.rand(between.shape[0], ranks, device=between.device) >= self.rank

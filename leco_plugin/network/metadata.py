@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from leco_plugin.errors import ConfigError
 # a plugin may bring a family of its own, which is then called what the plugin calls it
 _BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"}
+SIDECAR_WEIGHT = "preferred weight"
+_MOST_CHANGES = 4
+"""Pairs that a description names."""
 _V_ARCHITECTURES = {"sd2": "stable-diffusion-v2-768-v"}
 
 
@@ -84,7 +87,45 @@ def leco_metadata(pairs: Sequence[PromptPair], leco: LecoConfig, sampler: str) -
         "ss_leco_max_denoising_steps": str(leco.max_denoising_steps),
         "ss_leco_denoise_guidance_scale": f"{leco.denoise_guidance_scale:g}",
         **({"ss_leco_preserve": json.dumps(leco.preserve, ensure_ascii=False)} if leco.preserve else {}),
+        **_usage([pair for pair in pairs if not pair.keeps]),
     }
+
+
+def _usage(asking: Sequence[PromptPair]) -> dict[str, str]:
+    """How the file is used, for SwarmUI and other readers of modelspec; a LECO LoRA has no trigger word."""
+    strength = max((abs(pair.multiplier) for pair in asking), default=1.0)
+    both_ways = any(pair.multiplier < 0 for pair in asking) and any(pair.multiplier > 0 for pair in asking)
+    hint = f"a slider, strength {-strength:g} to {strength:g}" if both_ways else f"strength {strength:g}"
+    changes = list(dict.fromkeys(f"{pair.action} {pair.positive!r} in {pair.target!r}" for pair in asking))
+    more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
+    return {
+        "modelspec.description": f"LECO: {'; '.join(changes[:_MOST_CHANGES]) or 'keeps all as it is'}{more}",
+        "modelspec.usage_hint": f"{hint}; no trigger word",
+        "modelspec.lora_default_weight": f"{strength:g}",
+    }
+
+
+def sidecar(metadata: Mapping[str, str]) -> bytes:
+    """NAME.json beside a LoRA with this ``metadata``, with the keys that A1111, Forge and InvokeAI read."""
+    version, v2 = metadata.get("ss_base_model_version", ""), metadata.get("ss_v2") == "True"
+    family = "SDXL" if version.startswith("sdxl") else "SD2" if v2 else "SD1" if version == "sd_v1" else "Unknown"
+    said = {
+        "description": metadata.get("modelspec.description", ""),
+        "sd version": family,
+        "activation text": "",
+        SIDECAR_WEIGHT: float(metadata.get("modelspec.lora_default_weight", "1")),
+        "negative text": "",
+        "notes": metadata.get("modelspec.usage_hint", ""),
+    }
+    return (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def is_sidecar(path: Path) -> bool:
+    """Whether ``path`` is such a file, and so may be replaced."""
+    try:
+        return path.is_file() and f'"{SIDECAR_WEIGHT}"'.encode() in path.read_bytes()
+    except OSError:
+        return False
 
 
 def model_name(name_or_path: str) -> str:

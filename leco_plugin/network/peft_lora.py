@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import nn
 
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.layers import Plan, Size, file_names, plan_layers, sizes_text, transformer_layers
+from leco_plugin.network.lean import LeanLora
 from leco_plugin.network.lora_file import LoraWeights, write_lora
 from leco_plugin.network.start import Start
 
 ADAPTER = "leco"
 __all__ = ["ADAPTER", "PeftLora", "transformer_layers"]
-
-_MOST_ROW_SCALES = 1024
-"""Combinations of strengths that are kept on the device; a run with a few pairs a step has far fewer."""
 
 
 class PeftLora:
@@ -49,9 +47,9 @@ class PeftLora:
         self._names = file_names(module, self._plan)
         self._layers = _inject(module, self._plan, self._size, seed)
         self._parameters = self._prepare_parameters(dtype)
-        for layer in self._layers.values():
-            (dropout or Dropout()).attach(layer.lora_B[ADAPTER])
-        self._row_scales: dict[tuple[object, ...], Tensor] = {}
+        self._lean = LeanLora(module, self._layers, ADAPTER)
+        scales = {name: own.scale for name, own in self._plan.items()}
+        self._lean.attach(self._layers, ADAPTER, scales, dropout or Dropout())
         self.notes: tuple[str, ...] = ()
         """What the user has to know of it."""
 
@@ -72,38 +70,9 @@ class PeftLora:
         """All LoRA weights, layer by layer, down before up."""
         return self._parameters
 
-    @contextmanager
-    def multiplier(self, value: float | Sequence[float]) -> Iterator[None]:
+    def multiplier(self, value: float | Sequence[float]) -> AbstractContextManager[None]:
         """Block in which the LoRA has this strength, for the whole batch or per row; restores what it found."""
-        places = [
-            (layer.scaling, self._plan[name].scale, _dimensions(name, layer)) for name, layer in self._layers.items()
-        ]
-        before = [place[ADAPTER] for place, _, _ in places]
-        for place, base, dimensions in places:
-            place[ADAPTER] = self._scale(value, base, dimensions)
-        try:
-            yield
-        finally:
-            for (place, _, _), scale in zip(places, before, strict=True):
-                place[ADAPTER] = scale
-
-    def _scale(self, value: float | Sequence[float], base: float, dimensions: int) -> float | Tensor:
-        """``base`` times the strength: a number, or (R, 1, ...) with one per row.
-
-        For a compiled model a tensor in any case: a number would be part of what is compiled.
-        """
-        if not isinstance(value, (int, float)):
-            key: tuple[object, ...] = (tuple(value), base, dimensions)
-        elif getattr(self._module, "_compiled_call_impl", None) is None:
-            return base * value
-        else:
-            key, dimensions = (float(value), base), 0
-        if key not in self._row_scales:
-            if len(self._row_scales) >= _MOST_ROW_SCALES:
-                self._row_scales.clear()
-            scales = torch.tensor(key[0], device=self._parameters[0].device) * base
-            self._row_scales[key] = scales.reshape(-1, *[1] * (dimensions - 1)) if dimensions else scales
-        return self._row_scales[key]
+        return self._lean.at(value)
 
     def weights(self) -> dict[str, LoraWeights]:
         """Down and up weights and alpha of every layer, by the layer's name in the model."""
@@ -165,13 +134,3 @@ def conv_arguments(plan: Plan, linear: Size) -> dict[str, str]:
         return {}
     size = others.pop()
     return {"conv_dim": str(size.rank), "conv_alpha": f"{size.alpha:g}"}
-
-
-def _dimensions(name: str, layer: LoraLayer) -> int:
-    """Dimensions of what a layer is given.
-
-    (R, C, h, w) for convolutions, (R, tokens, width) for linears, but (R, width) where the timestep comes in.
-    """
-    if isinstance(layer.get_base_layer(), nn.Conv2d):
-        return 4
-    return 2 if name.endswith("time_emb_proj") else 3

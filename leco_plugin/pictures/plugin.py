@@ -9,6 +9,7 @@ from leco_plugin.hookspecs import hookimpl
 if TYPE_CHECKING:
     from leco_plugin.config.schema import JobConfig
     from leco_plugin.contracts import Denoiser, Network
+    from leco_plugin.pictures.cover import Cover
     from leco_plugin.pictures.samples import SampleStrips
 
 
@@ -19,3 +20,13 @@ def leco_pictures(job: JobConfig, denoiser: Denoiser, network: Network) -> Sampl
     from leco_plugin.pictures.samples import SampleStrips
 
     return SampleStrips(job, denoiser, network) if job.sample.asked else None
+
+
+@hookimpl
+def leco_observers(job: JobConfig) -> list[Cover]:
+    """What puts a picture into the finished file, where pictures are drawn."""
+    if not job.sample.asked:
+        return []
+    from leco_plugin.pictures.cover import Cover
+
+    return [Cover(job.save)]

@@ -16,6 +16,7 @@ from leco_plugin.engine.measure import Measured, PairFigures
 from leco_plugin.lora.calibrate import end_of, target_of
 from leco_plugin.lora.scale import scaled, scaled_metadata
 from leco_plugin.network.lora_read import LoraFile
+from leco_plugin.network.metadata import sidecar
 
 FEW = ("--seeds", "1")
 
@@ -26,8 +27,9 @@ def calibrated(slider: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("calibrated")
     strong = changed(slider, folder / "strong.safetensors", alphas_times(6.0))
     result = changed(strong, folder / "result.safetensors", dict)
+    result.with_suffix(".json").write_bytes(sidecar(parts(result)[1]))
     assert run("calibrate", result, "--in-place", *FEW) == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["result.safetensors", "strong.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["result.json", "result.safetensors", "strong.safetensors"]
     return strong, result
 
 
@@ -58,6 +60,10 @@ def test_the_file_tells_of_it(slider: Path, calibrated: tuple[Path, Path]) -> No
     weights = data[8 + int.from_bytes(data[:8], "little") :]
     assert metadata["sshs_model_hash"] == hashlib.sha256(weights).hexdigest()
     assert metadata["ss_leco_pairs"] == before["ss_leco_pairs"]
+    assert metadata["modelspec.lora_default_weight"] == "1"
+    beside = json.loads(result.with_suffix(".json").read_text("utf-8"))
+    assert (beside["preferred weight"], beside["notes"]) == (1.0, metadata["modelspec.usage_hint"])
+    assert f"from {low:g} to {high:g}" in beside["notes"]
 
 
 def test_the_input_is_overwritten_only_when_told(

@@ -8,6 +8,7 @@ import pytest
 from lora_files import SLIDER, alphas_times, as_diffusers, changed, evaluated, nothing, parts, run
 from safetensors.torch import save_file
 
+from leco_plugin.lora.evaluate import short_names
 from leco_plugin.lora.file import Lora
 
 FEW = ("--seeds", "1", "--strengths", "-1,0,1")
@@ -39,7 +40,8 @@ def test_files_are_measured_side_by_side(slider: Path, tmp_path: Path, capsys: p
     assert [abs(row["goal_reached"]) for row in still["by_strength"]] == pytest.approx([0, 0, 0], abs=1e-4)
     assert [pair["goal_reached"] > 0.2 for pair in trained["pairs"]] == [True, True]
     out = capsys.readouterr().out
-    assert "idle.safetensors it does nothing" in out
+    assert "idle.safetensors: it does nothing" in out
+    assert (trained["does_nothing"], still["does_nothing"]) == (False, True)
     assert "goal reached" in out
 
 
@@ -73,6 +75,41 @@ def test_keys_that_are_left_out_are_told(slider: Path, tmp_path: Path, capsys: p
     out = capsys.readouterr().out
     assert "1 keys for a text encoder" in out
     assert "fits only partly" in out
+
+
+def test_one_strength_is_enough_to_see_that_something_is_done(
+    slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that reached something never does nothing, however few strengths are asked for."""
+    weak = changed(slider, tmp_path / "weak.safetensors", alphas_times(0.02))
+    for strengths in ("1", "0", "0.01,0.02"):
+        (file,) = evaluated(tmp_path, weak, "--seeds", "1", "--strengths", strengths)["files"]
+        assert file["does_nothing"] is False
+    assert "nothing" not in capsys.readouterr().out
+
+
+def test_files_of_one_name_are_told_apart(
+    slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By as much of their paths as differs; and no head of the table is cut in 80 columns, however many files."""
+    files = []
+    for folder in ("first", "second", "third", "fourth"):
+        (tmp_path / folder / "run").mkdir(parents=True)
+        files.append(changed(slider, tmp_path / folder / "run" / "lora.safetensors", nothing))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("evaluate", *files, *FEW) == 0
+    out = capsys.readouterr().out
+    for number, folder in enumerate(("first", "second", "third", "fourth"), start=1):
+        assert f"{number}: {folder}/run/lora.safetensors\n" in out
+        assert f"{folder}/run/lora.safetensors: it does nothing" in out
+    assert "\u2026" not in out
+    assert all(head in out for head in ("strength", "file", "goal reached", "progress", "drift"))
+
+
+def test_names_are_as_short_as_they_tell_apart() -> None:
+    """The file's own name where that is enough; the same file twice has it, too."""
+    paths = [Path(text) for text in ("/a/x/one.pt", "/b/x/one.pt", "/b/x/two.pt", "/b/x/two.pt")]
+    assert short_names(paths) == ["a/x/one.pt", "b/x/one.pt", "two.pt", "two.pt"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -94,3 +94,43 @@ def test_what_is_no_lora_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     save_file({"model.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     assert run("inspect", tmp_path / "model.safetensors") == 2
     assert "is no LoRA: it holds model.weight" in capsys.readouterr().err
+
+
+def test_parts_that_are_not_read_are_named_and_counted(
+    slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A GLoRA alone is shown as one; beside LoRA layers it is a finding, and so is a scale that nothing tells."""
+    foreign = {f"lora_unet_mid_block_attentions_0_proj_in.{part}.weight": torch.ones(2, 2) for part in ("a1", "a2")}
+    save_file(foreign, tmp_path / "glora.safetensors")
+    tree = inspected(capsys, tmp_path / "glora.safetensors")
+    assert tree["layers"]["projections"]["networks"] == ["GLoRA"]
+    assert any(finding.startswith("not read: 2 parts, such as") for finding in tree["findings"])
+    assert not any("nothing" in finding for finding in tree["findings"])
+    tensors = {key: tensor for key, tensor in parts(slider)[0].items() if not key.endswith("alpha")}
+    save_file({**tensors, **foreign}, tmp_path / "both.safetensors")
+    tree = inspected(capsys, tmp_path / "both.safetensors")
+    assert any(finding.startswith("not read: 2 parts") for finding in tree["findings"])
+    assert "84 layers tell no alpha: they are taken at scale 1, as diffusers and ComfyUI take them" in tree["findings"]
+
+
+def test_a_bias_beside_the_factors_hides_no_norm(
+    slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The norm is that of the LoRA and the bias together."""
+    before = inspected(capsys, slider)["layers"]["projections"]["norm"]
+    bias = {"lora_unet_mid_block_attentions_0_proj_in.diff_b": torch.full((4,), 3.0)}
+    changed(slider, tmp_path / "bias.safetensors", lambda tensors: {**tensors, **bias})
+    after = inspected(capsys, tmp_path / "bias.safetensors")["layers"]["projections"]
+    assert after["norm"] == pytest.approx((before**2 + 36) ** 0.5, rel=1e-3)
+    assert after["networks"] == ["LoRA", "bias"]
+
+
+def test_numbers_that_are_not_finite_are_valid_json(
+    slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In weights and in alphas, nan and infinity."""
+    for value in (float("nan"), float("inf"), -float("inf")):
+        odd = changed(slider, tmp_path / "odd.safetensors", lambda t, v=value: {k: x * v for k, x in t.items()})
+        tree = inspected(capsys, odd)
+        assert len(tree["not_finite"]) == 3 * 84
+        assert all(kind["norm"] is None and kind["alphas"] == [] for kind in tree["layers"].values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -32,10 +33,10 @@ FAMILIES = ["sd1", "sd2", "sdxl"]
 STRENGTHS = [1.0, 0.0, -1.5, 0.25]
 
 
-def make_unet(family: str) -> UNet2DConditionModel:
+def make_unet(family: str, **changes: Any) -> UNet2DConditionModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(**unet_config(family))
+        unet = UNet2DConditionModel(**unet_config(family) | changes)
     return unet.requires_grad_(False).eval()
 
 
@@ -57,13 +58,18 @@ def network_on(unet: nn.Module, std: float = 0.3, **config: Any) -> Any:
     return network
 
 
-@pytest.mark.parametrize("conv", [{}, {"conv": 2, "conv_alpha": 3.0}], ids=["linear", "conv"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_diffusers_loads_the_file_of_every_family(family: str, conv: dict[str, Any], tmp_path: Path):
+@pytest.mark.parametrize(
+    ("family", "conv", "layers"),
+    [*((family, conv, 2) for family in FAMILIES for conv in ({}, {"conv": 2, "conv_alpha": 3.0})), ("sdxl", {}, 1)],
+)
+def test_diffusers_loads_the_file_of_every_family(family: str, conv: dict[str, Any], layers: int, tmp_path: Path):
     """At strengths -1, 0.5 and 1 the loaded LoRA predicts what ours predicts; alpha is not the rank."""
     pipeline = build_pipeline(family, tmp_path)
-    unet = UNet2DConditionModel(**unet_config(family)).requires_grad_(False).eval()
-    unet.load_state_dict(pipeline.unet.state_dict())
+    unet = UNet2DConditionModel(**unet_config(family) | {"layers_per_block": layers}).requires_grad_(False).eval()
+    if layers == 2:
+        unet.load_state_dict(pipeline.unet.state_dict())
+    else:
+        pipeline.unet = copy.deepcopy(unet)
     network = network_on(unet, **conv)
     network.save(tmp_path / "lora.safetensors", "float32", {})
     pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors", adapter_name="lora")
@@ -107,12 +113,12 @@ def in_original_names(unet: nn.Module) -> dict[str, Tensor]:
     return renamed
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_original_names_are_those_that_diffusers_converts(family: str):
-    """diffusers' converter takes every weight under its original name back to where it came from."""
-    unet = make_unet(family)
+@pytest.mark.parametrize(("family", "layers"), [*((family, 2) for family in FAMILIES), ("sdxl", 1), ("sdxl", 3)])
+def test_original_names_are_those_that_diffusers_converts(family: str, layers: int):
+    """diffusers' converter takes every weight under its original name back, however many layers a block has."""
+    unet = make_unet(family, layers_per_block=layers)
     renamed = in_original_names(unet)
-    back = convert_ldm_unet_checkpoint(renamed, unet_config(family))
+    back = convert_ldm_unet_checkpoint(renamed, {**unet_config(family), "layers_per_block": layers})
 
     assert len(renamed) == len(unet.state_dict())
     assert back.keys() == unet.state_dict().keys()

@@ -17,9 +17,9 @@ from safetensors.torch import save as to_bytes
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
-from leco_plugin.errors import NetworkError, reason
+from leco_plugin.errors import ConfigError, NetworkError, reason
 from leco_plugin.events import Warned
-from leco_plugin.network.metadata import run_metadata
+from leco_plugin.network.metadata import is_sidecar, run_metadata, sidecar
 
 
 @dataclass
@@ -64,6 +64,11 @@ class Output:
 
     def __post_init__(self) -> None:
         save = self.job.save
+        beside = self.path().with_suffix(".json")
+        if save.sidecar and beside.exists() and not is_sidecar(beside):
+            raise ConfigError(
+                f"{beside} is there, and is not what save.sidecar writes", fix="set another name, or take sidecar out"
+            )
         self.kept = Kept(save.max_step_saves_to_keep, save.save_last_n_steps, _unlink)
 
     def path(self, step: int | None = None) -> Path:
@@ -83,6 +88,10 @@ class Output:
             self.tell(
                 Warned(f"{path.name} is written in float32, since {save.dtype} does not hold it: {reason(error)}")
             )
+
+    def write_sidecar(self, path: Path, denoiser: Denoiser, step: int) -> None:
+        """Write what UIs read of the LoRA ``path`` beside it."""
+        write_atomically(path.with_suffix(".json"), sidecar(self.metadata(denoiser, step)))
 
     def metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
         """What the LoRA says of itself after ``step`` steps; ConfigError where the environment is in its way."""

@@ -70,9 +70,10 @@ class LecoProcess:
         """The run once it is known whether, and from where, it goes on."""
         began = time.perf_counter()
         job = self._job
+        output = Output(job, self._seed, self._report)
         denoiser = load_model(job, self._hooks)
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
-        saving = self._saving(denoiser, self._create_network(denoiser), described)
+        saving = self._saving(denoiser, self._create_network(denoiser), output, States(job, self._run, described))
         loop = saving.loop
         with own_random_numbers(self._seed, denoiser.device):
             with stop_on_signal() as stop:
@@ -113,7 +114,7 @@ class LecoProcess:
             raise NetworkError(f"no plugin offers a network of type {self._job.network.type!r}")
         return network
 
-    def _saving(self, denoiser: Denoiser, network: Network, described: Mapping[str, str]) -> Saving:
+    def _saving(self, denoiser: Denoiser, network: Network, output: Output, states: States) -> Saving:
         """The loop, with what writes its files and draws its pictures."""
         job = self._job
         training = assemble(
@@ -138,7 +139,6 @@ class LecoProcess:
             save_every=job.save.save_every,
             stop_at=job.leco.stop_at,
         )
-        output, states = Output(job, self._seed, self._report), States(job, self._run, described)
         saving = Saving(output, states, denoiser, network, loop, self._report)
         pictures = self._hooks.leco_pictures(job=job, denoiser=denoiser, network=network)
         loop.sampling = Sampling(pictures, job.sample.sample_every, loop.averaged, self._report)

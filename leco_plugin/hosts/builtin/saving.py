@@ -14,7 +14,7 @@ from leco_plugin.engine.report import Report
 from leco_plugin.errors import LecoError, TrainingError, reason
 from leco_plugin.events import Saved, Warned
 from leco_plugin.hosts.builtin.loop import Loop
-from leco_plugin.hosts.builtin.output import Kept, Output
+from leco_plugin.hosts.builtin.output import Output
 from leco_plugin.hosts.builtin.resume import States
 
 RESCUED = "leco_rescued"
@@ -45,10 +45,13 @@ class Saving:
         Returns the LoRA, None where it was not written.
         """
         path = self.output.path(step)
-        written = self._try(path, lambda: self._write(path, step), self.output.kept, step)
+        written = self._try(path, lambda: self._write(path, step))
+        if written:
+            self.output.kept.add(step, path)
         if self.output.job.save.save_state:
             folder = self.states.path(step)
-            self._try(folder, lambda: self._write_state(folder, step, {}), self.states.kept, step)
+            if self._try(folder, lambda: self._write_state(folder, step, {})):
+                self.states.kept.add(step, folder)
         return path if written else None
 
     def rescue(self, step: int) -> Path | None:
@@ -74,6 +77,8 @@ class Saving:
             self.refuse_troubles()
         elif interrupted:
             self.output.kept.add(step, path)
+        elif save.sidecar:
+            self._try(written.with_suffix(".json"), lambda: self.output.write_sidecar(written, self.denoiser, step))
         return written or path
 
     def refuse_troubles(self) -> None:
@@ -92,14 +97,13 @@ class Saving:
         self.states.write(folder, tree, step)
         self.report(Saved(folder, step, final=False))
 
-    def _try(self, path: Path, write: Callable[[], None], kept: Kept, step: int) -> bool:
+    def _try(self, path: Path, write: Callable[[], None]) -> bool:
         try:
             write()
         # a network may be somebody else's code, and a disk that is full now may have room later
         except Exception as error:  # noqa: BLE001
-            self.report(Warned(f"{path} could not be written, and training goes on: {reason(error)}"))
+            self.report(Warned(f"{path} could not be written, and the run goes on: {reason(error)}"))
             return False
-        kept.add(step, path)
         return True
 
     def _somewhere(self, path: Path, write: Callable[[Path], None]) -> Path | None:

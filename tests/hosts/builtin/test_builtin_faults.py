@@ -235,7 +235,7 @@ def test_a_step_file_that_cannot_be_written_is_said_and_training_goes_on(tmp_pat
     """A folder has its name; the others are written, its state is, and the end is the same."""
     (tmp_path / "tiny" / "tiny-step00000002.safetensors").mkdir(parents=True)
     outcome, watching = run(job(tmp_path))
-    assert "tiny-step00000002.safetensors could not be written, and training goes on: " in watching.warnings
+    assert "tiny-step00000002.safetensors could not be written, and the run goes on: " in watching.warnings
     assert [event.path.name for event in watching.of(Saved)] == [
         "tiny-step00000002-state",
         "tiny-step00000004.safetensors",
