@@ -18,6 +18,7 @@ from leco_plugin.errors import ConfigError, reason
 
 _STEP = r"(?:-step\d{8,}(?:-emergency)?)?"
 _ENDINGS = r"\.safetensors|\.ckpt|\.pt|-state"
+_ENDINGS_BESIDE = r"\.run\.jsonl|\.json|(?:-\d+)?\.(?:png|jpg|webp)"
 _ID_LENGTH = 29
 _LOCKED_BYTE = 1 << 20
 """Windows keeps others from reading what is locked: a byte far behind all that is written."""
@@ -101,10 +102,10 @@ class Folder:
 
     def _sweep(self) -> None:
         """Clear away what dead runs of this name left half-written; a state that was being replaced comes back."""
-        own = re.compile(
-            rf"\.(?P<whole>(?P<stem>{re.escape(self._name)}{_STEP})(?:{_ENDINGS}|\.run\.jsonl)){LEFT_OVER}"
-        )
-        for path in sorted(self.path.iterdir()):
+        endings = rf"{_ENDINGS}|{_ENDINGS_BESIDE}"
+        own = re.compile(rf"\.(?P<whole>(?P<stem>{re.escape(self._name)}{_STEP})(?:{endings})){LEFT_OVER}")
+        samples = self.path / "samples"
+        for path in sorted([*self.path.iterdir(), *(samples.iterdir() if samples.is_dir() else ())]):
             match = own.fullmatch(path.name)
             # another run may be called NAME-step00000010, and clears away what is its own
             if not match or (match["stem"] != self._name and (self.path / f".{match['stem']}.lock").exists()):

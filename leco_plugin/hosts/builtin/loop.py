@@ -92,7 +92,8 @@ class Loop:
                 if not last and not stop.asked:
                     self._draw()
         except _Broken as broken:
-            raise TrainingError(f"{broken}; {self._rescue(broken.good)}", fix=self._advice(broken.good)) from None
+            fix = broken.fix or self._advice(broken.good)
+            raise TrainingError(f"{broken}; {self._rescue(broken.good)}", fix=fix) from None
         except (Exception, SystemExit) as error:
             rescued = self._rescue(self.done)
             if is_out_of_memory(error):
@@ -109,7 +110,13 @@ class Loop:
         if figures_due or (self.done + 1) % (1 if self.device.type == "cpu" else REPORT_EVERY) == 0:
             event = self._meter.sum_up(self.done + 1, actual_rate(self._optimizer, scheduled))
             self._refuse_unless(math.isfinite(event.loss), f"the loss is {event.loss}", taken=self.done)
-        self._update()
+        try:
+            self._update()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            problem = f"a change of the weights is too large for their precision at step {self.done + 1}"
+            raise _Broken(problem, self.done, "try a lower lr") from error
         if event or self._guard.waits:
             self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
         if event:
@@ -224,6 +231,6 @@ class Loop:
 class _Broken(Exception):  # noqa: N818 - becomes an error once it is known what was saved
     """A number is not finite; ``good`` steps were taken before."""
 
-    def __init__(self, problem: str, good: int) -> None:
+    def __init__(self, problem: str, good: int, fix: str = "") -> None:
         super().__init__(problem)
-        self.good = good
+        self.good, self.fix = good, fix

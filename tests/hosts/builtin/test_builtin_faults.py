@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import leco_plugin
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.state_file import MANIFEST, read_label, write_state
-from leco_plugin.errors import ConfigError, PluginError, TrainingError
+from leco_plugin.errors import ConfigError, NetworkError, PluginError, TrainingError
 from leco_plugin.events import RunStarted, Saved, StepDone, Warned
 from leco_plugin.hosts.builtin.folder import Folder
 from leco_plugin.plugins import plugin_manager, run_job
@@ -166,7 +166,7 @@ def test_an_older_state_is_not_gone_on_with_over_a_newer_run(tmp_path):
 def test_a_name_that_looks_like_a_step_is_a_name(tmp_path):
     """Its states are found, and are not those of the run that has the rest of the name."""
     for name in ("a-step00000010", "a"):
-        asked = job(tmp_path, name=name, output_dir=tmp_path / "loras")
+        asked = job(tmp_path, name=name, output_dir=tmp_path / "loras", save={**STATES, "overwrite": True})
         run(asked, stopping(3))
         _, resumed = run(asked.model_copy(update={"resume": "newest"}))
         assert resumed.of(RunStarted)[0].done == 3
@@ -220,12 +220,16 @@ def test_what_dead_runs_left_half_written_is_swept(tmp_path):
     for name in (*swept_folders, "tiny-step00000003-state"):
         (folder / name).mkdir()
     (folder / ".tiny-state.a1b2c3d4.old").mkdir()
+    (folder / "samples").mkdir()
+    (folder / "samples" / ".tiny-step00000003-01.png.a1b2c3d4").write_text("")
     # another run has this name, and may be writing
     (folder / ".tiny-step00000004.lock").write_text("")
     (folder / ".tiny-step00000004.safetensors.a1b2c3d4").write_text("")
     with Folder(job(tmp_path)):
-        found = names(folder)
-    assert found == sorted([*left, ".tiny-step00000004.safetensors.a1b2c3d4", "tiny-step00000003-state", "tiny-state"])
+        found = names(folder, "**/*")
+    assert found == sorted(
+        [*left, ".tiny-step00000004.safetensors.a1b2c3d4", "tiny-step00000003-state", "tiny-state", "samples"]
+    )
 
 
 # --- files that cannot be written --------------------------------------------------------------------------------
@@ -288,11 +292,16 @@ def test_on_a_full_disk_everything_is_saved_elsewhere(tmp_path, home):
 
 
 def test_where_no_folder_takes_the_lora_the_reason_is_said(tmp_path, home, monkeypatch):
-    """Weights that are no numbers are no LoRA anywhere; the advice is not about disks."""
-    with pytest.raises(TrainingError, match=r"nor anywhere else: .* is not finite") as caught:
-        run(job(tmp_path, train={"lr": 1e39, "steps": 1}, save={}))
-    assert "lr" in caught.value.problems[0].fix
-    assert "disk" not in caught.value.problems[0].fix
+    """Weights that are no numbers are no LoRA anywhere; the advice is not about disks. The state is there."""
+
+    def refuse(*_: Any) -> None:
+        raise NetworkError("up.weight is not finite in torch.float32", fix="train with a lower lr")
+
+    monkeypatch.setattr("leco_plugin.network.peft_lora.PeftLora.save", refuse)
+    with pytest.raises(TrainingError, match=r"nor anywhere else: up.weight is not finite") as caught:
+        run(job(tmp_path, train={"steps": 1}))
+    assert caught.value.problems[0].fix == "train with a lower lr"
+    assert names(tmp_path / "tiny") == ["tiny-state"]
 
 
 # --- runs that break off -----------------------------------------------------------------------------------------
@@ -323,6 +332,8 @@ def test_memory_that_is_short_is_one_sentence_with_what_to_set(tmp_path, at, eve
     ("changes", "says", "advice"),
     [
         ({"train": {"lr": 1e30}}, r"at step 2; the LoRA after 1 steps is saved in .*emergency", "a lower lr"),
+        ({"train": {"lr": 1e39}}, r"too large for their precision at step 1; no step was taken", "a lower lr"),
+        ({"train": {"lr": 1e30, "optimizer": "sgd"}, "network": {"dtype": "fp16"}}, r"no step was taken", "a lower lr"),
         ({"pairs": [{"target": "red", "guidance_scale": 1e38}]}, r"at step 1; no step was taken", "guidance_scale"),
     ],
 )
@@ -334,7 +345,7 @@ def test_numbers_that_are_not_finite_end_a_run_with_what_is_so(tmp_path, changes
     assert advice in fix
     assert ("lr" in fix) is ("lr" in str(changes))
     files = names(tmp_path / "tiny", "*.safetensors")
-    assert files == (["tiny-step00000001-emergency.safetensors"] if "lr" in str(changes) else [])
+    assert files == (["tiny-step00000001-emergency.safetensors"] if "emergency" in says else [])
 
 
 # --- signals -----------------------------------------------------------------------------------------------------
