@@ -44,7 +44,7 @@ def find_run(path: Path) -> Run:
         return Run(path.parent, history.job.name, history, files[-1] if files else None)
     if path.suffix not in _ENDINGS:
         raise ConfigError(f"{path} is neither a run nor a LoRA", fix=f"name a folder, or a {_ENDINGS[0]} file")
-    name = re.sub(r"-step\d{8,}$", "", path.stem)
+    name = re.sub(r"-step\d{8,}(-emergency)?$", "", path.stem)
     beside = history_path(path.parent, name)
     return Run(path.parent, name, read_history(beside) if beside.is_file() else None, path)
 
@@ -52,7 +52,9 @@ def find_run(path: Path) -> Run:
 def _only(folder: Path) -> Path:
     """The one run in a folder: its history, or where there is none its LoRA."""
     for ending in (SUFFIX, *_ENDINGS):
-        found = sorted(file for file in folder.glob(f"*{ending}") if not re.search(r"-step\d{8,}$", file.stem))
+        found = sorted(
+            file for file in folder.glob(f"*{ending}") if not re.search(r"-step\d{8,}(-emergency)?$", file.stem)
+        )
         if len(found) == 1:
             return found[0]
         if found:

@@ -89,7 +89,8 @@ class Folder:
         """
         if goes_on:
             return []
-        mine = re.compile(rf"{re.escape(self._name)}{_STEP}({_ENDINGS})")
+        # what a run saved that broke off is in nobody's way
+        mine = re.compile(rf"{re.escape(self._name)}(-step\d{{8,}})?({_ENDINGS})")
         found = sorted(path for path in self.path.iterdir() if mine.fullmatch(path.name) and _holds_work(path))
         if found and not self._overwrite:
             states = any(path.is_dir() for path in found)

@@ -48,10 +48,9 @@ class Kept:
 
     def take_over(self, folder: Path, names: Mapping[int, str], run: str) -> None:
         """Go on with what ``run`` kept in ``folder`` before it was stopped."""
-        for step, name in names.items():
-            # a state is a file that somebody may have given the user: it must not name others to be deleted
-            if name.startswith(f"{run}-step{step:08d}") and name == Path(name).name:
-                self.paths[step] = folder / name
+        # a state is a file that somebody may have given the user: it must not name others to be deleted
+        own = {step: name for step, name in names.items() if name.startswith(f"{run}-step{step:08d}")}
+        self.paths = {step: folder / name for step, name in own.items() if name == Path(name).name}
 
 
 @dataclass

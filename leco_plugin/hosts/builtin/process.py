@@ -87,7 +87,11 @@ class LecoProcess:
                     message = "files of an earlier run are replaced where this one writes the same"
                     self._report(Warned(f"{message}: {named(replaced)}"))
                 self._warn(denoiser, saving.network)
+                begun = loop.done
                 interrupted = loop.run(stop)
+                if interrupted and loop.done == begun:
+                    # a LoRA that learnt nothing would only be in the way of the next run
+                    raise KeyboardInterrupt
                 path = saving.end(loop.done, interrupted=interrupted)
             if loop.sampling and not interrupted:
                 loop.sampling.draw(loop.done)
@@ -150,6 +154,8 @@ class LecoProcess:
             try:
                 tree = cast(Mapping[str, Any], one.tree)
                 saving.loop.restore(tree["loop"])
+                if saving.loop.done != one.step:
+                    raise ValueError(f"its parts are those of step {saving.loop.done}")
                 saving.output.kept.take_over(self._job.output_folder, tree["files"], self._job.name)
                 saving.states.kept.take_over(self._job.output_folder, tree["states"], self._job.name)
             # a state is a file that anybody may have changed: its parts are anything

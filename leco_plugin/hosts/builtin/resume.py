@@ -59,7 +59,7 @@ def find_states(job: JobConfig, newest_run: str, report: Report) -> Iterator[Sto
     asked = None if job.resume == NEWEST else Path(job.resume).expanduser()
     found = _before(asked, report) if asked else _of_run(job.output_folder, {job.name}, newest_run, inf, report)
     for folder in found:
-        stored = _whole(read_state, folder, report)
+        stored = _whole(_of_training, folder, report)
         if stored:
             yield stored
 
@@ -116,6 +116,14 @@ def _before(asked: Path, tell: Tell) -> list[Path]:
     # a name may look like that of a step itself
     names = {match["name"], asked.name.removesuffix("-state")}
     return _of_run(asked.parent, names, "", float(match["step"] or inf), lambda _: None)
+
+
+def _of_training(folder: Path) -> Stored:
+    """What ``folder`` holds; DamagedState where it does not say, either, of which run it is."""
+    stored = read_state(folder)
+    if not (MODEL_WEIGHTS in stored.described and str(stored.described.get("training_seed")).isdecimal()):
+        raise DamagedState("it does not say of which run it is")
+    return stored
 
 
 def _whole(read: Callable[[Path], _Read], folder: Path, tell: Tell) -> _Read | None:

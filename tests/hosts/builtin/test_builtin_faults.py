@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 
 import leco_plugin
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.engine.state_file import MANIFEST, read_label, write_state
+from leco_plugin.engine.state_file import MANIFEST, Stored, read_label, read_state, write_state
 from leco_plugin.errors import ConfigError, NetworkError, PluginError, TrainingError
 from leco_plugin.events import RunStarted, Saved, StepDone, Warned
 from leco_plugin.hosts.builtin.folder import Folder
 from leco_plugin.plugins import plugin_manager, run_job
 
+PAIR = {"target": "red", "positive": "red", "resolution": (64, 64)}
 STATES = {"dtype": "float32", "save_state": True, "save_every": 2, "max_step_saves_to_keep": None}
 
 
@@ -334,7 +335,7 @@ def test_memory_that_is_short_is_one_sentence_with_what_to_set(tmp_path, at, eve
         ({"train": {"lr": 1e30}}, r"at step 2; the LoRA after 1 steps is saved in .*emergency", "a lower lr"),
         ({"train": {"lr": 1e39}}, r"too large for their precision at step 1; no step was taken", "a lower lr"),
         ({"train": {"lr": 1e30, "optimizer": "sgd"}, "network": {"dtype": "fp16"}}, r"no step was taken", "a lower lr"),
-        ({"pairs": [{"target": "red", "guidance_scale": 1e38}]}, r"at step 1; no step was taken", "guidance_scale"),
+        ({"pairs": [{**PAIR, "guidance_scale": 1e38}]}, r"at step 1; no step was taken", "guidance_scale"),
     ],
 )
 def test_numbers_that_are_not_finite_end_a_run_with_what_is_so(tmp_path, changes, says, advice):
@@ -360,6 +361,14 @@ def test_a_signal_saves_what_was_learnt(tmp_path, name):
     assert outcome.interrupted
     assert outcome.path.name == "tiny-step00000003.safetensors"
     assert (tmp_path / "tiny" / "tiny-step00000003-state").is_dir()
+
+
+def test_a_run_that_is_stopped_before_its_first_step_leaves_nothing(tmp_path):
+    """No LoRA that has learnt nothing, which would be in the way of the next run."""
+    at_start = Watching(lambda event: isinstance(event, RunStarted), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        run(job(tmp_path), at_start)
+    assert names(tmp_path / "tiny") == []
 
 
 def test_nohup_is_meant(tmp_path):
@@ -400,7 +409,6 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
 
 def rewritten(change: Callable[[Any], None]) -> Callable[[Path], None]:
     """Change the tree, with checksums that fit."""
-    from leco_plugin.engine.state_file import Stored, read_state
 
     def rewrite(state: Path) -> None:
         stored = read_state(state)
@@ -426,8 +434,18 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "no optimizer": rewritten(lambda tree: tree["loop"].update(optimizer={})),
     "no files": rewritten(lambda tree: tree.pop("files")),
     "another shape": rewritten(lambda tree: tree["loop"]["weights"].pop()),
+    "another done": rewritten(lambda tree: tree["loop"].update(done=6)),
     "steps as text": rewritten(lambda tree: tree["loop"].update(done="many")),
 }
+
+
+def nameless(state: Path) -> None:
+    """A state whose checksums fit and that does not say which run it is of."""
+    stored = read_state(state)
+    write_state(state, Stored(stored.label, {}, stored.tree))
+
+
+DAMAGES["no run"] = nameless
 
 
 @pytest.fixture(scope="module")
