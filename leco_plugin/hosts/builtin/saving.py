@@ -19,7 +19,7 @@ from leco_plugin.hosts.builtin.resume import States
 
 RESCUED = "leco_rescued"
 """Folder, in the user's own or in that of temporary files, for what a run's own folder does not take."""
-_FIX = "see that the disk has room and the folder can be written"
+_FIX = "see that the disk has room and nothing is in the way there, then move it to its place"
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Saving:
             write()
         # a network may be somebody else's code, and a disk that is full now may have room later
         except Exception as error:  # noqa: BLE001
-            self.report(Warned(f"{path} could not be written, and the run goes on: {reason(error)}"))
+            self.report(Warned(f"{path} could not be written, and the run goes on: {_why(error)}"))
             return False
         return True
 
@@ -113,7 +113,7 @@ class Saving:
             try:
                 write(target)
             except Exception as error:  # noqa: BLE001 - as above
-                failure = failure or reason(error)
+                failure = failure or _why(error)
                 self._fix = (error.problems[0].fix if isinstance(error, LecoError) else "") or self._fix
                 continue
             if target != path:
@@ -121,6 +121,11 @@ class Saving:
             return target
         self._troubles.append(f"{path} could not be written, nor anywhere else: {failure}")
         return None
+
+
+def _why(error: Exception) -> str:
+    # the path is said already
+    return error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
 
 
 def _other_folders() -> Iterator[Path]:
