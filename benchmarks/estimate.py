@@ -1,13 +1,18 @@
-"""Compare the estimate of `leco check` with what torch would hold, on full-size models, without weights or a GPU.
+"""Compare the estimate of `leco check` with a second way to count, on full-size models, without weights or a GPU.
 
-The real UNet and the real LoRA run on fake tensors, which have shapes and lifetimes but no numbers; every storage
-that an operation makes is counted until it is let go of. Norms are computed in float32 under autocast, as on CUDA.
+The same classes run on torch's fake tensors on the CPU, through torch's own autocast and attention, with every storage
+counted by a finalizer of its own; norms are computed in float32, as on CUDA. Models are folders or hub ids of which the
+configs are on this machine, or sd1, sd2, sdxl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import tempfile
+import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +22,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.utils import logging
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
@@ -26,17 +29,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 import leco_plugin.families
-from leco_plugin.config.schema import NetworkConfig
-from leco_plugin.estimate.memory import Adapter, kept_bytes, working_bytes
-from leco_plugin.estimate.unet import unet_model
-from leco_plugin.network.peft_lora import PeftLora
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.estimate.steps import Rows, Wide
+from leco_plugin.estimate.trace import Traced
+from leco_plugin.families import meta
 
 CONFIGS = Path(leco_plugin.families.__path__[0]) / "configs"
-SIDES = {"sd1": 64, "sd2": 96, "sdxl": 128}
-RANK, TOKENS = 4, 77
+SIDES = {"sd1": (512,), "sd2": (768,), "sdxl": (1024,)}
+FLOW_SIDES = (512, 1024)
+TEACHER, STUDENT = Wide(4, (0.0, 0.0, 1.0, 1.0)), Wide(1, 1.0)
 
 
-class Live(TorchDispatchMode):
+class Counted(TorchDispatchMode):
     """Bytes that operations have made and that are still held, now and at most."""
 
     def __init__(self, known: set[int]) -> None:
@@ -63,76 +67,107 @@ class Live(TorchDispatchMode):
 
 
 @contextmanager
-def autocast(dtype: torch.dtype) -> Iterator[None]:
-    """CUDA's rules on CPU tensors."""
+def norms_as_on_cuda(dtype: str) -> Iterator[None]:
+    """In float32 under autocast, which keeps half precision on a CPU."""
 
     def in_float32(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda x, shape, weight=None, bias=None, eps=1e-5: norm(
-            x.float(), shape, weight.float(), bias.float(), eps
-        )
+        def call(*args: Any) -> Tensor:
+            return norm(*(value.float() if isinstance(value, Tensor) else value for value in args))
 
-    if dtype == torch.float32:
-        yield
-        return
+        return call
+
     norms = {name: in_float32(getattr(functional, name)) for name in ("group_norm", "layer_norm")}
-    with mock.patch.multiple(functional, **norms), torch.autocast("cpu", dtype=dtype):
+    with mock.patch.multiple(functional, **({} if dtype == "fp32" else norms)):
         yield
 
 
-def measure(
-    config: dict[str, Any], side: int, network: NetworkConfig, dtype: torch.dtype, *, checkpointing: bool
-) -> tuple[int, int, int]:
-    """Bytes at most without gradient, kept for the backward pass, and at most in both passes."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**config).to(dtype).requires_grad_(False)
-        PeftLora(unet, rank=RANK, alpha=1.0, seed=0)
-    if checkpointing:
-        unet.train()
-        unet.enable_gradient_checkpointing()
-    with FakeTensorMode(), autocast(dtype):
-        for module in unet.modules():
-            for name, weight in module._parameters.items():
-                if weight is not None:
-                    fake = torch.empty(weight.shape, dtype=weight.dtype)
-                    module._parameters[name] = nn.Parameter(fake, requires_grad=weight.requires_grad)
-        inputs = (torch.empty(1, 4, side, side, dtype=dtype), torch.zeros(1))
-        text = torch.empty(1, TOKENS, config["cross_attention_dim"], dtype=dtype)
-        added = {"text_embeds": torch.empty(1, 1280, dtype=dtype), "time_ids": torch.zeros(1, 6, dtype=dtype)}
-        known = {tensor.untyped_storage()._cdata for tensor in (*unet.parameters(), *inputs, text, *added.values())}
-        with torch.no_grad(), Live(known) as walking:
-            unet(*inputs, text, added_cond_kwargs=added, return_dict=False)
-        torch.clear_autocast_cache()
-        with Live(known) as training:
-            predicted = unet(*inputs, text, added_cond_kwargs=added, return_dict=False)[0]
+def measure(job: JobConfig, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Bytes at most in the teacher's call, kept for the student's backward pass, and at most in both passes."""
+    with FakeTensorMode(), norms_as_on_cuda(job.train.dtype):
+        # all is made of fake tensors from the beginning, which modules cannot swap; the network is float32 anyway
+        with (
+            mock.patch.object(meta, "_META", torch.device("cpu")),
+            mock.patch.object(nn.Module, "to", lambda module, *to, **more: module),
+        ):
+            traced = Traced(job)
+        denoiser, network = traced.model.denoiser, traced.network
+        if job.train.gradient_checkpointing:
+            traced.model.checkpoint()
+
+        def call(wide: Wide) -> Tensor:
+            count = wide.counted
+            latents, times, sizes = torch.empty(count, *shape), torch.empty(count), torch.empty(count, 6)
+            return denoiser.predict(latents, times, traced.model.text.rows([0] * count), sizes)
+
+        tensors = [*denoiser.module.parameters(), *denoiser.module.buffers(), *(p.grad for p in network.parameters())]
+        known = {tensor.untyped_storage()._cdata for tensor in tensors}
+        with Counted(known) as walking, torch.no_grad(), network.multiplier(TEACHER.strength):
+            call(TEACHER)
+        with Counted(known) as training, network.multiplier(STUDENT.strength):
+            predicted = call(STUDENT)
             kept = training.now
             predicted.float().pow(2).mean().backward()
     return walking.most, kept, training.most
 
 
-def main() -> None:
-    """Print a table of MiB, measured / estimated."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("families", nargs="*", help=", ".join(SIDES))
-    chosen = parser.parse_args().families or list(SIDES)
-    logging.set_verbosity_error()
-    print("| model, one row | network | precision | checkpointing | without gradient | kept for backward | at most |")
-    print("|---|---|---|---|---|---|---|")
-    for family, dtype, checkpointing in product(chosen, (torch.bfloat16, torch.float32), (False, True)):
-        config = json.loads((CONFIGS / f"{family}.json").read_text("utf-8"))["unet"]
-        side, network = SIDES[family], NetworkConfig(linear=RANK)
-        found = measure(config, side, network, dtype, checkpointing=checkpointing)
-        model, adapter = unet_model(config, side, side, TOKENS), Adapter(network, RANK)
-        assert model is not None
-        kept, working = kept_bytes(model, adapter, 1, dtype.itemsize, checkpointing=checkpointing)
-        once, each = working_bytes(model, adapter, dtype.itemsize)
-        cells = [
-            f"{m / 2**20:.0f} / {e / 2**20:.0f}"
-            for m, e in zip(found, (once + each, kept, once + kept + working), strict=True)
-        ]
-        print(
-            f"| {family}, {8 * side} pixels | {network.type} | {str(dtype)[6:]} | {'yes' if checkpointing else 'no'} | "
-            f"{' | '.join(cells)} |"
+def estimated(job: JobConfig, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The same as `leco check` has it."""
+    traced, again = Traced(job), job.train.gradient_checkpointing
+    walking = traced.call(Rows(shape, gradient=False), TEACHER)
+    training = traced.call(Rows(shape, gradient=True), STUDENT, again=again)
+    return walking.most, training.kept, training.most
+
+
+def configs_of(family: str, folder: Path) -> Path:
+    """A folder in diffusers layout with the configs of one of our own files."""
+    parts = json.loads((CONFIGS / f"{family}.json").read_text("utf-8"))
+    files = {"unet/config.json": parts["unet"], "scheduler/scheduler_config.json": parts["scheduler"]}
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    kinds = ("CLIPTextModel", "CLIPTextModelWithProjection")
+    for name, kind, config in zip(("text_encoder", "text_encoder_2"), kinds, parts["text_encoders"], strict=False):
+        index[name], files[f"{name}/config.json"] = ["transformers", kind], config
+    for name, tree in {**files, "model_index.json": index}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(tree), "utf-8")
+    return folder
+
+
+def compare(model: str, sides: tuple[int, ...], precisions: list[str]) -> None:
+    """Print a line of the table for each size, precision and way to keep activations."""
+    for side, dtype, again in product(sides, precisions, (False, True)):
+        pair = {"target": "a", "positive": "b", "resolution": (side, side)}
+        job = JobConfig.model_validate(
+            {
+                "name": "measured",
+                "model": {"name_or_path": model},
+                "train": {"dtype": dtype, "gradient_checkpointing": again},
+                "pairs": (pair,),
+            }
         )
+        shape = Traced(job).model.denoiser.latent_shape(side, side)
+        began = time.process_time()
+        ours = estimated(job, shape)
+        seconds = time.process_time() - began
+        cells = [f"{m / 2**20:.0f} / {e / 2**20:.0f}" for m, e in zip(measure(job, shape), ours, strict=True)]
+        name = f"{Path(model).name}, {side} pixels"
+        print(f"| {name} | {dtype} | {'yes' if again else 'no'} | {' | '.join(cells)} | {seconds:.1f} |", flush=True)
+
+
+def main() -> None:
+    """Print a table of MiB, counted / estimated, and the seconds of the estimate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help=f"{', '.join(SIDES)}, folders or hub ids")
+    parser.add_argument("--precision", nargs="*", default=["bf16", "fp32"])
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    print("| model | precision | checkpointing | teacher, 4 rows | student keeps, 1 row | student at most | s |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.models or list(SIDES):
+            known = name in SIDES
+            model = str(configs_of(name, Path(scratch) / name)) if known else name
+            compare(model, SIDES.get(name, FLOW_SIDES), options.precision)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Where:
-    """The place in a user's file that an error is about."""
+    """The place in a user's file, or on the command line, that an error is about."""
 
-    file: Path
+    file: Path | None
+    """None is the command line."""
     line: int | None = None
     key: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else str(self.file)
-        return f"{place}: {self.key}" if self.key else place
+        place = f"{self.file}:{self.line}" if self.line else str(self.file or "")
+        return ": ".join(filter(None, (place, self.key)))
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.message}" if self.where else self.message
+        head = ": ".join(filter(None, (str(self.where or ""), self.message)))
         return f"{head}\n  fix: {self.fix}" if self.fix else head
 
 

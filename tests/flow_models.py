@@ -12,8 +12,13 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from models import CPU
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from leco_plugin.config.schema import MemoryConfig, ModelConfig
+from leco_plugin.families.flow.denoiser import FlowDenoiser
+from leco_plugin.families.load import load_model
 
 WIDE = 16
 DYNAMIC = {
@@ -340,7 +345,7 @@ KINDS = tuple(kind for kind, (pipeline, _, _) in _BUILDERS.items() if hasattr(di
 """Every family that this version of diffusers has, and FLUX.1 without an embedding of its guidance."""
 
 
-def flow_folder(kind: str, folder: Path, **index: Any) -> Path:
+def write_flow_model(kind: str, folder: Path, **index: Any) -> Path:
     """Write the model of this kind to ``folder``; ``index`` is added to its model_index.json."""
     pipeline, build, more = _BUILDERS[kind]
     with torch.random.fork_rng(devices=[]):
@@ -372,3 +377,13 @@ def _speak(part: nn.Module, name: str) -> None:
             parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
         else:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+def load_flow_model(
+    folder: Path, *, checkpointing: bool = False, memory: MemoryConfig | None = None, **model: Any
+) -> FlowDenoiser:
+    """The model in a folder, on the CPU in float32; ``model`` is what the job says of it."""
+    config = ModelConfig(name_or_path=str(folder), **model)
+    loaded = load_model(config, dtype="fp32", device=CPU, checkpointing=checkpointing, memory=memory)
+    assert isinstance(loaded, FlowDenoiser)
+    return loaded

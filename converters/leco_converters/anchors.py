@@ -8,7 +8,7 @@ from dataclasses import replace
 from leco_converters.prompt_tables import joined, keep_texts, leave_out, top
 from leco_converters.report import Report
 from leco_converters.tree import Node, Source, comments, plain
-from leco_converters.yaml_text import commented
+from leco_converters.write_yaml import commented
 from leco_plugin.config.findings import Findings
 from leco_plugin.config.prompts import changing, read_prompts
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -21,7 +19,7 @@ _DESCRIPTION = "Convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m leco_converters") -> int:
     """Run the command; returns 0 done, 1 strict and something lost, 2 refused with a reason."""
-    return run(_parser(program).parse_args(arguments), sys.stdout, sys.stderr)
+    return run(_parser(program).parse_intermixed_args(arguments), sys.stdout, sys.stderr)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -43,19 +41,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     """Convert, and report on ``out``; what is refused is said on ``err``, or with ``--json`` in the object."""
-    request = Request(
-        source=options.source,
-        target=options.target,
-        to=options.to,
-        job=options.job,
-        flags=options.flags,
-        strict=options.strict,
-        force=options.force,
-        model=options.model,
-    )
+    request = Request(**{name: value for name, value in vars(options).items() if name != "json"})
     try:
-        with _without_collection():
-            conversion = convert(request)
+        conversion = convert(request)
     except LecoError as error:
         if options.json:
             write_json(out, {"errors": [problem_fields(problem) for problem in error.problems]})
@@ -69,18 +57,6 @@ def run(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     if refused:
         write_lines(err, ["nothing is written, because something has no counterpart and --strict is set"])
     return LOST if refused else OK
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Spare the search for unused cycles: a conversion makes many objects, none of them in one, and is soon over."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _lines(conversion: Conversion) -> Iterable[str]:

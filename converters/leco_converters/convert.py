@@ -10,20 +10,19 @@ from pathlib import Path
 
 import toml
 
-from leco_converters.flags import command_line
+from leco_converters.flags import command_line, in_job_only
 from leco_converters.leco_job import leco_job
-from leco_converters.leftovers import run_settings
 from leco_converters.prompt_tables import top
-from leco_converters.read_yaml import read_yaml
-from leco_converters.report import Note, Report
+from leco_converters.report import Report
 from leco_converters.request import Plan, Request, Target
-from leco_converters.settings import Outcome, add_defaults
+from leco_converters.settings import Outcome, add_defaults, untrained
 from leco_converters.slider_job import slider_job
-from leco_converters.toml_text import write_toml
-from leco_converters.tree import Node, places, plain
+from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
 from leco_converters.write import Output, refuse_taken, write_all
-from leco_converters.yaml_text import write_yaml
+from leco_converters.write_toml import write_toml
+from leco_converters.write_yaml import commented, write_yaml
+from leco_plugin.config import yaml_file
 from leco_plugin.config.build import build_job
 from leco_plugin.config.files import Document
 from leco_plugin.config.findings import Findings, Key, key_text
@@ -37,6 +36,8 @@ else:
     import tomli as tomllib
 
 _FILES = ("neutral_prompt_file", "prompt_file")
+_SAID_ELSEWHERE = ("job", "type", "name", "meta")
+"""Keys that say what file this is; without them nothing is trained otherwise."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def convert(request: Request) -> Conversion:
     sources = [request.source, plan.source.path, plan.prompt_source.path]
     _move_files(plan, target.parent, sources)
     pairs = _check_prompts(plan, target.parent)
+    if to != "toml" or request.job or request.flags:
+        _complete(plan)
     flags = ""
     if to == "toml":
         outputs, flags = _toml(request, plan, target)
@@ -69,12 +72,12 @@ def convert(request: Request) -> Conversion:
         outputs = [_inline_job(request, plan, target)]
     else:
         job = slider_job(plan, _name(plan, request), request.model)
-        outputs = [_yaml_output(job, target, plan)]
+        outputs = [_yaml_output(job, target, plan, plan.source, plan.prompt_source)]
     refuse_taken([output.path for output in outputs], sources, request.force)
-    if request.strict and plan.report.lost:
-        return Conversion(plan.origin, (), pairs, plan.report, flags)
-    write_all(outputs, request.force)
-    return Conversion(plan.origin, tuple(output.path for output in outputs), pairs, plan.report, flags)
+    written = () if request.strict and plan.report.lost else tuple(output.path for output in outputs)
+    if written:
+        write_all(outputs, request.force)
+    return Conversion(plan.origin, written, pairs, plan.report, flags)
 
 
 def _direction(request: Request, plan: Plan) -> Target:
@@ -83,7 +86,7 @@ def _direction(request: Request, plan: Plan) -> Target:
     ending = request.target.suffix.lower() if request.target else ""
     to = request.to
     if to is None:
-        to = "ai-toolkit" if is_toml or ending in (".yaml", ".yml") else "toml"
+        to = "leco-job" if is_toml or ending in (".yaml", ".yml") else "toml"
     if ending and ending not in ((".toml",) if to == "toml" else (".yaml", ".yml")):
         wanted = ".toml" if to == "toml" else ".yaml"
         raise ConfigError(
@@ -99,52 +102,91 @@ def _direction(request: Request, plan: Plan) -> Target:
 def _beside(source: Path, to: Target) -> Path:
     if to == "toml":
         return source.with_suffix(".toml")
-    name = f"{source.stem}_leco.yaml" if to == "leco-job" else f"{source.stem}.yaml"
-    if source.with_name(name) == source:
-        name = f"{source.stem}_slider.yaml"
-    return source.with_name(name)
+    target = source.with_suffix(".yaml")
+    return target if target != source else source.with_name(f"{source.stem}_{to.replace('-', '_')}.yaml")
+
+
+def _complete(plan: Plan) -> None:
+    """Refuse a family that cannot be trained, and write out what the source leaves to its trainer's defaults."""
+    settings = plan.settings
+    if settings is None:
+        return
+    if settings.untrained is not None:
+        node = settings.untrained
+        where = Where(plan.source.path, node.line, key_text(node.key))
+        fix = "train it where the job is from, or convert its prompts alone, without --job and --flags"
+        raise ConfigError(Problem(where, untrained(node), fix))
+    for table, was in add_defaults(settings, plan.rows):
+        plan.report.note("added", plan.source, table, was, "written out")
 
 
 def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
     """Return the prompt file, with its job file where that is wanted, and the command line."""
     job_path = _job_path(request, target)
-    flags, outcomes = "", None
+    flags, of_flags = "", None
+    of_job = plan.settings.outcomes if plan.settings else []
     extra: list[Output] = []
-    if job_path or request.flags:
-        add_defaults(plan)
     if request.flags:
-        flags, outcomes = command_line(plan, target, _name(plan, request), request.model)
+        flags, of_flags = command_line(plan, target, _name(plan, request), request.model)
         _note_preserved(plan)
     if job_path:
         name = os.path.relpath(target, job_path.parent)
         prompts = Node({"prompts_file": Node(Path(name).as_posix())})
-        job, lost = leco_job(plan, _name(plan, request), request.model, prompts)
+        job = leco_job(plan, _name(plan, request), request.model, prompts)
         _check_job(plan, job, target.parent / job_path.name)
-        _note_outcomes(plan, lost)
-        _note_outcomes(plan, _in_job_only(lost, outcomes or ()))
-        extra.append(_yaml_output(job, job_path, plan))
-    elif outcomes is not None:
-        _note_outcomes(plan, outcomes)
+        _note_outcomes(plan, [*of_job, *in_job_only(of_job, of_flags or ())])
+        extra.append(_yaml_output(job, job_path, plan, *([plan.source] if plan.settings else [])))
+    elif of_flags is not None:
+        _note_outcomes(plan, [*of_job, *of_flags])
     head, tail = plan.prompt_source.head, plan.prompt_source.tail
-    if plan.job and not job_path:
-        tail = [*run_settings(plan, noted=outcomes is not None), *tail]
-    elif plan.job and plan.source is plan.prompt_source:
+    if plan.settings and not job_path:
+        tail = [*_run_settings(plan, noted=of_flags is not None), *tail]
+    elif plan.settings and plan.source is plan.prompt_source:
         head, tail = [], []  # they stand in the job file
     text = write_toml(plan.prompts, head, tail)
     return [Output(target, text, _TomlCheck(plain(plan.prompts), target)), *extra], flags
 
 
 def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
-    add_defaults(plan)
     model = request.model
-    if plan.setting("model", "name_or_path") is None and not model:
+    if plan.setting("model.name_or_path") is None and not model:
         model = "builtin:tiny"
         was = "the source names no base model"
         plan.report.note("added", plan.source, plan.source.root, was, f"{model} is written; put yours there")
-    job, lost = leco_job(plan, _name(plan, request), model, plan.prompts)
+    job = leco_job(plan, _name(plan, request), model, plan.prompts)
     _check_job(plan, job, target)
-    _note_outcomes(plan, lost)
-    return _yaml_output(job, target, plan)
+    _note_outcomes(plan, plan.settings.outcomes if plan.settings else [])
+    return _yaml_output(job, target, plan, plan.source, plan.prompt_source)
+
+
+def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
+    """Return what a prompt file cannot hold as comments, so that no text is lost.
+
+    What asks for something goes to the report, unless it is ``noted`` there.
+    """
+    settings, root = plan.settings, plan.source.root
+    assert settings is not None
+    config, process = settings.tables["config"], settings.tables[""]
+    listed = config.table.get("process", Node([]))
+    lines: list[str] = [] if plan.source is plan.prompt_source else list(plan.source.head)
+    options = process.table.get("leco", Node({})) if plan.origin == "leco-job" else Node({})
+    kept = {name: node for name, node in options.table.items() if name in {*LecoConfig.model_fields, "prompts_file"}}
+    for table in (root, config, listed, process, options.like(kept)):
+        if table is not root or process is not root:
+            lines += [*table.before, *([table.after] if table.after else [])]
+        for name, node in table.table.items() if table is not process or table is root or process is not root else ():
+            if name in ("config", "process", "leco", "slider"):
+                lines += node.before if name == "slider" else []
+                continue
+            if not noted and name not in _SAID_ELSEWHERE and (id(node) in settings.asked or table is not process):
+                was = "a setting of the run, which a prompt file does not hold"
+                plan.report.note("lost", plan.source, node, was, "kept as a comment; --job writes it to a job file")
+            lines += commented(name, node, heading="")
+        if process is root:
+            break
+    if plan.source is not plan.prompt_source:
+        lines += plan.source.tail
+    return ["", f"# Not carried over from {plan.source.path.name}:", "", *lines]
 
 
 def _check_prompts(plan: Plan, folder: Path) -> int:
@@ -225,7 +267,7 @@ def _job_path(request: Request, target: Path) -> Path | None:
 
 
 def _name(plan: Plan, request: Request) -> str:
-    found = plan.job.table["config"].table.get("name") if plan.job else None
+    found = plan.setting("name")
     return str(found.value) if found else request.source.stem
 
 
@@ -239,13 +281,6 @@ def _note_preserved(plan: Plan) -> None:
     if preserve is not None and preserve.items:
         was = "sd-scripts' own trainers do not read it"
         plan.report.note("changed", plan.prompt_source, preserve, was, "stands in the prompt file, for leco's")
-
-
-def _in_job_only(job: Sequence[Outcome], flags: Sequence[Outcome]) -> list[Outcome]:
-    """Return what the job file carries and the command line does not."""
-    noted = {outcome.node.key for outcome in job}
-    missing = [one for one in flags if not any(one.node.key[: len(key)] == key for key in noted)]
-    return [replace(one, kind="changed", done="stands in the job file only") for one in missing]
 
 
 @dataclass(frozen=True)
@@ -274,22 +309,13 @@ class _YamlCheck:
     path: Path
 
     def __call__(self, written: Path) -> None:
-        if plain(read_yaml(written.read_text(encoding="utf-8"), self.path).root) != self.tree:
+        tree, _ = yaml_file.parse(written.read_text(encoding="utf-8"), self.path)
+        if tree != self.tree:
             raise ConfigError(f"{self.path}: the result reads back otherwise", fix="report this file")
 
 
-def _yaml_output(root: Node, path: Path, plan: Plan) -> Output:
-    sources = [plan.source] if plan.job or "prompts_file" not in _leco(root) else []
-    if plan.prompt_source is not plan.source and "prompts_file" not in _leco(root):
-        sources.append(plan.prompt_source)
-    head = [line for one in sources for line in one.head]
-    tail = [line for one in sources for line in one.tail]
+def _yaml_output(root: Node, path: Path, plan: Plan, *sources: Source) -> Output:
+    unique = list({id(source): source for source in sources}.values())
+    head = [line for source in unique for line in source.head]
+    tail = [line for source in unique for line in source.tail]
     return Output(path, write_yaml(root, head, tail), _YamlCheck(plain(root), path))
-
-
-def _leco(root: Node) -> dict[str, Node]:
-    process = root.table["config"].table["process"].items[0].table
-    return process.get("leco", Node({})).table
-
-
-__all__ = ["Conversion", "Note", "convert"]

@@ -5,35 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from leco_converters.foreign import SLIDER
 from leco_converters.report import Report
-from leco_converters.tree import Node, Source, comments, plain
+from leco_converters.tree import TEXTS, Node, Source, comments, plain
 from leco_plugin.config.findings import did_you_mean
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.errors import ConfigError, Problem, Where
 
-TEXTS = frozenset(
-    {"target", "target_class", "positive", "negative", "unconditional", "neutral"}
-    | {"neutral_prompt_file", "prompt_file", "prompt", "neg_prompt", "action"}
-)
 TABLES = ("prompts", "targets")
 _MOST_SHUFFLED = 8
-NO_COUNTERPART = {
-    "anchors": "prompts to hold on to are read below slider only, as a list of tables with a prompt",
-    "prompt_tensors": "a file of encoded prompts",
-    "batch_full_slide": "all pairs of a target in one step; here a step draws pairs one by one",
-    "low_ram": "the step in smaller parts",
-    "use_adapter": "an adapter, which needs pictures",
-    "adapter_img_dir": "pictures for an adapter",
-    "datasets": "pictures",
-    "anchor_class": "a prompt that the trainer holds on to",
-    "anchor_strength": "how much the trainer holds on to anchor_class; here preserve_weight of a job says it",
-}
-HARMLESS: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("low_ram", "shuffle"), (False,)),
-    **dict.fromkeys(("use_adapter", "adapter_img_dir", "prompt_tensors", "anchor_class"), (None,)),
-    "anchors": (None, []),
-}
-"""Values that say what is so anyway."""
 
 
 def top(root: Node) -> Node:
@@ -45,10 +25,8 @@ def keep_texts(node: Node, source: Source, report: Report) -> None:
     """Take every prompt as it is spelled, also where YAML reads a number or a switch; changes the tree."""
     for name, child in node.table.items():
         if name in TEXTS:
-            _as_text(child, source, report)
-        elif name in ("neutrals", "preserve"):
-            for item in child.items:
-                _as_text(item, source, report)
+            for text in child.items or [child] if not isinstance(child.value, (dict, list)) or child.items else []:
+                _as_text(text, source, report)
         elif name in (*TABLES, "slider"):
             for item in (child, *child.items):
                 keep_texts(item, source, report)
@@ -56,12 +34,11 @@ def keep_texts(node: Node, source: Source, report: Report) -> None:
 
 def leave_out(node: Node, name: str, source: Source, report: Report, *, refuse_typos: bool = False) -> Node:
     """Note that a key has no counterpart, and return it as a comment; raises ConfigError for a typing error."""
-    value = plain(node)
-    guess = did_you_mean(name, ROOT_KEYS)
-    if value in HARMLESS.get(name, ()):
-        report.note("changed", source, node, f"{value!s:.40} is the same as no {name}", "left out")
-    elif name in NO_COUNTERPART:
-        report.note("lost", source, node, f"{NO_COUNTERPART[name]}", "left out, kept as a comment")
+    row, guess = SLIDER.get(f"slider.{name}") or SLIDER.get(name), did_you_mean(name, ROOT_KEYS)
+    if row is not None and row.is_off(plain(node)):
+        report.note("changed", source, node, f"{plain(node)!s:.40} is the same as no {name}", "left out")
+    elif row is not None:
+        report.note("lost", source, node, row.why, "left out, kept as a comment")
     elif guess and refuse_typos:
         where = Where(source.path, node.line, ".".join(str(part) for part in node.key))
         raise ConfigError(Problem(where, "unknown key", f"did you mean '{guess}'?"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from leco_converters.foreign import Row
 from leco_converters.report import Report
+from leco_converters.settings import Settings
 from leco_converters.tree import Node, Source
 
 Target = Literal["toml", "ai-toolkit", "leco-job"]
@@ -21,7 +24,7 @@ class Request:
     target: Path | None = None
     """Where the result goes; absent: beside the source, with another ending."""
     to: Target | None = None
-    """absent: TOML becomes an ai-toolkit job, everything else a prompt TOML."""
+    """absent: TOML becomes a job of ours, everything else a prompt TOML."""
     job: Path | bool = False
     """Write a job file beside a prompt TOML; True: beside it, as ``..._job.yaml``."""
     flags: bool = False
@@ -44,17 +47,12 @@ class Plan:
     """A prompt tree as a prompt TOML holds it."""
     prompt_source: Source
     """The file that the prompts stand in."""
-    job: Node | None = None
-    """The settings in the shape of an ai-toolkit job with one process; None where the source has none."""
+    settings: Settings | None = None
+    """None where the source has none."""
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    """The table of the source's settings, where they are another trainer's."""
     report: Report = field(default_factory=Report)
 
-    @property
-    def process(self) -> Node | None:
-        """The process of the job."""
-        return self.job.table["config"].table["process"].items[0] if self.job else None
-
-    def setting(self, section: str, name: str) -> Node | None:
-        """A setting of the run, such as ``("train", "steps")``; None where the source does not say."""
-        process = self.process
-        found = process.table[section].table.get(name) if process and section in process.table else None
-        return None if found is None or found.left_out else found
+    def setting(self, option: str) -> Node | None:
+        """A setting of the run, such as ``train.steps``; None where the source does not say."""
+        return self.settings.get(option) if self.settings else None

@@ -1,81 +1,39 @@
-"""Settings that the trainers name alike, name otherwise, or do not have, and what stands for those not written."""
+"""Settings of a run, from any source, under the names that they have here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from leco_converters.foreign import ARCHITECTURES, LECO, METHODS, Row
 from leco_converters.report import Kind
-from leco_converters.request import Origin, Plan
-from leco_converters.tree import Node
+from leco_converters.tree import Node, comments, plain
 from leco_plugin.config.blame import blame
-from leco_plugin.config.findings import Findings
-from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, family_of_arch
+from leco_plugin.config.findings import Findings, did_you_mean
+from leco_plugin.config.sample import SamplePrompt
+from leco_plugin.config.schema import JobConfig, ModelConfig
 
-Name = tuple[str, str]
-"""Section and key, such as ``("train", "steps")``."""
-
-ALIASES: Mapping[Name, Name] = {
-    ("network", "rank"): ("network", "linear"),
-    ("network", "alpha"): ("network", "linear_alpha"),
-    ("network", "training_method"): ("network", "layers"),
-    ("network", "pretrained_lora_path"): ("network", "network_weights"),
-    ("train", "max_denoising_steps"): ("leco", "max_denoising_steps"),
-    ("train", "gradient_accumulation_steps"): ("train", "gradient_accumulation"),
+LEFT_OUT = "left out, kept as a comment"
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    name: kind.annotation
+    for name, kind in JobConfig.model_fields.items()
+    if isinstance(kind.annotation, type) and issubclass(kind.annotation, BaseModel)
 }
-SPELLINGS: Mapping[Name, Mapping[str, str]] = {
-    ("network", "type"): {"lierla": "lora", "c3lier": "lora", "locon": "lora"},
-    ("train", "loss_type"): {"mse": "l2", "mae": "l1"},
+"""The sections of our jobs that hold settings."""
+_SINGLE = frozenset(JobConfig.model_fields) - {"pairs", "meta", *SECTIONS}
+_DIFFUSION: Mapping[str, str] = {
+    "sd1": "",
+    "sd15": "",
+    "sd2": "is_v2",
+    **dict.fromkeys(("sdxl", "ssd", "vega"), "is_xl"),
 }
-"""Other words for our values."""
-AI_TOOLKIT: Mapping[str, frozenset[str]] = {
-    "network": frozenset({"type", "linear", "linear_alpha", "rank", "alpha", "conv", "conv_alpha", "dropout"}),
-    "train": frozenset(
-        {"steps", "lr", "unet_lr", "optimizer", "optimizer_params", "lr_scheduler", "noise_scheduler", "dtype"}
-        | {"max_denoising_steps", "batch_size", "gradient_checkpointing", "gradient_accumulation", "max_grad_norm"}
-        | {"min_snr_gamma", "noise_offset", "xformers", "train_unet", "train_text_encoder"}
-    ),
-    "save": frozenset({"dtype", "save_every", "max_step_saves_to_keep"}),
-    "model": frozenset({"name_or_path", "is_v2", "is_v_pred", "is_xl", "arch"}),
-}
-"""Settings that ai-toolkit's slider trainer reads and that other sources may have."""
-CONVOLUTIONS = ("c3lier", "locon")
-SEEN_IN_THE_MODEL = frozenset({"is_xl", "is_v2", "is_v_pred", "arch"})
-"""Kinds of model that the trainer reads from the model itself."""
-HARMLESS: Mapping[Name, object] = {
-    ("model", "is_v2"): False,
-    ("model", "is_v_pred"): False,
-    ("model", "is_xl"): False,
-    ("train", "train_unet"): True,
-    ("train", "train_text_encoder"): False,
-    ("train", "xformers"): False,
-    ("logging", "use_wandb"): False,
-    ("logging", "verbose"): False,
-    ("network", "training_method"): "full",
-}
-"""Values that say what is so anyway."""
-_DEFAULTS: Mapping[Origin, Mapping[Name, object]] = {
-    "ai-toolkit": {
-        ("train", "steps"): 1000,
-        ("train", "lr"): 1e-6,
-        ("train", "noise_scheduler"): "ddpm",
-        ("train", "gradient_checkpointing"): True,
-        ("train", "max_denoising_steps"): 999,
-        ("save", "save_every"): 1000,
-        ("save", "max_step_saves_to_keep"): 5,
-    },
-    "leco-config": {
-        ("train", "steps"): 500,
-        ("train", "dtype"): "bfloat16",
-        ("train", "max_denoising_steps"): 50,
-        ("save", "save_every"): 200,
-        ("save", "dtype"): "float32",
-    },
-}
-"""What the source's trainer takes where nothing is written, and this one does not."""
+_NOT_FOR_FLOW = ("train.noise_scheduler", "sample.sampler", "network.conv", "network.conv_alpha")
+"""Flow models have one sampler, and no convolutions."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +46,213 @@ class Outcome:
     done: str
 
 
-def sections() -> dict[str, type[BaseModel]]:
-    """Return the sections of our jobs that hold settings."""
-    found = {name: field.annotation for name, field in JobConfig.model_fields.items()}
-    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+@dataclass
+class Settings:
+    """What a source says about its run."""
+
+    values: dict[str, Node] = field(default_factory=dict)
+    """By option of a job, such as ``train.steps``, in the order of the source; among them what is left out."""
+    tables: dict[str, Node] = field(default_factory=dict)
+    """The sections as the source has them, for their comments; "" is the process, and "config" what it stands in."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    asked: set[int] = field(default_factory=set)
+    """Which nodes of the source ask for something, by their identity."""
+    meta: Node | None = None
+    family: FlowFamily | None = None
+    untrained: Node | None = None
+    """What names a family that cannot be trained here."""
+
+    def get(self, option: str) -> Node | None:
+        """Return a setting; None where the source does not say."""
+        node = self.values.get(option)
+        return None if node is None or node.left_out else node
+
+    def note(self, kind: Kind, node: Node, was: str, done: str) -> None:
+        """Add what became of a setting."""
+        self.outcomes.append(Outcome(node, kind, was, done))
+
+
+def own_settings(config: Node, process: Node) -> Settings:
+    """Take the settings of a job of ours, as they are."""
+    settings = Settings(tables={"": process, "config": config}, asked={id(node) for node in process.table.values()})
+    for name, node in {"name": config.table["name"], **process.table}.items():
+        if name in SECTIONS:
+            settings.tables[name] = node
+            known = SECTIONS[name].model_fields
+            settings.values.update({f"{name}.{key}": child for key, child in node.table.items() if key in known})
+        elif name in _SINGLE:
+            settings.values[name] = node
+    return settings
+
+
+def foreign_settings(rows: Mapping[str, Row], process: Node, config: Node | None = None, skip: str = "") -> Settings:
+    """Take the settings of another trainer by the table of its keys; ``config`` is what its process stands in."""
+    tables = {"": process, "config": config or Node({}), "leco": process.table.get("slider", Node({}))}
+    reader = _Reader(rows, Settings(tables=tables))
+    model = process.table.get("model", Node({})).table
+    for name in ARCHITECTURES if rows is not LECO else ():
+        if name in model and model[name].value not in (None, False, ""):
+            reader.family(name, model[name])
+    for holder in (config, process):
+        for name, node in holder.table.items() if holder else ():
+            if name not in (skip, "process", "name", "type"):
+                reader.take(name, node, node)
+    if config and "name" in config.table:
+        reader.settings.values["name"] = config.table["name"]
+    reader.scale()
+    return reader.settings
+
+
+@dataclass
+class _Reader:
+    rows: Mapping[str, Row]
+    settings: Settings
+    _from: dict[str, str] = field(default_factory=dict)
+    """Which setting of the source an option was taken from."""
+
+    def take(self, name: str, node: Node, section: Node) -> None:
+        """Take one setting or section of the source; an empty section is none."""
+        nested = any(key.startswith(f"{name}.") for key in self.rows)
+        row = self.rows.get(name) or (Row(to=name) if _is_ours(name) else None)
+        if nested and isinstance(node.value, dict):
+            self.settings.tables[name] = node
+            for key, child in node.table.items():
+                self.take(f"{name}.{key}", child, section)
+        elif name.startswith("model.") and name[6:] in ARCHITECTURES:
+            self.settings.asked |= {id(section)} if node.value else set()
+        elif row is None and not (nested and node.value is None):
+            guess = did_you_mean(name, [key for key in self.rows if key.count(".") == name.count(".")])
+            hint = f" (did you mean {guess}?)" if guess.rpartition(".")[0] == name.rpartition(".")[0] and guess else ""
+            self._lose(name, node, f"there is no such setting here{hint}", section)
+        elif row is not None and (row.is_off(plain(node)) or self._is_idle(row)):
+            self.settings.values.update({name: node.omitted()} if comments(node) else {})
+        elif row is not None:
+            self._place(name, row, node, section)
+
+    def family(self, name: str, node: Node) -> None:
+        """Say whether the family that a job of ai-toolkit names can be trained here."""
+        arch = str(node.value) if name == "arch" else {"is_v3": "sd3"}.get(name, name.removeprefix("is_"))
+        family = None if "edit" in arch else family_of_arch(arch)
+        diffusion = _DIFFUSION.get(arch.partition(":")[0])
+        if family:
+            self.settings.family = family
+            if "arch" in ModelConfig.model_fields:
+                self.settings.values["model.arch"] = node if name == "arch" else node.like(family.archs[0])
+            else:
+                was = f"{plain(node)}: the trainer sees in the model's own files that it is {family.title}"
+                self.settings.note("changed", node, was, "left out")
+        elif diffusion is None:
+            self.settings.untrained = node
+        elif diffusion:
+            self.settings.values[f"model.{diffusion}"] = node.like(True)
+
+    def scale(self) -> None:
+        """Write out what alphas and convolutions are where that follows from others."""
+        values, get = self.settings.values, self.settings.get
+        rank, alpha = get("network.linear") or Node(4), get("network.linear_alpha")
+        for name, of in (("network.linear_alpha", rank), ("network.conv_alpha", get("network.conv") or rank)):
+            node = get(name)
+            if node is not None and node.value == 0 and node.value is not False:
+                values[name] = node.like(of.value)
+                self.settings.note("changed", node, "an alpha of 0 stands for the rank", "the rank is written")
+        if self.rows is not LECO:
+            return
+        method = self.settings.tables.get("network", Node({})).table.get("training_method")
+        if self._written("network.type") != "c3lier" and method is not None and "noxattn" in str(method.value):
+            was = "lierla of Concept Sliders goes on attention alone, which without cross-attention is layers: selfattn"
+            self.settings.note("changed", method, was, "noxattn here has feed-forward and projections, too")
+        if self._written("network.type") == "c3lier" and plain(get("network.layers")) in (
+            None,
+            "all",
+            "full",
+            "noxattn",
+        ):
+            # one rank and alpha for linear layers and convolutions there
+            values.setdefault("network.conv", rank.beside(rank.value))
+            values.setdefault("network.conv_alpha", alpha.beside(alpha.value) if alpha else Node(1.0))
+
+    def _written(self, name: str) -> object:
+        node: Node | None = self.settings.tables[""]
+        for key in name.split("."):
+            node = node.table.get(key) if node else None
+        return plain(node)
+
+    def _is_idle(self, row: Row) -> bool:
+        needs, _, wanted = row.needs.partition("=")
+        found = self._written(needs) if needs else True
+        return found != wanted if wanted else not found
+
+    def _place(self, name: str, row: Row, node: Node, section: Node) -> None:
+        """Put a setting where it belongs, in our words, or leave it out with the reason."""
+        first = self._from.setdefault(row.to, name) if row.to else name
+        why = row.why
+        if first != name:
+            counts = min(first, name, key=list(self.rows).index)
+            if plain(node) != plain(self.settings.values[row.to]):
+                self.settings.note("changed", node, f"{counts} counts, of {first} and {name}", LEFT_OUT)
+            if counts == first:
+                self.settings.values[name] = node.omitted()
+                return
+        if row.to == "network.layers" and isinstance(node.value, str) and node.value in METHODS:
+            self._method(node)
+        elif self.settings.family and row.to in _NOT_FOR_FLOW:
+            return
+        elif row.to:
+            result, why = self._in_our_words(row, node)
+            if not why:
+                self.settings.values[row.to] = result
+        self.settings.asked.add(id(section))
+        if why:
+            self._lose(name, node, why, section)
+
+    def _method(self, node: Node) -> None:
+        options = METHODS[str(node.value)]
+        for option, value in options.items():
+            self.settings.values[f"network.{option}"] = (
+                node.beside([Node(item) for item in value]) if isinstance(value, list) else node.like(value)
+            )
+        said = ", ".join(f"{option}: {value}" for option, value in options.items())
+        self.settings.note("changed", node, f"{node.value} is called otherwise here", f"written as {said}")
+
+    def _in_our_words(self, row: Row, node: Node) -> tuple[Node, str]:
+        """Return a setting as it is written here, and why it cannot be."""
+        section, _, key = row.to.rpartition(".")
+        model = SECTIONS.get(section, JobConfig)
+        if row.to == "train.optimizer_params" and isinstance(node.value, str):
+            node = _optimizer_params(node)
+        if row.to in ("sample.samples", "sample.prompts") and isinstance(node.value, list):
+            node = node.like([self._sample(item) for item in node.items])
+        value = plain(node)
+        if str(value).lower() in row.words:
+            return node.like(row.words[str(value).lower()]), ""
+        if key in ("linear_alpha", "conv_alpha") and value == 0 and value is not False:
+            return node, ""
+        why = refusal(model, key, value)
+        lower = value.lower() if isinstance(value, str) else value
+        return (node.like(lower), "") if why and not refusal(model, key, lower) else (node, why)
+
+    def _sample(self, item: Node) -> Node:
+        """Keep what a picture to draw can say; its other keys are lost unless they are empty."""
+        kept: dict[str, Node] = {}
+        for key, child in item.table.items():
+            if key in SamplePrompt.model_fields and child.value is not None:
+                kept[key] = child
+            elif child.value not in (None, "", False, 0, 1):
+                self.settings.note("lost", child, "a picture to draw has no such key here", "left out")
+        return item.like(kept) if isinstance(item.value, dict) else item
+
+    def _lose(self, name: str, node: Node, why: str, section: Node) -> None:
+        self.settings.asked.add(id(section))
+        self.settings.note("lost", node, why, LEFT_OUT)
+        # where its section has another name here, it stands in that one
+        row = self.rows.get(name, Row())
+        home = row.to.rpartition(".")[0] or name.partition(".")[0]
+        self.settings.values[f"{home}.{name.partition('.')[2]}" if "." in name else name] = node.omitted()
+
+
+def _is_ours(name: str) -> bool:
+    section, _, key = name.partition(".")
+    return name in _SINGLE or (section in SECTIONS and key in SECTIONS[section].model_fields)
 
 
 def refusal(model: type[BaseModel], name: str, value: object) -> str:
@@ -104,25 +265,44 @@ def refusal(model: type[BaseModel], name: str, value: object) -> str:
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             if detail["loc"][:1] == (name,):
-                blame(detail, (), findings)
+                blame(detail, (), findings, model)
     return findings.errors[0].message if findings.errors else ""
 
 
-def add_defaults(plan: Plan) -> None:
-    """Write out what the source's trainer takes where nothing is written; changes the plan's job."""
-    process = plan.process
-    if process is None:
-        return
-    defaults = dict(_DEFAULTS.get(plan.origin, {}))
-    conv = plan.setting("network", "conv")
-    if plan.origin == "ai-toolkit" and conv is not None and conv.value:
-        defaults["network", "conv_alpha"] = conv.value
-    for (section, name), value in defaults.items():
-        rank = [old for old, new in ALIASES.items() if new == (section, name)]
-        if any(plan.setting(*known) is not None for known in ((section, name), *rank)):
-            continue
-        table = process.table.setdefault(section, Node({}, process.key, process.line))
-        if isinstance(table.value, dict):
-            table.value[name] = Node(value)
-            was = f"{section}.{name} is not written, and its trainer then takes {value}"
-            plan.report.note("added", plan.source, table, was, "written out")
+def untrained(node: Node) -> str:
+    """Say in one sentence that a family cannot be trained here."""
+    families = ", ".join(family.title for family in FLOW_FAMILIES.values())
+    named = node.value if isinstance(node.value, str) else str(node.key[-1])
+    return f"{named} is no family that is trained here; there are Stable Diffusion 1 and 2, SDXL, {families}"
+
+
+def add_defaults(settings: Settings, rows: Mapping[str, Row]) -> Iterator[tuple[Node, str]]:
+    """Write out what the source's trainer takes where nothing is written, and this one does not; yields what to say."""
+    defaults = {row.to: (name, row.default) for name, row in rows.items() if row.default is not None}
+    if settings.get("network.conv") and "network.conv_alpha" in rows:
+        conv = settings.values["network.conv"].value
+        defaults["network.conv_alpha"] = ("network.conv_alpha", conv)
+    if settings.get("sample.prompts") is None and settings.get("sample.samples") is None:
+        defaults.pop("sample.sampler", None)
+    for option, (name, value) in defaults.items():
+        written = settings.values.get(option) or settings.values.get(name)
+        if written is None and not (settings.family and option in _NOT_FOR_FLOW):
+            settings.values[option] = Node(value)
+            table = settings.tables.get(name.partition(".")[0], settings.tables[""])
+            yield table, f"{name} is not written, and its trainer then takes {value}"
+
+
+def _optimizer_params(node: Node) -> Node:
+    """Read ``weight_decay=0.1 betas=0.9,0.99`` as LECO does, which takes each value for one of Python's."""
+    params: dict[str, Node] = {}
+    for word in str(node.value).split():
+        name, equals, text = word.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = text
+        if not equals:
+            return node
+        listed = [node.beside(item) for item in value] if isinstance(value, (tuple, list)) else value
+        params[name] = node.beside(listed)
+    return node.like(params)

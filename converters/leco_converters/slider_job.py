@@ -4,127 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel
-
+from leco_converters.foreign import SLIDER
+from leco_converters.leco_job import WRITTEN, default_of
 from leco_converters.request import Plan
-from leco_converters.settings import AI_TOOLKIT, HARMLESS, sections
+from leco_converters.settings import Settings
 from leco_converters.slider_targets import Targets, slider_targets
 from leco_converters.tree import Node, plain
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-_WRITTEN: Mapping[str, tuple[str, ...]] = {
-    "network": ("type", "linear", "linear_alpha"),
-    "train": ("steps", "lr", "optimizer", "lr_scheduler", "noise_scheduler", "dtype", "gradient_checkpointing"),
-    "save": ("dtype",),
+_NAMES: Mapping[str, str] = {row.to: name for name, row in reversed(list(SLIDER.items())) if row.to}
+"""What our options are called there."""
+_SPELLED: Mapping[str, Mapping[object, object]] = {
+    "train.loss_type": {"l2": "mse", "l1": "mae", "huber": "pseudo_huber"},
+    "logging.log_with": {"wandb": True, "all": True},
 }
-"""Settings with our defaults where the source says nothing, since ai-toolkit's are others."""
-_PLACED = frozenset({"type", "network", "train", "save", "model", "training_folder", "device", "training_seed"})
-_SPELLED = {("train", "loss_type"): {"l2": "mse", "l1": "mae"}}
+_SO_ANYWAY: Mapping[str, object] = {"leco.denoise_guidance_scale": 3, "memory.attention": "sdpa"}
 
 
 def slider_job(plan: Plan, name: str, model: str) -> Node:
     """Return the job; what it cannot say goes to the plan's report."""
     targets = slider_targets(plan)
-    process = {"type": Node("slider"), **_settings(plan, targets, model)}
+    settings = plan.settings or Settings()
+    config: dict[str, Node] = {
+        "name": settings.get("name") or Node(name),
+        "training_folder": settings.get("training_folder") or Node(default_of("training_folder")),
+        "device": _device(plan, settings.get("device") or Node("cuda:0")),
+    }
+    process: dict[str, Node] = {"type": Node("slider")}
+    for option, node in _values(plan, settings, targets, model).items():
+        if option not in config:
+            section, _, key = option.rpartition(".")
+            old = settings.tables.get(section, Node({}))
+            (process.setdefault(section, old.like({})).table if section else process)[key] = node
     resolutions = Node([Node([Node(height), Node(width)]) for height, width in targets.sizes])
     anchors = {"anchors": targets.anchors} if targets.anchors else {}
     process["slider"] = Node({**targets.left_out, "resolutions": resolutions, **anchors, "targets": targets.listed})
-    config = plan.job.table["config"].table if plan.job else {}
-    own = plan.process.table if plan.process else {}
-    new_config = {
-        "name": config.get("name", Node(name)),
-        "training_folder": own.get("training_folder", config.get("training_folder", Node("output"))),
-        "device": _device(plan, own.get("device", config.get("device", Node("cuda:0")))),
-    }
-    if "training_seed" in own:
-        process["training_seed"] = own["training_seed"]
-    _note_placeholders(plan, targets, new_config["name"])
+    _note_placeholders(plan, targets, config["name"])
     _note_trimmed(plan, targets, process["train"].table["steps"].value)
-    old_list = config.get("process", Node([Node({})]))
-    new_config["process"] = old_list.like([old_list.items[0].like(process)])
-    root = {"job": Node("train"), "config": Node(new_config)}
-    if plan.job:
-        root |= {key: plan.job.table[key] for key in ("meta",) if key in plan.job.table}
-        root["job"] = plan.job.table["job"].like("train")
-    return Node(root)
+    old_config = settings.tables.get("config", Node({})).table.get("process", Node([]))
+    config["process"] = old_config.like([settings.tables.get("", Node({})).like(process)])
+    meta = {"meta": settings.meta} if settings.meta else {}
+    return Node({"job": plan.source.root.table.get("job", Node("train")).like("train"), "config": Node(config), **meta})
 
 
-def _settings(plan: Plan, targets: Targets, model: str) -> dict[str, Node]:
-    """Return network, train, save and model: the source's own, else our defaults, written out."""
-    result: dict[str, Node] = {}
-    known = sections()
-    for section, names in _WRITTEN.items():
-        defaults = {name: Node(known[section].model_fields[name].default) for name in names}
-        result[section] = _section(plan, section, defaults)
-    steps = plan.setting("leco", "max_denoising_steps")
-    default = Node(known["leco"].model_fields["max_denoising_steps"].default)
-    result["train"].table.setdefault("max_denoising_steps", steps or default)
-    result["train"].table["batch_size"] = Node(targets.batch_size)
-    result["train"].table.update(train_unet=Node(True), train_text_encoder=Node(False))
+def _values(plan: Plan, settings: Settings, targets: Targets, model: str) -> dict[str, Node]:
+    """Return the settings by ai-toolkit's names: our defaults, and over them what the source says."""
+    result = {option: Node(default_of(option)) for option in WRITTEN}
+    result["train.max_denoising_steps"] = Node(default_of("leco.max_denoising_steps"))
+    for option, node in settings.values.items():
+        name = _NAMES.get(option, "")
+        if node.left_out:
+            result[option] = node
+        elif option == "memory.attention" and plain(node) == "xformers":
+            result["train.xformers"] = node.like(True)
+        elif name and option != "memory.attention":
+            spelled = _SPELLED.get(option, {}).get(plain(node))
+            result[name] = node if spelled is None else node.like(spelled)
+        elif option != "leco.prompts_file":
+            _note_missing(plan, option, node)
+            result.update({option: node.omitted()} if option.partition(".")[0] != "leco" else {})
+    extra = {"batch_size": targets.batch_size, "train_unet": True, "train_text_encoder": False}
+    return {
+        **result,
+        **{f"train.{key}": Node(value) for key, value in extra.items()},
+        **_model(plan, targets, result, model),
+    }
+
+
+def _note_missing(plan: Plan, option: str, node: Node) -> None:
+    if option in _SO_ANYWAY and _SO_ANYWAY[option] == plain(node):
+        return
+    section, _, key = option.rpartition(".")
+    if section and plain(node) == default_of(option) and section != "leco":
+        return
+    why = f"the slider trainer has no {key}"
+    if option == "leco.denoise_guidance_scale":
+        why = f"{plain(node)}, but the trainer always walks at 3"
+    plan.report.note("lost", plan.source, node, why, "left out")
+
+
+def _model(plan: Plan, targets: Targets, result: Mapping[str, Node], model: str) -> dict[str, Node]:
+    own = result.get("model.name_or_path")
     is_xl = targets.varies_crops or min(min(size) for size in targets.sizes) >= 1024
-    own = plan.setting("model", "name_or_path")
+    root = plan.source.root
+    chosen: dict[str, Node] = {}
     if own is not None and str(own.value).startswith("builtin:"):
-        plan.report.note(
-            "lost", plan.source, own, "ai-toolkit has no built-in model", "written as it is; put yours there"
-        )
-    if own is None and not model:
-        guess = SDXL if is_xl else SD1
-        was = "the source names no base model"
-        plan.report.note("added", plan.source, plan.source.root, was, f"{guess} is written; put yours there")
-        model = guess
-    result["model"] = _section(plan, "model", {"name_or_path": own or Node(model)})
-    if "is_xl" not in result["model"].table and "arch" not in result["model"].table:
-        result["model"].table["is_xl"] = Node(is_xl)
-        was = "the source does not say whether the model is SDXL"
+        was = "ai-toolkit has no built-in model"
+        plan.report.note("lost", plan.source, own, was, "written as it is; put yours there")
+    if own is None:
+        chosen["model.name_or_path"] = Node(model or (SDXL if is_xl else SD1))
+        if not model:
+            done = f"{SDXL if is_xl else SD1} is written; put yours there"
+            plan.report.note("added", plan.source, root, "the source names no base model", done)
+    if not {"model.is_xl", "model.arch"} & result.keys():
+        chosen["model.is_xl"] = Node(is_xl)
         done = f"is_xl: {str(is_xl).lower()} is written, by the sizes of the prompts"
-        plan.report.note("added", plan.source, plan.source.root, was, done)
-    return {**result, **_rest(plan)}
-
-
-def _section(plan: Plan, section: str, defaults: Mapping[str, Node]) -> Node:
-    """Return the source's own settings over the defaults, without those that ai-toolkit does not know."""
-    own = plan.process.table.get(section) if plan.process else None
-    table = dict(defaults)
-    model: type[BaseModel] = sections()[section]
-    for name, node in own.table.items() if own else ():
-        value = plain(node)
-        spelled = _SPELLED.get((section, name), {}).get(str(value))
-        if spelled:
-            table[name] = node.like(spelled)
-        elif name in AI_TOOLKIT[section] or (section, name) in HARMLESS:
-            table[name] = node
-        else:
-            field = model.model_fields.get(name)
-            if field is None or value != field.get_default(call_default_factory=True):
-                plan.report.note("lost", plan.source, node, "the slider trainer has no such setting", "left out")
-            table[name] = node.omitted()
-    return (own or Node({})).like(table)
-
-
-def _rest(plan: Plan) -> dict[str, Node]:
-    """Return the other sections; those of the walk here have no counterpart."""
-    result: dict[str, Node] = {}
-    for name, node in plan.process.table.items() if plan.process else ():
-        if name in ("sample", "logging"):
-            result[name] = node
-        elif name == "leco":
-            _note_walk(plan, node)
-        elif name not in _PLACED:
-            plan.report.note("lost", plan.source, node, "ai-toolkit has no such setting", "left out")
-            result[name] = node.omitted()
-    return result
-
-
-def _note_walk(plan: Plan, options: Node) -> None:
-    for name, node in options.table.items():
-        if node.left_out or (name == "denoise_guidance_scale" and node.value == 3):
-            continue
-        if name == "denoise_guidance_scale":
-            was = f"{node.value}, but the trainer always walks at 3"
-            plan.report.note("lost", plan.source, node, was, "left out")
-        elif name != "max_denoising_steps":
-            plan.report.note("lost", plan.source, node, "how the walk runs here", "left out")
+        plan.report.note("added", plan.source, root, "the source does not say whether the model is SDXL", done)
+    return chosen
 
 
 def _device(plan: Plan, node: Node) -> Node:

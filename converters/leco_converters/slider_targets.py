@@ -12,9 +12,10 @@ from leco_converters.prompt_tables import TABLES, top
 from leco_converters.request import Plan
 from leco_converters.tree import Node, comments, plain
 from leco_plugin.config.findings import Findings
+from leco_plugin.config.kinds import Size
 from leco_plugin.config.prompt_keys import NEUTRAL_LISTS
 from leco_plugin.config.sliders import is_blank
-from leco_plugin.config.values import Size, Values, read_values
+from leco_plugin.config.values import Values, read_values
 from leco_plugin.errors import ConfigError, Problem, Where
 
 _LEFT_OUT = "left out, kept as a comment"

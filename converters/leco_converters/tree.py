@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from leco_plugin.config.findings import Key
 
 Value: TypeAlias = "str | int | float | bool | object | list[Node] | dict[str, Node] | None"
+TEXTS = frozenset(
+    {"target", "target_class", "positive", "negative", "unconditional", "neutral", "neutrals", "preserve"}
+    | {"neutral_prompt_file", "prompt_file", "prompt", "neg_prompt", "action"}
+)
+"""Keys whose values are text, however they are spelled."""
 
 
 @dataclass(slots=True)
@@ -49,7 +54,7 @@ class Node:
 
     def omitted(self) -> Node:
         """The same value, to be written as a comment."""
-        return Node(self.value, self.key, self.line, self.raw, self.before, self.after, left_out=True)
+        return replace(self, left_out=True)
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,20 @@ class Source:
     """Comments below the last value."""
 
 
-def plain(node: Node) -> object:
-    """Return the bare values, without what is left out."""
+def plain(node: Node | None) -> object:
+    """Return the bare values, without what is left out; None where there is no node."""
+    if node is None:
+        return None
     if isinstance(node.value, dict):
         return {name: plain(child) for name, child in node.value.items() if not child.left_out}
     if isinstance(node.value, list):
         return [plain(child) for child in node.value if not child.left_out]
     return node.value
+
+
+def children(node: Node) -> list[Node]:
+    """Return what stands in a table or a list."""
+    return [*node.table.values(), *node.items]
 
 
 def places(node: Node, key: Key = ()) -> Iterator[tuple[Key, Node]]:
@@ -89,8 +101,10 @@ def comments(node: Node) -> list[str]:
 
 def inner_comments(node: Node) -> Iterator[str]:
     """Yield the comments inside a table or a list, in their order."""
-    for child in (*node.table.values(), *node.items):
-        yield from child.before
-        if child.after:
-            yield child.after
-        yield from inner_comments(child)
+    for child in children(node):
+        yield from comments(child)
+
+
+def has_comments(node: Node) -> bool:
+    """Say whether there is a comment in a table or a list, or something that is to be one."""
+    return any(child.left_out or child.before or child.after or has_comments(child) for child in children(node))

@@ -1,34 +1,47 @@
-"""Recognises what a file is, and takes its prompts and the settings of its run."""
+"""Takes prompts and settings out of a file, whose kind `leco_plugin.config.recognise` says."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from leco_converters.anchors import preserve_anchors
-from leco_converters.host_jobs import plan_job
-from leco_converters.leco_config import plan_leco_config
-from leco_converters.prompt_tables import TABLES, entries, keep_texts, leave_out
+from leco_converters.foreign import LECO
+from leco_converters.host_jobs import plan_host_job
+from leco_converters.prompt_tables import TABLES, entries, joined, keep_texts, leave_out, top
 from leco_converters.read import read_source
 from leco_converters.report import Report
 from leco_converters.request import Plan
+from leco_converters.settings import foreign_settings, own_settings
 from leco_converters.tree import Node, Source, plain
+from leco_plugin.config.build import load_job
+from leco_plugin.config.files import TEXT_FORMATS
+from leco_plugin.config.findings import key_text
 from leco_plugin.config.prompt_keys import ROOT_KEYS
+from leco_plugin.config.recognise import Kind, expect, recognise_tree
+from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError, Problem, Where
 
 _FIX = "a job, a prompt file, or a list of prompts as in '- target: ...' can be converted"
+_TAKEN = (Kind.JOB, Kind.PROMPTS, Kind.PROMPT_LIST, Kind.LECO_CONFIG, Kind.AI_TOOLKIT_JOB)
+_IGNORED = ("guidance", "rank")
+"""Keys in prompt files of Concept Sliders, whose trainer does not read them."""
 
 
 def understand(path: Path) -> Plan:
     """Read a file and say what it holds; raises ConfigError where it holds no prompts."""
+    if path.suffix.lower() not in TEXT_FORMATS:
+        expect(path, *_TAKEN)
     source = read_source(path)
-    root = source.root
-    if isinstance(root.value, dict) and not root.value.keys().isdisjoint({"job", "config"}):
-        return plan_job(source, prompt_file)
-    if "pretrained_model" in root.table or ("prompts_file" in root.table and not _has_prompts(root)):
-        return plan_leco_config(source, prompt_file)
+    kind = recognise_tree(path, plain(source.root)).expected(*_TAKEN).kind
+    if kind is Kind.JOB:
+        return _our_job(source)
+    if kind is Kind.AI_TOOLKIT_JOB:
+        return plan_host_job(source)
+    if kind is Kind.LECO_CONFIG:
+        return _leco_config(source)
     report = Report()
-    prompts = prompt_file(source, report)
-    return Plan("prompts", source, prompts, source, report=report)
+    return Plan("prompts", source, prompt_file(source, report), source, report=report)
 
 
 def prompt_file(source: Source, report: Report) -> Node:
@@ -37,15 +50,14 @@ def prompt_file(source: Source, report: Report) -> Node:
     if source.path.suffix.lower() == ".toml":
         return root
     if isinstance(root.value, list):
-        root = _list(root, source)
-    if not _has_prompts(root):
-        where = Where(source.path)
+        root = _list(root, source, report)
+    if root.table.keys().isdisjoint({*TABLES, "slider", "target", "target_class"}):
         found = "there are no prompts in this file" if root.value is None or root.table else "this is no settings file"
-        raise ConfigError(Problem(where, found, _FIX))
+        raise ConfigError(Problem(Where(source.path), found, _FIX))
     keep_texts(root, source, report)
     if isinstance(root.table.get("slider", root).value, dict) and "slider" in root.table:
-        table = {name: child for name, child in root.table.items() if name != "slider"}
-        left = {name: leave_out(child, name, source, report, refuse_typos=True) for name, child in table.items()}
+        left = {name: leave_out(child, name, source, report, refuse_typos=True)
+                for name, child in root.table.items() if name != "slider"}  # fmt: skip
         slider = root.table["slider"]
         root = root.like({**left, "slider": slider.like(_flat(slider, source, report))})
     else:
@@ -67,16 +79,68 @@ def _flat(root: Node, source: Source, report: Report) -> dict[str, Node]:
     return table
 
 
-def _list(root: Node, source: Source) -> Node:
+def _list(root: Node, source: Source, report: Report) -> Node:
     """Wrap a bare list of prompts, or of slider targets."""
     for item in root.items:
         if not isinstance(item.value, dict):
             found = str(plain(item))[:40]
             where = Where(source.path, item.line, f"[{item.key[-1]}]")
             raise ConfigError(Problem(where, f"must be a table of keys, not {found!a}", "write '- target: ...'"))
+    ignored = [item.table[name] for item in root.items for name in _IGNORED if name in item.table]
+    if ignored:
+        was = f"{' and '.join(_IGNORED)}, which the trainer of Concept Sliders does not read, stand in the entries"
+        report.note("changed", source, ignored[0], was, "ignored here, too; guidance_scale is the edit strength")
+        for item in root.items:
+            item.value = {name: child for name, child in item.table.items() if name not in _IGNORED}
     is_sliders = bool(root.items) and all("target_class" in item.table for item in root.items)
     return Node({"targets" if is_sliders else "prompts": root})
 
 
-def _has_prompts(root: Node) -> bool:
-    return not root.table.keys().isdisjoint({*TABLES, "slider", "target", "target_class"})
+def _leco_config(source: Source) -> Plan:
+    """Take settings and the prompt file out of a LECO config; raises ConfigError where there are no prompts."""
+    report = Report()
+    node = source.root.table.get("prompts_file")
+    if node is None or not isinstance(node.value, str) or not node.value:
+        where = Where(source.path, node.line if node else None, key_text(node.key) if node else "")
+        raise ConfigError(Problem(where, "there is no prompt file", "write prompts_file: prompts.yaml"))
+    prompt_source = read_source(_beside(source, node))
+    settings = foreign_settings(LECO, source.root, skip="prompts_file")
+    settings.values["leco.prompts_file"] = node.omitted()
+    return Plan("leco-config", source, prompt_file(prompt_source, report), prompt_source, settings, LECO, report)
+
+
+def _beside(source: Source, node: Node) -> Path:
+    """Find the prompt file that a config names: beside it, or from the folder that the command runs in."""
+    for folder in (source.path.parent, Path.cwd()):
+        if (folder / str(node.value)).is_file():
+            return folder / str(node.value)
+    where = Where(source.path, node.line, key_text(node.key))
+    fix = "it is relative to this file, or to the current folder"
+    raise ConfigError(Problem(where, f"there is no file '{node.value}'", fix))
+
+
+def _our_job(source: Source) -> Plan:
+    report = Report()
+    load_job(source.path)
+    config = source.root.table["config"]
+    process = config.table["process"].items[0]
+    leco = process.table["leco"].table
+    settings = own_settings(config, process)
+    settings.meta = source.root.table.get("meta")
+    preserve = settings.values.pop("leco.preserve", None)
+    prompt_source = source
+    if "prompts_file" in leco:
+        settings.values["leco.prompts_file"] = leco["prompts_file"].omitted()
+        prompt_source = read_source(source.path.parent / str(leco["prompts_file"].value))
+        prompts = prompt_file(prompt_source, report)
+        # its key and line are none of the prompt file
+        preserve = preserve and replace(preserve, key=(), line=None)
+    else:
+        prompts = Node({name: child for name, child in leco.items() if name not in LecoConfig.model_fields},
+                       process.table["leco"].key, process.table["leco"].line)  # fmt: skip
+    if preserve is not None:
+        # a prompt file can hold it too
+        holder = top(prompts)
+        own = [holder.table["preserve"]] if "preserve" in holder.table else []
+        holder.value = {**holder.table, "preserve": joined([preserve, *own])}
+    return Plan("leco-job", source, prompts, prompt_source, settings, report=report)

@@ -16,6 +16,7 @@ def add(commands: Commands) -> None:
     check = commands.add_parser("check", help="show what a job or prompt file means, and what it needs")
     check.add_argument("file", type=Path, metavar="FILE", help="job file or prompt file")
     check.add_argument("--model", nargs="?", const="", metavar="MODEL", help=_MODEL)
+    check.add_argument("--no-estimate", action="store_true", help="leave memory and time out, which take seconds")
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.set_defaults(command=_check)
 
@@ -26,5 +27,8 @@ def _check(options: argparse.Namespace) -> int:
     if options.model is not None:
         from leco_plugin.commands.check_model import check_with_model
 
-        return check_with_model(options.file, options.model or None, options.json, sys.stdout, sys.stderr)
-    return check(options.file, options.json, sys.stdout, sys.stderr)
+        model = options.model or None
+        return check_with_model(
+            options.file, model, options.json, sys.stdout, sys.stderr, estimate=not options.no_estimate
+        )
+    return check(options.file, options.json, sys.stdout, sys.stderr, estimate=not options.no_estimate)

@@ -21,13 +21,15 @@ from leco_plugin.streams import problem_fields, write_json, write_lines
 _SAMPLES, _STATES = 2, 4
 
 
-def check_with_model(path: Path, model: str | None, json_output: bool, out: TextIO, err: TextIO) -> int:
+def check_with_model(
+    path: Path, model: str | None, json_output: bool, out: TextIO, err: TextIO, *, estimate: bool = True
+) -> int:
     """Check ``path``, then its prompts with ``model``, or the job's; 2 where it cannot be run, else 0.
 
     Raises ConfigError where no model is named, ModelError where it cannot be loaded.
     """
     said = io.StringIO()
-    code = check(path, json_output, said, err)
+    code = check(path, json_output, said, err, estimate=estimate)
     if code != OK:
         out.write(said.getvalue())
         return code

@@ -25,8 +25,10 @@ def add(commands: Commands) -> None:
     )
     preview.add_argument("--width", type=whole(8, 2**14), metavar="N", help="pixels; default: as it was trained")
     preview.add_argument("--height", type=whole(8, 2**14), metavar="N", help="pixels; default: as it was trained")
-    preview.add_argument("--steps", type=whole(1, 1000), default=20, metavar="N", help="sampler steps (%(default)s)")
-    preview.add_argument("--guidance", type=real(0, 1000), default=7.0, metavar="X", help="default: %(default)s")
+    preview.add_argument(
+        "--steps", type=whole(1, 1000), metavar="N", help="sampler steps; default: 20, or a distilled model's own"
+    )
+    preview.add_argument("--guidance", type=real(0, 1000), metavar="X", help="default: 7, or as the model is used")
     preview.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: %(default)s")
     add_model(preview)
     preview.add_argument("--output", type=Path, metavar="DIR", help="default: FILE-preview")

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import ValidationError
+from typing import Any, TypeVar
 
 from leco_plugin.config import toml_file, yaml_file
-from leco_plugin.config.blame import blame
+from leco_plugin.config.blame import check_texts, read_model
 from leco_plugin.config.files import Document, read_document
-from leco_plugin.config.findings import Findings, Key, did_you_mean, in_file_order
+from leco_plugin.config.findings import Findings, Key, describe, did_you_mean, in_file_order, shorten
 from leco_plugin.config.prompt_keys import ROOT_KEYS
-from leco_plugin.config.prompts import check_preserve, read_prompts
+from leco_plugin.config.prompts import Prompts, check_preserve, read_prompts
 from leco_plugin.config.recognise import Kind, recognise_tree
 from leco_plugin.config.schema import JobConfig, LecoConfig, PromptPair
-from leco_plugin.config.values import describe
-from leco_plugin.errors import ConfigError, Problem
+from leco_plugin.errors import ConfigError, Problem, Where
 
 _OPTIONS = frozenset(LecoConfig.model_fields) | {"prompts_file"}
 _ON_CONFIG = frozenset({"name", "pairs", "meta"})
-_PROCESS_KEYS = frozenset(JobConfig.model_fields) - _ON_CONFIG | {"type"}
+_OF_PROCESS = frozenset(JobConfig.model_fields) - _ON_CONFIG
+_PROCESS: Key = ("config", "process", 0)
 _HEAD = "start with 'job: extension', then 'config:' with name and process"
+_PROCESS_FIX = "write 'process:' and below it '- type: leco'"
+_LECO_FIX = "write 'leco:' and below it 'prompts_file: prompts.toml'"
+Result = TypeVar("Result")
+_PLACEHOLDER = (PromptPair(target="", positive=""),)
+"""Stands for prompts that could not be read, which is reported already."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,10 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, object]:
         key, equals, text = argument.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"'{argument}' sets nothing", fix="write KEY=VALUE, for example train.steps=100")
-        overrides[key.strip()] = yaml_file.scalar(text.strip())
+        try:
+            overrides[key.strip()] = yaml_file.scalar(text.strip())
+        except ValueError:
+            raise ConfigError(f"{key.strip()}: this number has too many digits", fix="write a smaller number") from None
     return overrides
 
 
@@ -94,6 +100,7 @@ def build_prompts(document: Document) -> LoadedPrompts:
         findings.error((), "this is a job, not a prompt file", "give the file that its prompts_file names")
         findings.raise_errors()
     found.expected(Kind.PROMPTS)
+    check_texts(document.tree, (), findings)
     prompts = read_prompts(document.tree, findings, document.path.parent)
     findings.raise_errors()
     if document.path.suffix.lower() == ".toml":
@@ -107,13 +114,9 @@ def build_prompts(document: Document) -> LoadedPrompts:
 def build_job(document: Document, overrides: Mapping[str, object] | None = None) -> Loaded:
     """Check the tree of a job file; raises ConfigError with everything that is wrong in it and in its prompt file."""
     recognise_tree(document.path, document.tree).expected(Kind.JOB)
-    findings = document.findings()
-    builder = _JobBuilder(replace(document, tree=copy.deepcopy(document.tree)), findings)
-    job = builder.build(overrides or {})
-    errors = [*in_file_order(findings.errors), *builder.prompt_errors]
-    if errors or job is None:
-        raise ConfigError(errors)
-    return Loaded(document.path, job, (*in_file_order(findings.warnings), *builder.prompt_warnings))
+    builder = _Builder(document, document.findings())
+    job = builder.job(copy.deepcopy(document.tree), overrides or {})
+    return Loaded(document.path, builder.sound(job), builder.warnings)
 
 
 def build_section(document: Document, process: int) -> LoadedSection:
@@ -121,188 +124,168 @@ def build_section(document: Document, process: int) -> LoadedSection:
 
     Raises ConfigError with everything that is wrong in it and in its prompt file.
     """
-    findings = document.findings()
-    builder = _JobBuilder(replace(document, tree=copy.deepcopy(document.tree)), findings)
-    section = builder.build_section(process)
-    errors = [*in_file_order(findings.errors), *builder.prompt_errors]
-    if errors or section is None:
-        raise ConfigError(errors)
-    return replace(section, warnings=(*in_file_order(findings.warnings), *builder.prompt_warnings))
+    builder = _Builder(document, document.findings())
+    tree: Any = document.tree
+    section = builder.section(tree["config"]["process"][process]["leco"], ("config", "process", process, "leco"))
+    return replace(builder.sound(section), warnings=builder.warnings)
 
 
-class _JobBuilder:
+@dataclass
+class _Builder:
     """Reads one job; what is wrong goes to ``findings``, or for the prompt file to ``prompt_errors``."""
 
-    def __init__(self, document: Document, findings: Findings) -> None:
-        self._document = document
-        self._findings = findings
-        self.prompt_errors: list[Problem] = []
-        self.prompt_warnings: list[Problem] = []
-        self._preserved: tuple[str, ...] = ()
+    document: Document
+    findings: Findings
+    prompt_errors: list[Problem] = field(default_factory=list)
+    prompt_warnings: list[Problem] = field(default_factory=list)
 
-    def build(self, overrides: Mapping[str, object]) -> JobConfig | None:
-        config = self._config()
+    def job(self, root: object, overrides: Mapping[str, object]) -> JobConfig | None:
+        """The whole job, from a tree that is changed."""
+        frame = self._frame(root)
+        if frame is None:
+            return None
+        config, process = frame
+        self._override(config, process, overrides)
+        check_texts(root, (), self.findings)
+        self._check_keys(process, _PROCESS, _OF_PROCESS | {"type"})
+        if "leco" not in process:
+            self.findings.error(_PROCESS, "leco is missing", _LECO_FIX)
+        if "name" not in config:
+            self.findings.error(("config",), "name is missing", "add 'name:'")
+        self.findings.places[(*_PROCESS, "name")] = self.findings.where(("config", "name"))
+        prompts, leco = self._prompts(process.get("leco", {"target": ""}), (*_PROCESS, "leco"))
+        settings = {name: value for name, value in process.items() if name in _OF_PROCESS}
+        settings |= {"name": config.get("name", "name"), "meta": self._meta(root), "leco": leco}
+        job = read_model(JobConfig, {**settings, "pairs": prompts.pairs or _PLACEHOLDER}, _PROCESS, self.findings)
+        if job is None:
+            return None
+        return job.model_copy(update={"leco": self._with_preserved(job.leco, prompts, (*_PROCESS, "leco"))})
+
+    def section(self, section: object, key: Key) -> LoadedSection | None:
+        """The `leco` section alone."""
+        check_texts(section, key, self.findings)
+        prompts, options = self._prompts(section, key)
+        leco = read_model(LecoConfig, options, key, self.findings)
+        return LoadedSection(self._with_preserved(leco, prompts, key), prompts.pairs) if leco else None
+
+    def sound(self, result: Result | None) -> Result:
+        """What was read; raises ConfigError with everything that was wrong."""
+        errors = [*in_file_order(self.findings.errors), *self.prompt_errors]
+        if errors or result is None:
+            raise ConfigError(errors)
+        return result
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is odd, the job's first."""
+        return (*in_file_order(self.findings.warnings), *self.prompt_warnings)
+
+    def _frame(self, root: object) -> tuple[dict[str, object], dict[str, object]] | None:
+        """The table `config` and the one process in it."""
+        if not isinstance(root, dict) or "config" not in root:
+            self.findings.error((), "config is missing", _HEAD)
+            return None
+        self._check_keys(root, (), {"job", "config", "meta"})
+        if root.get("job") != "extension":
+            self.findings.error(("job",), "a LECO job is an extension job", "write 'job: extension'")
+        config = self._table(root["config"], ("config",), _HEAD)
         if config is None:
             return None
-        key, process = self._process(config)
-        if process is None:
-            return None
-        self._override(config, process, key, overrides)
-        self._check_keys(process, key, _PROCESS_KEYS)
-        pairs = self._prompts(process, key)
-        return self._validated(config, process, key, pairs)
+        misplaced = config.keys() & _OF_PROCESS
+        for name in misplaced:
+            self.findings.error(("config", name), "belongs to the process", "move it to where 'type: leco' is")
+        self._check_keys(config, ("config",), {"name", "process", *misplaced})
+        process = self._process(config)
+        return None if process is None else (config, process)
 
-    def build_section(self, number: int) -> LoadedSection | None:
-        """Read the `leco` section alone, in a job whose tables are known to be there."""
-        key: Key = ("config", "process", number)
-        process = cast(Any, self._document.tree)["config"]["process"][number]
-        pairs = self._prompts(process, key)
-        # what the host reads is taken as it is
-        own = {"model": {"name_or_path": "host"}, "leco": process["leco"]}
-        job = self._validated({"name": "host"}, own, key, pairs)
-        return LoadedSection(job.leco, job.pairs) if job else None
-
-    def _config(self) -> dict[str, object] | None:
-        root = self._document.tree
-        if not isinstance(root, dict) or "config" not in root:
-            self._findings.error((), "config is missing", _HEAD)
-            return None
-        self._check_keys(root, (), frozenset({"job", "config", "meta"}))
-        if root.get("job") != "extension":
-            self._findings.error(("job",), "a LECO job is an extension job", "write 'job: extension'")
-        config = root["config"]
-        if not isinstance(config, dict):
-            self._findings.error(("config",), f"must be a table, not {describe(config)}", _HEAD)
-            return None
-        for name in config.keys() - {"name", "process"}:
-            if name in _PROCESS_KEYS:
-                self._findings.error(("config", name), "belongs to the process", "move it to where 'type: leco' is")
-            else:
-                self._findings.unknown(("config", name), {"name", "process"})
-        return config
-
-    def _process(self, config: dict[str, object]) -> tuple[Key, dict[str, object] | None]:
-        """Find the one process of the job and its key."""
-        key: Key = ("config", "process")
-        fix = "write 'process:' and below it '- type: leco'"
-        items = config.get("process")
+    def _process(self, config: Mapping[str, object]) -> dict[str, object] | None:
+        items, key = config.get("process"), _PROCESS[:-1]
         if not isinstance(items, list) or not items:
             found = "is missing" if "process" not in config else f"must be a list, not {describe(items)}"
-            self._findings.error(key, "the list is empty" if items == [] else found, fix)
-            return key, None
+            self.findings.error(key, "the list is empty" if items == [] else found, _PROCESS_FIX)
+            return None
         if len(items) > 1:
-            self._findings.error((*key, 1), "a job runs one process", "write one job file per process")
-            return key, None
-        key = (*key, 0)
-        process = items[0]
-        if not isinstance(process, dict):
-            self._findings.error(key, f"must be a table, not {describe(process)}", fix)
-            return key, None
-        if process.get("type") != "leco":
+            self.findings.error((*key, 1), "a job runs one process", "write one job file per process")
+            return None
+        process = self._table(items[0], _PROCESS, _PROCESS_FIX)
+        if process is not None and process.get("type") != "leco":
             written = "is missing" if "type" not in process else f"must be leco, not {describe(process['type'])}"
-            self._findings.error((*key, "type"), written, "write 'type: leco'")
-            return key, None
-        return key, process
+            self.findings.error((*_PROCESS, "type"), written, "write 'type: leco'")
+            return None
+        return process
 
-    def _override(
-        self, config: dict[str, object], process: dict[str, object], key: Key, overrides: Mapping[str, object]
-    ) -> None:
-        for dotted, value in overrides.items():
+    def _table(self, value: object, key: Key, fix: str) -> dict[str, object] | None:
+        if isinstance(value, dict):
+            return value
+        self.findings.error(key, f"must be a table, not {describe(value)}", fix)
+        return None
+
+    def _override(self, config: dict[str, object], process: dict[str, object], values: Mapping[str, object]) -> None:
+        for dotted, value in values.items():
             names = dotted.split(".")
-            table, place = (config, ("config", *names)) if names == ["name"] else (process, (*key, *names))
+            table, place = (config, ("config", *names)) if names == ["name"] else (process, (*_PROCESS, *names))
             for name in names[:-1]:
-                below = table.setdefault(name, {})
-                table = below if isinstance(below, dict) else {}
+                below = table.get(name)
+                table[name] = table = below if isinstance(below, dict) else {}
             table[names[-1]] = copy.deepcopy(value)
-            self._findings.overridden |= {place}
+            self.findings.places[place] = Where(None, None, f"--set {dotted}")
 
-    def _prompts(self, process: dict[str, object], key: Key) -> tuple[PromptPair, ...]:
-        """Take the prompts out of the leco section, which keeps its options only."""
-        key = (*key, "leco")
-        section = process.get("leco")
-        if not isinstance(section, dict):
-            found = f"must be a table, not {describe(section)}" if "leco" in process else "leco is missing"
-            place = key if "leco" in process else key[:-1]
-            self._findings.error(place, found, "write 'leco:' and below it 'prompts_file: prompts.toml'")
-            process["leco"] = {}
-            return ()
-        process["leco"] = {name: value for name, value in section.items() if name in LecoConfig.model_fields}
-        inline = {name: value for name, value in section.items() if name not in _OPTIONS}
-        if "prompts_file" in section:
-            return self._prompts_file(section["prompts_file"], inline, key)
-        if not inline:
-            fix = "write prompts_file, or targets or prompts below leco"
-            self._findings.error(key, "there are no prompts", fix)
-            return ()
-        prompts = read_prompts(inline, self._findings, self._document.path.parent, base=key, options=_OPTIONS)
-        self._preserved = prompts.preserve
-        return prompts.pairs
+    def _prompts(self, section: object, key: Key) -> tuple[Prompts, dict[str, object]]:
+        """The prompts of a `leco` section, and its options."""
+        table = {} if section is None else self._table(section, key, _LECO_FIX)
+        if table is None:
+            return Prompts(), {}
+        options = {name: value for name, value in table.items() if name in LecoConfig.model_fields}
+        inline = {name: value for name, value in table.items() if name not in _OPTIONS}
+        if "prompts_file" in table:
+            return self._prompts_file(table["prompts_file"], inline, key), options
+        if inline:
+            folder = self.document.path.parent
+            return read_prompts(inline, self.findings, folder, base=key, options=_OPTIONS), options
+        self.findings.error(key, "there are no prompts", "write prompts_file, or targets or prompts below leco")
+        return Prompts(), options
 
-    def _prompts_file(self, name: object, inline: Mapping[str, object], key: Key) -> tuple[PromptPair, ...]:
+    def _prompts_file(self, name: object, inline: Mapping[str, object], key: Key) -> Prompts:
         for extra in inline:
             if extra in ROOT_KEYS:
-                message = "prompts stand here and in prompts_file"
-                self._findings.error((*key, extra), message, "keep one of the two")
+                self.findings.error((*key, extra), "prompts stand here and in prompts_file", "keep one of the two")
             else:
                 guess = did_you_mean(extra, _OPTIONS | ROOT_KEYS)
-                self._findings.unknown((*key, extra), {guess} if guess else _OPTIONS)
+                self.findings.unknown((*key, extra), {guess} if guess else _OPTIONS)
+        key = (*key, "prompts_file")
         if not isinstance(name, str) or not name.strip():
             message = f"must be the name of a prompt file, not {describe(name)}"
-            self._findings.error((*key, "prompts_file"), message, "write prompts_file: prompts.toml")
-            return ()
+            self.findings.error(key, message, "write prompts_file: prompts.toml")
+            return Prompts()
+        path = self.document.path.parent / name
         try:
-            loaded = load_prompts(self._document.path.parent / name)
+            loaded = load_prompts(path)
         except ConfigError as error:
-            self._note_prompt_errors(error, (*key, "prompts_file"), self._document.path.parent / name)
-            return ()
+            # the job's key is to blame where the file as a whole is at fault, else the place in the file
+            if path.is_file():
+                self.prompt_errors += error.problems
+            else:
+                for problem in error.problems:
+                    self.findings.error(key, f"{path}: {problem.message}", problem.fix)
+            return Prompts()
         self.prompt_warnings += loaded.warnings
-        self._preserved = loaded.preserve
-        return loaded.pairs
+        return Prompts(loaded.pairs, loaded.preserve)
 
-    def _note_prompt_errors(self, error: ConfigError, key: Key, path: Path) -> None:
-        """Blame the job's key where the file as a whole is at fault, else the place in the file."""
-        if path.is_file():
-            self.prompt_errors += error.problems
-            return
-        for problem in error.problems:
-            self._findings.error(key, f"{path}: {problem.message}", problem.fix)
-
-    def _validated(
-        self, config: Mapping[str, object], process: Mapping[str, object], key: Key, pairs: tuple[PromptPair, ...]
-    ) -> JobConfig | None:
-        settings = {name: value for name, value in process.items() if name in _PROCESS_KEYS - {"type"}}
-        if "name" in config:
-            settings["name"] = config["name"]
-        # prompts that could not be read are reported already; the placeholder keeps pydantic from saying so again
-        settings["pairs"] = pairs or (PromptPair(target="", positive=""),)
-        settings["meta"] = self._meta()
-        try:
-            job = JobConfig.model_validate(settings)
-            check_preserve(job.pairs, job.leco.preserve, (*key, "leco", "preserve"), self._findings)
-            return self._with_preserved(job)
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                blame(detail, ("config",) if detail["loc"][:1] == ("name",) else key, self._findings)
-            return None
-
-    def _with_preserved(self, job: JobConfig) -> JobConfig:
+    def _with_preserved(self, leco: LecoConfig, prompts: Prompts, key: Key) -> LecoConfig:
         """What the job and its prompts preserve adds up."""
-        together = tuple(dict.fromkeys((*job.leco.preserve, *self._preserved)))
-        return job.model_copy(update={"leco": job.leco.model_copy(update={"preserve": together})})
+        check_preserve(prompts.pairs, leco.preserve, (*key, "preserve"), self.findings)
+        return leco.model_copy(update={"preserve": tuple(dict.fromkeys((*leco.preserve, *prompts.preserve)))})
 
-    def _meta(self) -> dict[str, str]:
+    def _meta(self, root: object) -> dict[str, str]:
         """Take over ai-toolkit's `meta` section as text; its placeholders are not filled in."""
-        root = self._document.tree
-        meta = root.get("meta", {}) if isinstance(root, dict) else {}
-        if not isinstance(meta, dict):
-            self._findings.error(("meta",), f"must be a table, not {describe(meta)}", "write name and version below it")
-            return {}
-        for name, value in meta.items():
+        meta = root.get("meta") if isinstance(root, dict) else None
+        table = self._table(meta, ("meta",), "write name and version below it") if meta is not None else None
+        for name, value in (table or {}).items():
             if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-                self._findings.error(("meta", name), f"must be text, not {describe(value)}", "put it in quotes")
-        return {name: str(value) for name, value in meta.items() if isinstance(value, (str, float, int))}
+                self.findings.error(("meta", name), f"must be text, not {describe(value)}", "put it in quotes")
+        return {name: shorten(value, 10_000) for name, value in (table or {}).items()}
 
-    def _check_keys(self, table: Mapping[str, object], key: Key, known: frozenset[str]) -> None:
+    def _check_keys(self, table: Mapping[str, object], key: Key, known: Collection[str]) -> None:
         for name in table:
             if name not in known:
-                self._findings.unknown((*key, name), known)
+                self.findings.unknown((*key, name), known)

@@ -59,7 +59,9 @@ def _values(field: FieldInfo) -> str:
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     limits = [(name, sign) for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))]
-    rules = [(rule, name, sign) for rule in field.metadata for name, sign in limits if hasattr(rule, name)]
+    optional = [rule for part in get_args(field.annotation) for rule in getattr(part, "__metadata__", ())]
+    given = [one for rule in (*field.metadata, *optional) for one in getattr(rule, "metadata", [rule])]
+    rules = [(rule, name, sign) for rule in given for name, sign in limits if hasattr(rule, name)]
     found = [f"{sign} {getattr(rule, name):g}" for rule, name, sign in rules]
     return ", ".join(found)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Config = Mapping[str, Any]
+_BLOCKS = r"(single_)?transformer_blocks\.\d+\.(attn|attn2|ff|ff_context|proj_mlp|proj_out|img_mlp|txt_mlp)\b.*"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class FlowFamily:
     embedding: float | None = None
     """Guidance that its guidance-distilled models are usually given as a number; None where there are none."""
 
+    layers: str = _BLOCKS
+    """Regular expression of the linears that a LoRA goes on: attention and feed-forward of the blocks."""
+    idle: str = ""
+    """Regular expression of those among them that change nothing: the text side of the block LAST is read no more."""
+
     @property
     def pipeline(self) -> str:
         """`_class_name` in model_index.json."""
@@ -52,18 +58,22 @@ class FlowFamily:
 
 
 _ROWS = (
-    ("z_image", "Z-Image", "ZImage", "ZImageTransformer2DModel", ("zimage",), "z-image", "0.36", 8),
+    ("z_image", "Z-Image", "ZImage", "ZImageTransformer2DModel", ("zimage",), "z-image", "0.36", 8,
+     None, r"layers\.\d+\.(attention|feed_forward)\..*"),
     ("flux", "FLUX.1", "Flux", "FluxTransformer2DModel", ("flux",), "flux-1-dev", "0.30", 4, 3.5),
     ("flux2", "FLUX.2", "Flux2", "Flux2Transformer2DModel", ("flux2",), "flux.2-dev", "0.36", 0, 4.0),
     ("flux2_klein", "FLUX.2 klein", "Flux2Klein", "Flux2Transformer2DModel", ("flux2_klein_4b", "flux2_klein_9b"),
      "flux.2-klein", "0.37", 4),
-    ("qwen_image", "Qwen-Image", "QwenImage", "QwenImageTransformer2DModel", ("qwen_image",), "qwen-image", "0.35"),
+    ("qwen_image", "Qwen-Image", "QwenImage", "QwenImageTransformer2DModel", ("qwen_image",), "qwen-image", "0.35",
+     0, None, _BLOCKS, r"transformer_blocks\.LAST\.(attn\.(add_q_proj|to_add_out)|txt_mlp)\b.*"),
     ("krea2", "Krea 2", "Krea2", "Krea2Transformer2DModel", ("krea2",), "krea-2", "0.39", 8),
     ("chroma", "Chroma", "Chroma", "ChromaTransformer2DModel", ("chroma",), "chroma", "0.34"),
     ("sd3", "Stable Diffusion 3", "StableDiffusion3", "SD3Transformer2DModel", ("sd3",), "stable-diffusion-3",
-     "0.30", 4),
-    ("lumina2", "Lumina 2", "Lumina2", "Lumina2Transformer2DModel", ("lumina2",), "lumina-2", "0.33"),
-    ("auraflow", "AuraFlow", "AuraFlow", "AuraFlowTransformer2DModel", ("auraflow",), "auraflow-v1", "0.30"),
+     "0.30", 4, None, _BLOCKS, r"transformer_blocks\.LAST\.attn\.add_q_proj"),
+    ("lumina2", "Lumina 2", "Lumina2", "Lumina2Transformer2DModel", ("lumina2",), "lumina-2", "0.33",
+     0, None, r"layers\.\d+\.(attn|feed_forward)\..*"),
+    ("auraflow", "AuraFlow", "AuraFlow", "AuraFlowTransformer2DModel", ("auraflow",), "auraflow-v1", "0.30",
+     0, None, r"(joint|single)_transformer_blocks\.\d+\.(attn|ff|ff_context)\b.*"),
 )  # fmt: skip
 FLOW_FAMILIES: Mapping[str, FlowFamily] = {row[0]: FlowFamily(*row) for row in _ROWS}
 """By our own names. sd-scripts' `modelspec.architecture` where it has one, else the name that the models go by."""
@@ -72,6 +82,11 @@ FLOW_FAMILIES: Mapping[str, FlowFamily] = {row[0]: FlowFamily(*row) for row in _
 def family_of_pipeline(class_name: object) -> FlowFamily | None:
     """The family whose model_index.json names this class."""
     return next((family for family in FLOW_FAMILIES.values() if family.pipeline == class_name), None)
+
+
+def family_of_transformer(class_name: str) -> FlowFamily | None:
+    """A family with a transformer of this class; of two that share it, the first."""
+    return next((family for family in FLOW_FAMILIES.values() if family.transformer == class_name), None)
 
 
 def family_of_arch(arch: str) -> FlowFamily | None:
@@ -89,11 +104,16 @@ def architecture(family: str, *, distilled: bool = False) -> str:
     return own.get(family, known.architecture)
 
 
-def distilled(family: FlowFamily, index: Config, transformer: Config, scheduler: Config, name: str) -> Distilled | None:
+def distilled(
+    family: FlowFamily, index: Config, transformer: Config, scheduler: Config, name: str, said: bool | None = None
+) -> Distilled | None:
     """How the model with these config files is distilled; None where it is not, or they do not tell.
 
-    ``name`` is what the model is called: some families' turbo models differ in their weights alone.
+    ``name`` is what the model is called: some families' turbo models differ in their weights alone. What is ``said``
+    of it goes before all that.
     """
+    if said is not None:
+        return Distilled("the job says so", family.steps or None) if said else None
     if family.embedding is not None and transformer.get("guidance_embeds"):
         return Distilled("transformer/config.json has guidance_embeds: it takes its guidance as a number")
     if not family.steps:

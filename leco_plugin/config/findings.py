@@ -27,17 +27,41 @@ def key_text(key: Key) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the known name that ``name`` was probably meant to be, or an empty string."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), choices, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:100].lower().replace("-", "_"), choices, n=1, cutoff=0.6)
     return close[0] if close else ""
+
+
+def describe(value: object) -> str:
+    """Name a value for a message: what it is, and shortly what it says."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return f"the switch {str(value).lower()}"
+    if isinstance(value, (int, float)):
+        return f"the number {shorten(value)}"
+    if isinstance(value, str):
+        return f"the text '{shorten(value)}'"
+    if isinstance(value, dict):
+        return "a table"
+    return "a list" if isinstance(value, (list, tuple)) else "a date or time"
+
+
+def shorten(value: object, most: int = 40) -> str:
+    """Write a value in at most ``most`` characters."""
+    if isinstance(value, int) and abs(value) >= 10**most:
+        return "with too many digits"
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @dataclass
 class Findings:
     """Errors and warnings about one file, each with the line of its key."""
 
-    file: Path
+    file: Path | None
     lines: Mapping[Key, int] = field(default_factory=dict)
-    overridden: frozenset[Key] = frozenset()
+    places: dict[Key, Where] = field(default_factory=dict)
+    """Where a value, or all below it, stands that is not at its own key in the file, such as on the command line."""
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     _noted: set[Problem] = field(default_factory=set)
@@ -58,10 +82,10 @@ class Findings:
         self.error(key, "unknown key", fix)
 
     def where(self, key: Key) -> Where:
-        """Place of ``key``, or of the nearest table around it that has a line."""
+        """Place of ``key``, or of the nearest table around it that has one."""
         for length in range(len(key), 0, -1):
-            if key[:length] in self.overridden:
-                return Where(self.file, None, key_text(key))
+            if key[:length] in self.places:
+                return self.places[key[:length]]
             if key[:length] in self.lines:
                 return Where(self.file, self.lines[key[:length]], key_text(key))
         return Where(self.file, None, key_text(key))
@@ -72,8 +96,6 @@ class Findings:
             raise ConfigError(in_file_order(self.errors))
 
     def _note(self, notes: list[Problem], key: Key, message: str, fix: str) -> None:
-        if any(key[:length] in self.overridden for length in range(1, len(key) + 1)):
-            message += " (set on the command line)"
         problem = Problem(self.where(key), message, fix)
         if problem not in self._noted:
             self._noted.add(problem)

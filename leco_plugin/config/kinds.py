@@ -3,24 +3,72 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainValidator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    TypeAdapter,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
+from leco_plugin.config.blame import refuse
 from leco_plugin.config.optimizers import optimizer_name
 
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+_OF_RUNS = re.compile(r"-step\d{8,}|-state$")
 _LONGEST_NAME = 200
+_LARGEST_SIDE = 2**14
 _SHORT = {"float": "fp32", "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 _LONG = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
 
 class Frozen(BaseModel):
-    """Base of all settings: immutable, unknown keys refused, no silent conversion of types."""
+    """Base of all settings: immutable, unknown keys refused, no silent conversion of types.
+
+    A table or list with nothing in it, as in YAML's ``train:``, is one that is not there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, table: object) -> object:
+        if not isinstance(table, dict) or None not in table.values():
+            return table
+        return {name: value for name, value in table.items() if value is not None or not cls._holds_several(name)}
+
+    @classmethod
+    def _holds_several(cls, name: object) -> bool:
+        field = cls.model_fields.get(name) if isinstance(name, str) else None
+        kind = field and field.annotation
+        return get_origin(kind) in (tuple, dict) or (isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """An upper bound, and why there is one."""
+
+    le: int
+    why: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: int) -> int:
+        if value > self.le:
+            raise refuse(f"must be at most {self.le}, not {value}: {self.why}", "write a smaller number")
+        return value
 
 
 def _short_dtype(value: object) -> object:
@@ -33,14 +81,37 @@ def _long_dtype(value: object) -> object:
 
 def _whole(value: object) -> object:
     """Take 1e3, which YAML reads as a float, for the whole number that it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise refuse("is larger than any number that is meant here", "write a smaller number")
+    return value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    if isinstance(value, int) and abs(value) >= 10**300:
+        raise PydanticKnownError("finite_number")
+    return value
+
+
+def _side(value: int) -> int:
+    if value < 8 or value % 8:
+        nearest = max(8, round(value / 8) * 8)
+        raise refuse(f"must be a positive multiple of 8, not {value}", f"did you mean {nearest}?")
+    if value > _LARGEST_SIDE:
+        raise refuse(f"{value} pixels are more than any model draws", "write the size in pixels")
+    return value
 
 
 def _steps_or_fraction(value: float) -> float:
     """Whole numbers are steps, and those below 1 a fraction of the run."""
     if value >= 1 and not value.is_integer():
         fix = "write a whole number of steps, or a fraction of the run below 1"
-        raise PydanticCustomError("steps", "must be whole, or below 1, not {value}", {"value": value, "fix": fix})
+        raise refuse(f"must be whole, or below 1, not {value}", fix)
     return int(value) if value.is_integer() else value
 
 
@@ -49,32 +120,36 @@ def _param(value: object) -> object:
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
         return tuple(value)
-    fix = "write a number, true or false, text, or a list of numbers"
-    raise PydanticCustomError("param", "is nothing that an optimizer can be given", {"fix": fix})
+    raise refuse(
+        "is nothing that an optimizer can be given", "write a number, true or false, text, or a list of numbers"
+    )
 
 
 def _own_parameters(params: dict[str, Param]) -> dict[str, Param]:
     for name, instead in (("lr", "train.lr"), ("params", "network")):
         if name in params:
-            fix = f"leave it out; {instead} says it"
-            raise PydanticCustomError("params", "{name} is not set here", {"name": name, "fix": fix})
+            raise refuse(f"{name} is not set here", f"leave it out; {instead} says it")
     return params
 
 
 def _file_name(name: str) -> str:
-    """Refuse what cannot be a file's name on every system; raises ValueError."""
-    if not name.strip():
-        raise ValueError("must not be empty")
+    """Refuse what cannot be a file's name on every system, or is the name of another run's file."""
     bad = _NOT_IN_NAMES.search(name)
-    if bad:
-        raise ValueError(f"is used as a file name, which cannot hold {bad.group()!a}")
-    if name != name.strip() or name.endswith("."):
-        raise ValueError("is used as a file name, which cannot begin or end with a blank or end with a dot")
-    if _WINDOWS_DEVICES.fullmatch(name):
-        raise ValueError("is used as a file name, and Windows keeps this one for a device")
-    if len(name.encode()) > _LONGEST_NAME:
-        raise ValueError(f"is used as a file name, and is longer than {_LONGEST_NAME} bytes")
-    return name
+    if not name.strip():
+        why = "must not be empty"
+    elif bad:
+        why = f"is used as a file name, which cannot hold {bad.group()!a}"
+    elif name != name.strip() or name.endswith("."):
+        why = "is used as a file name, which cannot begin or end with a blank or end with a dot"
+    elif _WINDOWS_DEVICES.fullmatch(name):
+        why = "is used as a file name, and Windows keeps this one for a device"
+    elif len(name.encode()) > _LONGEST_NAME:
+        why = f"is used as a file name, and is longer than {_LONGEST_NAME} bytes"
+    elif _OF_RUNS.search(name):
+        why = "is what a run calls a file of one of its steps, or a state, so the two could not be told apart"
+    else:
+        return name
+    raise refuse(why, "choose another name, such as my_slider")
 
 
 def _full_is_all(value: object) -> object:
@@ -100,10 +175,54 @@ Layers = Annotated[Literal["all", "attention", "xattn", "selfattn", "noxattn"], 
 DType = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_short_dtype)]
 FileDType = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator(_long_dtype)]
 Whole = Annotated[int, BeforeValidator(_whole)]
-Side = Annotated[int, Field(gt=0, multiple_of=8)]
-Finite = FiniteFloat
-StepsOrFraction = Annotated[FiniteFloat, AfterValidator(_steps_or_fraction)]
-Param = Annotated[bool | int | float | str | tuple[float, ...] | None, PlainValidator(_param)]
-"""What an optimizer can be given."""
+Rank = Annotated[Whole, Field(ge=1), AtMost(8192, "a layer has no more directions to change than it is wide")]
+BatchSize = Annotated[Whole, Field(ge=1), AtMost(1024, "no device holds more samples of one walk")]
+Side = Annotated[Whole, AfterValidator(_side)]
+"""Pixels."""
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+Finite = Annotated[FiniteFloat, BeforeValidator(_number)]
+StepsOrFraction = Annotated[Finite, AfterValidator(_steps_or_fraction)]
+Param = Annotated[Any, PlainValidator(_param)]
+"""What an optimizer can be given: a number, a switch, text, numbers, or None."""
 Params = Annotated[dict[str, Param], AfterValidator(_own_parameters)]
 Optimizer = Annotated[str, AfterValidator(optimizer_name)]
+FilePath = Annotated[Path, Field(strict=False)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One or several sizes; several is a list of lists in the file."""
+
+    each: tuple[Size, ...]
+    several: bool = False
+
+
+def _square(value: object) -> object:
+    if not isinstance(value, list):
+        side = _SIDE.validate_python(value)
+        return side, side
+    if len(value) != 2:
+        message = f"a size is one number or two, not {len(value)}"
+        raise refuse(message, "write 512 for a square, or [height, width]")
+    return value
+
+
+def _sizes(value: object) -> Sizes:
+    if isinstance(value, Sizes):
+        return value
+    if not isinstance(value, list) or not any(isinstance(item, list) for item in value):
+        return Sizes((_SIZE.validate_python(value),))
+    if not isinstance(value[0], list):
+        raise refuse("numbers stand beside lists; is this one size or several?", "write every item as [height, width]")
+    return Sizes(_SIZES.validate_python(value), several=True)
+
+
+_STRICT_SIDE = Annotated[Annotated[int, Field(strict=True)], BeforeValidator(_whole), AfterValidator(_side)]
+_ONE_SIZE = Annotated[tuple[_STRICT_SIDE, _STRICT_SIDE], BeforeValidator(_square)]
+_SIDE: TypeAdapter[int] = TypeAdapter(_STRICT_SIDE)
+_SIZE: TypeAdapter[Size] = TypeAdapter(_ONE_SIZE)
+_SIZES: TypeAdapter[tuple[Size, ...]] = TypeAdapter(tuple[_ONE_SIZE, ...])
+SizesOption = Annotated[Sizes, PlainValidator(_sizes)]
+"""512 for a square, [height, width], or a list of either."""

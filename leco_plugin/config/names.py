@@ -4,5 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++", "flowmatch"]
+FLOW_SAMPLER: SamplerName = "flowmatch"
+"""The one sampler of flow models, by ai-toolkit's name."""
+SAMPLERS: tuple[SamplerName, ...] = tuple(name for name in get_args(SamplerName) if name != FLOW_SAMPLER)
+"""Those of the others."""

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic_core import PydanticCustomError
-
-from leco_plugin.config.findings import did_you_mean
+from leco_plugin.config.blame import refuse
+from leco_plugin.config.findings import did_you_mean, shorten
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -81,4 +80,4 @@ def optimizer_name(name: str) -> str:
         return name
     guess = did_you_mean(name, OPTIMIZERS)
     fix = f"did you mean '{guess}'?" if guess else f"write one of {', '.join(OPTIMIZERS)}, or module.Class"
-    raise PydanticCustomError("optimizer", "no optimizer is called '{name}'", {"name": name, "fix": fix})
+    raise refuse(f"no optimizer is called '{shorten(name)}'", fix)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leco_plugin.config.findings import Findings, Key
+from leco_plugin.config.kinds import Size
 from leco_plugin.config.sliders import slider_sizes
-from leco_plugin.config.values import Size, Values
+from leco_plugin.config.values import Values
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from leco_plugin.config import prompt_keys as keys
 from leco_plugin.config.files import read_prompt_lines
-from leco_plugin.config.findings import Findings, Key
+from leco_plugin.config.findings import Findings, Key, describe
 from leco_plugin.config.prompt_warnings import Entry, warn_prompt, warn_root_of_prompts, warn_slider
 from leco_plugin.config.schema import PromptPair
-from leco_plugin.config.sliders import expand_slider, is_blank, slider_sizes
-from leco_plugin.config.values import Sizes, Values, describe, read_values
+from leco_plugin.config.sliders import STANDARD, expand_slider, is_blank, shared_options, slider_sizes
+from leco_plugin.config.values import Values, read_values
 from leco_plugin.errors import ConfigError
 
 _MOST_PAIRS = 100_000
@@ -145,29 +145,20 @@ class _Reader:
             if "target" not in entry.table:
                 self.findings.error(entry.key, "target is missing", 'write target = "..."')
             return []
-        sizes = values.resolution or Sizes(((512, 512),))
+        sizes = values.resolution or STANDARD
         if sizes.several:
             place = entry.place("resolution", top)
             self.findings.error(place, "only sliders take several sizes", "write 512 or [height, width]")
             return []
         warn_prompt(entry, top, values, self.findings)
         unconditional = values.unconditional or ""
-        return [
-            PromptPair(
-                target=values.target,
-                positive=values.target if values.positive is None else values.positive,
-                unconditional=unconditional,
-                neutral=unconditional if values.neutral is None else values.neutral,
-                action=values.action or "erase",
-                guidance_scale=1.0 if values.guidance_scale is None else values.guidance_scale,
-                resolution=sizes.each[0],
-                dynamic_resolution=bool(values.dynamic_resolution),
-                batch_size=values.batch_size or 1,
-                dynamic_crops=bool(values.dynamic_crops),
-                multiplier=1.0 if values.multiplier is None else values.multiplier,
-                weight=1.0 if values.weight is None else values.weight,
-            )
-        ]
+        prompts = {
+            "target": values.target,
+            "positive": values.target if values.positive is None else values.positive,
+            "unconditional": unconditional,
+            "neutral": unconditional if values.neutral is None else values.neutral,
+        }
+        return [PromptPair.model_validate(shared_options(values) | prompts | {"resolution": sizes.each[0]})]
 
     def _slider(self, entry: Entry, top: Entry, neutrals: Sequence[str]) -> list[PromptPair]:
         values = entry.own.over(top.own)

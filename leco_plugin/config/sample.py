@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
-from pydantic_core import PydanticCustomError
 
+from leco_plugin.config.blame import refuse
+from leco_plugin.config.findings import shorten
 from leco_plugin.config.kinds import Finite, Frozen, Side, Whole
 from leco_plugin.config.names import SamplerName
 
@@ -86,11 +87,11 @@ class SampleConfig(Frozen):
     walk_seed: bool = False
     """Every prompt has a seed of its own: `seed`, `seed` + 1, ..."""
     guidance_scale: Finite = Field(7.0, ge=0)
-    """Guidance of the picture; not an edit strength."""
+    """Guidance of the picture, not an edit strength; when absent, 4 for flow models, and 1 where they are distilled."""
     sample_steps: Whole = Field(20, ge=1, le=1000)
-    """Sampler steps of a picture."""
+    """Sampler steps of a picture; when absent, a distilled flow model's own."""
     sampler: SamplerName = "ddim"
-    """Sampler of the pictures."""
+    """Sampler of the pictures; flow models have their own."""
     from_step: Whole = Field(0, ge=0)
     """Sampler steps before the LoRA is switched on; a few keep the composition of the base model."""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -99,7 +100,7 @@ class SampleConfig(Frozen):
     @model_validator(mode="after")
     def _one_list(self) -> SampleConfig:
         if self.prompts and self.samples:
-            raise PydanticCustomError("sample", "prompts and samples are the same", {"fix": "keep one of the two"})
+            raise refuse("prompts and samples are the same", "keep one of the two")
         return self
 
     @property
@@ -116,12 +117,12 @@ def _read_flags(text: str) -> dict[str, object]:
         flag, _, content = part.partition(" ")
         short = _LONG.get(flag, flag)
         if short not in _FLAGS:
-            fix = f"take it out; there are {', '.join(f'--{name}' for name in _FLAGS)}"
-            raise PydanticCustomError("sample", "no flag of a prompt is called --{flag}", {"flag": flag, "fix": fix})
+            there = ", ".join(f"--{name}" for name in _FLAGS)
+            raise refuse(f"no flag of a prompt is called --{flag}", f"take it out; there are {there}")
         name, read, wanted = _FLAGS[short]
         try:
             values[name] = read(content.strip())
         except ValueError:
-            context = {"flag": flag, "wanted": wanted, "content": content.strip(), "fix": f"write --{flag} 1"}
-            raise PydanticCustomError("sample", "--{flag} must be {wanted}, not '{content}'", context) from None
+            message = f"--{flag} must be {wanted}, not '{shorten(content.strip())}'"
+            raise refuse(message, f"write --{flag} 1") from None
     return values

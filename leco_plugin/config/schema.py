@@ -7,24 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from leco_plugin.config.blame import refuse
 from leco_plugin.config.kinds import (
     Action,
+    BatchSize,
     DType,
     FileDType,
     FileName,
+    FilePath,
     Finite,
     Frozen,
     Layers,
     LrScheduler,
     Optimizer,
     Params,
+    Rank,
     Side,
     StepsOrFraction,
+    Texts,
     Whole,
 )
 from leco_plugin.config.names import SamplerName
@@ -64,7 +68,7 @@ class PromptPair(Frozen):
     """(height, width) in pixels."""
     dynamic_resolution: bool = False
     """Vary a square resolution in steps of 64 pixels between half of it and all of it."""
-    batch_size: int = Field(1, ge=1)
+    batch_size: BatchSize = 1
     """Latent samples of one walk."""
     dynamic_crops: bool = False
     """Vary SDXL's size conditioning."""
@@ -90,7 +94,7 @@ class ModelConfig(Frozen):
     """Whether a flow model is distilled, and so walks without guidance; what its config files say when absent."""
     guidance_embedding: Finite | None = Field(None, ge=0)
     """Guidance that FLUX.1-dev (3.5 when absent) and FLUX.2-dev (4) are given as a number."""
-    training_adapter: Annotated[Path | None, Field(strict=False)] = None
+    training_adapter: FilePath | None = None
     """LoRA that a distilled model needs in training only: added to the model, and no part of what is saved."""
     is_v2: bool | None = None
     """Confirms that it is Stable Diffusion 2.x, or not; the family is found out in any case."""
@@ -104,7 +108,7 @@ class ModelConfig(Frozen):
     """Layer of the text encoder that is read, counted from the last, which is 1; the model's own when absent."""
     max_token_length: Literal[75, 150, 225] = 75
     """Tokens of a prompt that are read, in chunks of 75."""
-    embeddings_folder: Annotated[Path | None, Field(strict=False)] = None
+    embeddings_folder: FilePath | None = None
     """Folder of textual-inversion embeddings; a prompt uses one by the name of its file."""
 
 
@@ -113,19 +117,19 @@ class NetworkConfig(Frozen):
 
     type: Literal["lora", "dora", "loha", "lokr"] = "lora"
     """Kind of network; dora, loha and lokr files are in LyCORIS' format, which diffusers does not read."""
-    linear: Whole = Field(4, ge=1)
+    linear: Rank = 4
     """Rank of the LoRA."""
     linear_alpha: Finite = Field(1.0, gt=0)
     """The LoRA's effect is scaled by alpha / rank."""
-    conv: Whole | None = Field(None, ge=1)
+    conv: Rank | None = None
     """Rank on 3x3 convolutions; when set, the network also goes on the resnets and resamplers of the UNet."""
     conv_alpha: Finite = Field(1.0, gt=0)
     """The effect on 3x3 convolutions is scaled by conv_alpha / conv."""
     layers: Layers = "all"
     """Layers it goes on: cross-attention (xattn), self-attention, both, all but cross-attention; full means all."""
-    only_if_contains: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    only_if_contains: Texts = ()
     """Of these, only layers whose diffusers name holds one of these texts, such as mid_block."""
-    ignore_if_contains: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    ignore_if_contains: Texts = ()
     """Of these, no layers whose diffusers name holds one of these texts."""
     dropout: Finite = Field(0.0, ge=0, lt=1)
     """Probability that a number between lora's two matrices is left out in the student's pass."""
@@ -133,7 +137,7 @@ class NetworkConfig(Frozen):
     """Probability that a rank, or an output of loha and lokr, is left out in the student's pass."""
     module_dropout: Finite = Field(0.0, ge=0, lt=1)
     """Probability that a layer's part of the network is left out in the student's pass."""
-    network_weights: Annotated[Path | None, Field(strict=False)] = None
+    network_weights: FilePath | None = None
     """LoRA file to go on from."""
     dim_from_weights: bool = False
     """Take layers, ranks and alphas from network_weights."""
@@ -147,14 +151,12 @@ class NetworkConfig(Frozen):
             if getattr(self, name) and name not in kinds[self.type]:
                 fitting = " and ".join(kind for kind, names in kinds.items() if name in names)
                 fix = f"leave {name} out, or set type to lora"
-                context = {"name": name, "kinds": fitting, "fix": fix}
-                raise PydanticCustomError("network", "{name} is there for type {kinds} only", context)
+                raise refuse(f"{name} is there for type {fitting} only", fix)
         if self.conv is not None and self.layers not in ("all", "noxattn"):
-            context = {"layers": self.layers, "fix": "leave conv out, or set layers to all or noxattn"}
-            raise PydanticCustomError("network", "conv means nothing where layers is {layers}", context)
+            fix = "leave conv out, or set layers to all or noxattn"
+            raise refuse(f"conv means nothing where layers is {self.layers}", fix)
         if self.dim_from_weights and self.network_weights is None:
-            fix = "name the file in network_weights"
-            raise PydanticCustomError("network", "dim_from_weights needs network_weights", {"fix": fix})
+            raise refuse("dim_from_weights needs network_weights", "name the file in network_weights")
         return self
 
 
@@ -217,7 +219,7 @@ class TrainConfig(Frozen):
     noise_offset: Finite = Field(0.0, ge=0)
     """Adds this much of one random number per channel to the first noise."""
     noise_scheduler: SamplerName = "ddim"
-    """Sampler of the walk."""
+    """Sampler of the walk; flow models have one, flowmatch, which needs not be named."""
     dtype: DType = "fp32"
     """Precision of the base model and of autocast; LoRA weights and loss stay float32."""
     gradient_checkpointing: bool = False
@@ -229,10 +231,8 @@ class TrainConfig(Frozen):
             owner = "loss_type" if option.startswith("huber") else "lr_scheduler"
             default = type(self).model_fields[option].default
             if getattr(self, option) != default and getattr(self, owner) not in choices:
-                message = "{option} means nothing to {owner} {chosen}"
                 fix = f"leave {option} out, or set {owner} to {' or '.join(choices)}"
-                context = {"option": option, "owner": owner, "chosen": getattr(self, owner), "fix": fix}
-                raise PydanticCustomError("ignored", message, context)
+                raise refuse(f"{option} means nothing to {owner} {getattr(self, owner)}", fix)
         return self
 
     @property
@@ -277,7 +277,7 @@ class SaveConfig(Frozen):
 class LoggingConfig(Frozen):
     """Where figures go besides the console."""
 
-    logging_dir: Annotated[Path | None, Field(strict=False)] = None
+    logging_dir: FilePath | None = None
     """Folder for logs; every run writes into one of its own in it, named by the time."""
     log_with: Literal["tensorboard", "wandb", "all"] | None = None
     """Tracker; tensorboard where only logging_dir is set."""
@@ -291,11 +291,9 @@ class LoggingConfig(Frozen):
     @model_validator(mode="after")
     def _options_fit(self) -> LoggingConfig:
         if self.log_with in ("tensorboard", "all") and self.logging_dir is None:
-            context = {"name": self.log_with, "fix": "set logging_dir to a folder"}
-            raise PydanticCustomError("logging", "log_with {name} needs logging_dir", context)
+            raise refuse(f"log_with {self.log_with} needs logging_dir", "set logging_dir to a folder")
         if self.wandb_run_name and self.log_with not in ("wandb", "all"):
-            fix = "leave it out, or set log_with to wandb"
-            raise PydanticCustomError("logging", "wandb_run_name means nothing without wandb", {"fix": fix})
+            raise refuse("wandb_run_name means nothing without wandb", "leave it out, or set log_with to wandb")
         return self
 
 
@@ -303,9 +301,9 @@ class LecoConfig(Frozen):
     """What LECO adds to a training job, besides its prompts."""
 
     max_denoising_steps: Whole = Field(40, ge=2, le=1000)
-    """Sampler steps N of a whole walk; the stop is drawn from 1..N-1."""
+    """Sampler steps N of a whole walk; the stop is drawn from 1..N-1. When absent, a distilled flow model's own."""
     denoise_guidance_scale: Finite = Field(3.0, ge=0)
-    """Guidance while walking. Not the edit strength: that is a pair's guidance_scale."""
+    """Guidance while walking; 1 for a distilled flow model when absent. Not a pair's edit strength, guidance_scale."""
     walk: Literal["pool", "fresh"] = "pool"
     """pool: walks in flight that every step moves on; fresh: every step walks anew from noise, as LECO itself does."""
     pool_size: Whole | None = Field(None, ge=1, le=32)
@@ -314,7 +312,7 @@ class LecoConfig(Frozen):
     """Sampler steps that a walk moves on by when it was trained at; more are slower, and vary the noise more."""
     pairs_per_step: Whole = Field(1, ge=1, le=32)
     """Walks that one step trains at together."""
-    preserve: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    preserve: Texts = ()
     """Prompts that shall stay as they are: a loss keeps them, at both signs of the multiplier."""
     preserve_weight: Finite = Field(1.0, gt=0)
     """Weight of that loss beside that of the pairs."""
@@ -325,8 +323,7 @@ class LecoConfig(Frozen):
     def _nothing_is_ignored(self) -> LecoConfig:
         for option in ("pool_size", "pool_stride"):
             if self.walk == "fresh" and option in self.model_fields_set:
-                context = {"option": option, "fix": f"leave {option} out, or set walk to pool"}
-                raise PydanticCustomError("ignored", "{option} means nothing to walk fresh", context)
+                raise refuse(f"{option} means nothing to walk fresh", f"leave {option} out, or set walk to pool")
         return self
 
 
@@ -335,9 +332,9 @@ class JobConfig(Frozen):
 
     name: FileName
     """Base name of the files that the run writes."""
-    training_folder: Annotated[Path, Field(strict=False)] = Path("output")
+    training_folder: FilePath = Path("output")
     """The run writes into the folder `name` inside this one."""
-    output_dir: Annotated[Path | None, Field(strict=False)] = None
+    output_dir: FilePath | None = None
     """The run writes straight into this folder instead, as sd-scripts does."""
     device: str = Field("auto", pattern=r"^[a-z]+(:[0-9]{1,3})?$")
     """auto (cuda, else mps, else cpu) or a torch device such as cuda:1."""
@@ -360,9 +357,11 @@ class JobConfig(Frozen):
     @model_validator(mode="after")
     def _options_fit(self) -> JobConfig:
         if self.network.dtype == "fp16" and not fits_fp16(self.train.optimizer):
-            message = "network.dtype fp16 cannot hold the squares of gradients that optimizer {name} keeps"
-            fix = "set network.dtype to bf16 or fp32, or train.optimizer to adamw8bit, adafactor or lion"
-            raise PydanticCustomError("network", message, {"name": self.train.optimizer, "fix": fix})
+            name = self.train.optimizer
+            message = f"network.dtype fp16 cannot hold the squares of gradients that optimizer {name} keeps"
+            raise refuse(
+                message, "set network.dtype to bf16 or fp32, or train.optimizer to adamw8bit, adafactor or lion"
+            )
         return self
 
     @property

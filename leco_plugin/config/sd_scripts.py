@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from leco_plugin.config.blame import blame
 from leco_plugin.config.build import LoadedPrompts, load_prompts
 from leco_plugin.config.files import read_document, read_prompt_lines
-from leco_plugin.config.findings import Findings, did_you_mean
+from leco_plugin.config.findings import Findings, describe, did_you_mean
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.sd_flags import (
     ALGORITHMS,
@@ -25,7 +25,6 @@ from leco_plugin.config.sd_flags import (
     Kind,
     options,
 )
-from leco_plugin.config.values import describe
 from leco_plugin.errors import ConfigError, Problem, Where
 
 Value = bool | int | float | str | list[str]
@@ -289,7 +288,7 @@ class _Reader:
             if name in REQUIRED and name not in self.values:
                 continue
             words = Findings(Path())
-            blame(detail, (), words)
+            blame(detail, (), words, JobConfig)
             for problem in words.errors:
                 if name:
                     self._wrong(name, problem.message, problem.fix)

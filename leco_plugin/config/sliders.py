@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from leco_plugin.config.kinds import Action
+from leco_plugin.config.kinds import Action, Size, Sizes
 from leco_plugin.config.schema import PromptPair
-from leco_plugin.config.values import Size, Sizes, Values
+from leco_plugin.config.values import Values
 
-_STANDARD = Sizes(((512, 512),))
+STANDARD = Sizes(((512, 512),))
 
 
 def slider_sizes(values: Values) -> tuple[Size, ...]:
     """Return every size that the slider is trained at; `resolutions` wins over `resolution`."""
-    return (values.resolutions or values.resolution or _STANDARD).each
+    return (values.resolutions or values.resolution or STANDARD).each
 
 
 def expand_slider(values: Values, neutrals: Sequence[str]) -> Iterator[PromptPair]:
@@ -22,23 +22,18 @@ def expand_slider(values: Values, neutrals: Sequence[str]) -> Iterator[PromptPai
     A side that is missing or blank is left out, and the other one is then measured against the empty prompt.
     """
     strength = 1.0 if values.multiplier is None else values.multiplier
+    shared = shared_options(values) | {"target": values.target_class or ""}
     for neutral in neutrals:
         for size in slider_sizes(values):
             for positive, unconditional, action, sign in _directions(values):
-                yield PromptPair(
-                    target=values.target_class or "",
-                    positive=positive,
-                    unconditional=unconditional,
-                    neutral=neutral,
-                    action=action,
-                    resolution=size,
-                    multiplier=sign * strength,
-                    guidance_scale=1.0 if values.guidance_scale is None else values.guidance_scale,
-                    dynamic_resolution=bool(values.dynamic_resolution),
-                    batch_size=values.batch_size or 1,
-                    dynamic_crops=bool(values.dynamic_crops),
-                    weight=1.0 if values.weight is None else values.weight,
-                )
+                pair = {"positive": positive, "unconditional": unconditional, "action": action, "neutral": neutral}
+                yield PromptPair.model_validate(shared | pair | {"multiplier": sign * strength, "resolution": size})
+
+
+def shared_options(values: Values) -> dict[str, object]:
+    """What is written of a pair's options other than its prompts and sizes; the pair has the defaults."""
+    names = ("guidance_scale", "dynamic_resolution", "batch_size", "dynamic_crops", "multiplier", "weight", "action")
+    return {name: value for name in names if (value := getattr(values, name)) is not None}
 
 
 def is_blank(text: str | None) -> bool:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from leco_plugin.config.families import FLOW_FAMILIES
+from leco_plugin.config.flow_rules import fitted
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks
 from leco_plugin.errors import ConfigError, ModelError, reason
@@ -18,6 +20,11 @@ def load_model(job: JobConfig, hooks: Hooks) -> Denoiser:
     if denoiser is None:
         raise ModelError(f"no plugin can load the model {job.model.name_or_path!r}")
     return denoiser
+
+
+def fit(job: JobConfig, denoiser: Denoiser) -> JobConfig:
+    """``job`` with the model's own defaults where it leaves them open."""
+    return fitted(job, denoiser.distilled) if denoiser.family in FLOW_FAMILIES else job
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,1 +1,1 @@
-"""What a run will need, from files and arithmetic alone: memory, time, and what makes it fit. Imports no torch."""
+"""What a run will need: memory, time, and what makes it fit, by running the real classes without weights."""

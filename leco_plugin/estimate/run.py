@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
-from leco_plugin.config.schema import JobConfig, PromptPair
-from leco_plugin.estimate.layers import Model
-from leco_plugin.estimate.memory import Adapter, Calls, Parts, memory_parts
-from leco_plugin.estimate.model_files import ModelFacts, UnknownModelError, find_model, most_common_rank
-from leco_plugin.estimate.rows import rows_of, widest_calls
-from leco_plugin.estimate.unet import unet_model
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.errors import LecoError
+from leco_plugin.estimate.steps import Rows, Steps, Wide, count_steps
+from leco_plugin.estimate.trace import BYTES, Call, Traced
 
-_PIXELS_PER_LATENT, _TOKENS_PER_CHUNK, _CHUNK = 8, 77, 75
-_ATTENTION_BACKWARD = 2.5
-"""Its products in the backward pass, in those of the forward pass: five for two, as they are worked out again."""
 _SMALLEST_SIDE, _SMALLEST_RANK = 256, 4
+_CONTEXT, _GAPS = 600 * 2**20, 12
+"""Of CUDA and its libraries, in bytes; and one in so many bytes of a call for gaps between what is allocated."""
+_STATE_BYTES: Mapping[str, float] = {
+    "sgd": 0, "sgdnesterov": 4, "sgdnesterov8bit": 1, "adagrad": 4, "rmsprop": 4, "adafactor": 0.1,
+    "lion": 4, "lion8bit": 1, "adamw8bit": 2, "adam8bit": 2, "ademamix8bit": 3,
+    "prodigy": 16, "dadaptation": 12, "dadaptadam": 12, "dadaptadampreprint": 12, "dadaptadan": 20, "dadaptadanip": 20,
+}  # fmt: skip
+_USUAL_STATE_BYTES = 8
+"""Two float32 numbers a weight, as Adam has; those of a paged optimizer can leave the device."""
+
+
+class UnknownModelError(Exception):
+    """Why nothing can be said of a run; the text is for the user."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes on the device, by what they are for."""
+
+    model: int
+    network: int
+    """Its weights, their gradients, and the optimizer's state."""
+    text_encoders: int
+    """Only at the start, before the model comes."""
+    without_gradient: int
+    """Of the teacher's and the walk's call, while it runs."""
+    student: int
+    """Of the student's call and its backward pass."""
+
+    @property
+    def overhead(self) -> int:
+        """CUDA's context, the libraries' workspaces, and gaps between what is allocated."""
+        return _CONTEXT + max(self.without_gradient, self.student, self.text_encoders) // _GAPS
+
+    @property
+    def peak(self) -> int:
+        """The most at one time."""
+        training = self.model + self.network + max(self.without_gradient, self.student)
+        return self.overhead + max(self.text_encoders, training)
 
 
 @dataclass(frozen=True)
@@ -23,69 +58,111 @@ class Estimate:
     """What a run will need."""
 
     parts: Parts
-    calls: Calls
-    rows: float
+    steps: Steps
+    rows: Fraction
     """Forward passes of one sample in an optimizer step, backward passes left out."""
-    flops: float
+    flops: Fraction
     """Of one optimizer step."""
 
 
-def estimate(job: JobConfig) -> Estimate:
-    """Memory and work of ``job``; UnknownModelError where its model is not at hand or of an unusual make."""
-    facts = find_model(job.model.name_or_path)
-    rank = job.network.linear
-    if job.network.dim_from_weights and job.network.network_weights is not None:
-        rank = most_common_rank(job.network.network_weights) or rank
-    return _estimate(job, facts, Adapter(job.network, rank))
+class Estimator:
+    """Estimates of a job and of jobs like it; what they have in common is traced once."""
+
+    def __init__(self) -> None:
+        self._models: dict[object, Traced] = {}
+        self._steps: dict[object, Steps] = {}
+        self._calls: dict[object, Call] = {}
+
+    def estimate(self, job: JobConfig) -> Estimate:
+        """Memory and work of ``job``; UnknownModelError where its model is not at hand, or cannot be traced."""
+        try:
+            return self._estimate(job)
+        except LecoError as error:
+            raise UnknownModelError(error.problems[0].message) from error
+        # a model of an unusual make, or numbers beyond all bounds: whatever it is, the check goes on
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            lines = str(error).strip().splitlines()
+            raise UnknownModelError(lines[0][:200] if lines else type(error).__name__) from error
+
+    def _estimate(self, job: JobConfig) -> Estimate:
+        traced, steps = self._model(job), self._counted(job)
+        calls = {kind.gradient: self._call(job, kind, wide) for kind, wide in steps.widest.items()}
+        parts = Parts(
+            model=traced.model.weight_bytes,
+            network=int(traced.trained * Fraction(2 + _state_bytes(job) / 4) * BYTES[job.network.dtype]),
+            text_encoders=traced.model.text_bytes,
+            without_gradient=calls[False].most,
+            student=calls[True].most,
+        )
+        again = 2 if job.train.gradient_checkpointing else 1
+        rows = sum((count * (again if kind.gradient else 1) for kind, count in steps.rows.items()), Fraction())
+        return Estimate(parts, steps, rows, self._flops(job, steps))
+
+    def _flops(self, job: JobConfig, steps: Steps) -> Fraction:
+        """Of an optimizer step. Sizes between the largest and the smallest are not traced: pixels and their square."""
+        areas = {kind.shape[1] * kind.shape[2]: kind for kind in steps.rows}
+        large, small = max(areas), min(areas)
+        per_row = {
+            kind.gradient: Fraction(self._call(job, kind, wide).flops, wide.rows) for kind, wide in steps.widest.items()
+        }
+        square = Fraction(0)
+        if small < large:
+            wide = next(wide for kind, wide in steps.widest.items() if not kind.gradient)
+            least = Fraction(self._call(job, Rows(areas[small].shape, gradient=False), wide).flops, wide.rows)
+            square = (1 - least * large / (per_row[False] * small)) / (large - small)
+
+        def relative(kind: Rows) -> Fraction:
+            area = kind.shape[1] * kind.shape[2]
+            return Fraction(area, large) * (1 - (large - area) * square)
+
+        return sum((n * per_row[kind.gradient] * relative(kind) for kind, n in steps.rows.items()), Fraction())
+
+    def _model(self, job: JobConfig) -> Traced:
+        key = (job.model, job.network, job.memory, job.train.dtype)
+        if key not in self._models:
+            self._models[key] = Traced(job)
+        return self._models[key]
+
+    def _counted(self, job: JobConfig) -> Steps:
+        key = (job.model, job.network.type, job.leco, job.train.steps, job.train.gradient_accumulation, job.pairs)
+        if key not in self._steps:
+            traced = self._model(job)
+            self._steps[key] = count_steps(job, traced.model.denoiser, traced.network)
+        return self._steps[key]
+
+    def _call(self, job: JobConfig, kind: Rows, wide: Wide) -> Call:
+        again = kind.gradient and job.train.gradient_checkpointing
+        key = (job.model, job.network, job.memory, job.train.dtype, again, kind, wide)
+        if key not in self._calls:
+            self._calls[key] = self._model(job).call(kind, wide, again=again)
+        return self._calls[key]
+
+    def what_fits(self, job: JobConfig, room: float) -> tuple[list[str], Estimate]:
+        """Options to set, one after the other, until the run needs no more than ``room`` bytes, and the estimate then.
+
+        The best that there is, where all of them are not enough.
+        """
+        said, now = [], self.estimate(job)
+        for option, change in _CHANGES:
+            if now.parts.peak <= room:
+                break
+            changed = change(job)
+            if changed is None:
+                continue
+            try:
+                then = self.estimate(changed)
+            except UnknownModelError:
+                continue
+            if 50 * then.parts.peak < 49 * now.parts.peak:
+                job, now = changed, then
+                said.append(option(changed))
+        return said, now
 
 
-def _estimate(job: JobConfig, facts: ModelFacts, adapter: Adapter) -> Estimate:
-    calls = widest_calls(job)
-    largest = max(job.pairs, key=lambda pair: pair.resolution[0] * pair.resolution[1])
-    parts = memory_parts(job, _model(facts, job, largest), adapter, calls, facts.text_numbers)
-    walks = job.train.gradient_accumulation * job.leco.pairs_per_step / len(job.pairs)
-    rows = flops = 0.0
-    for pair in job.pairs:
-        asked = rows_of(pair, job)
-        passes = asked.without_gradient + asked.student * (2 if job.train.gradient_checkpointing else 1)
-        model = _model(facts, job, pair)
-        forward, added = model.flops, _adapter_flops(model, adapter)
-        backward = forward + (_ATTENTION_BACKWARD - 1) * model.attention_flops + 2 * added
-        rows += walks * pair.batch_size * passes
-        flops += walks * pair.batch_size * (passes * (forward + added) + asked.student * backward)
-    return Estimate(parts, calls, rows, flops)
-
-
-def _model(facts: ModelFacts, job: JobConfig, pair: PromptPair) -> Model:
-    height, width = (side // _PIXELS_PER_LATENT for side in pair.resolution)
-    tokens = _TOKENS_PER_CHUNK * job.model.max_token_length // _CHUNK
-    model = unet_model(facts.unet, height, width, tokens)
-    if model is None:
-        raise UnknownModelError("its UNet is of an unusual make")
-    return model
-
-
-def _adapter_flops(model: Model, adapter: Adapter) -> int:
-    return sum(2 * adapter.weights_on(layer) * layer.positions[1] for layer in model.layers)
-
-
-def what_fits(job: JobConfig, room: float) -> tuple[list[str], Estimate]:
-    """Options to set, one after the other, until the run needs no more than ``room`` bytes, and the estimate then.
-
-    The best that there is, where all of them are not enough.
-    """
-    said, now = [], estimate(job)
-    for option, change in _CHANGES:
-        if now.parts.peak <= room:
-            break
-        changed = change(job)
-        if changed is None:
-            continue
-        then = estimate(changed)
-        if then.parts.peak < 0.98 * now.parts.peak:
-            job, now = changed, then
-            said.append(option(changed))
-    return said, now
+def _state_bytes(job: JobConfig) -> float:
+    """What the optimizer keeps on the device for a weight of four bytes."""
+    name = job.train.optimizer
+    return 0 if name.startswith("paged") else _STATE_BYTES.get(name, _USUAL_STATE_BYTES)
 
 
 def _with(job: JobConfig, section: str, **values: object) -> JobConfig:

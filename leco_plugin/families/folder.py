@@ -58,6 +58,10 @@ class FolderSource:
             return "an inpainting model"
         return f"a {self._index.get('_class_name', 'model of unknown kind')}"
 
+    def config(self, part: str) -> dict[str, Any]:
+        """The config of a part, such as ``unet``."""
+        return read_json(self._folder / part / "config.json")
+
     def unet(self, dtype: torch.dtype, device: torch.device | None) -> UNet2DConditionModel:
         """The UNet in ``dtype``; straight onto ``device`` where one is given."""
         onto = {} if device is None else {"device_map": {"": str(device)}}
@@ -69,7 +73,7 @@ class FolderSource:
 
     def tokenizer(self, number: int) -> CLIPTokenizer:
         """The tokenizer of text encoder ``number``, from 0."""
-        name = _numbered("tokenizer", number)
+        name = numbered("tokenizer", number)
         tokenizer: CLIPTokenizer = self._load(CLIPTokenizer, name)
         # without its files transformers makes one that knows no words, and says nothing
         if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -78,7 +82,7 @@ class FolderSource:
 
     def text_encoder(self, number: int) -> nn.Module:
         """Text encoder ``number``, from 0, in the precision of its file."""
-        encoder: nn.Module = self._load(_ENCODERS[CLASSES[self.family][number]], _numbered("text_encoder", number))
+        encoder: nn.Module = self._load(_ENCODERS[CLASSES[self.family][number]], numbered("text_encoder", number))
         return encoder
 
     def _load(self, kind: Any, part: str, **options: Any) -> Any:
@@ -107,5 +111,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _numbered(name: str, number: int) -> str:
+def numbered(name: str, number: int) -> str:
+    """What part ``number`` of a kind is called, from 0: `text_encoder`, `text_encoder_2`."""
     return name if number == 0 else f"{name}_{number + 1}"

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 
 from leco_plugin.checkpoint import SUFFIXES
-from leco_plugin.config.schema import MemoryConfig, ModelConfig
+from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
 from leco_plugin.families.flow.denoiser import FlowDenoiser
-from leco_plugin.families.flow.load import load_flow, open_flow, refuse_transformer
+from leco_plugin.families.flow.load import load_flow, open_flow, refuse_job, refuse_transformer
 from leco_plugin.families.flow.source import FlowSource
 from leco_plugin.families.folder import FolderSource
 from leco_plugin.families.memory import apply_memory, check_platform
@@ -23,8 +23,8 @@ from leco_plugin.families.single_file import FileSource
 from leco_plugin.families.source import TITLES, Family, Source
 from leco_plugin.tiny import BUILTIN
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_DENOISERS: Mapping[Family, type[SDDenoiser]] = {"sd1": SDDenoiser, "sd2": SD2Denoiser, "sdxl": SDXLDenoiser}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DENOISERS: Mapping[Family, type[SDDenoiser]] = {"sd1": SDDenoiser, "sd2": SD2Denoiser, "sdxl": SDXLDenoiser}
 # a repository may hold the whole model once more as single files at its top: those are left where they are
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _HUB_FILES = ["model_index.json", *(f"*/*.{kind}" for kind in ("json", "txt", "model", "jinja"))]
@@ -37,12 +37,14 @@ def load_model(
     device: torch.device,
     checkpointing: bool = False,
     memory: MemoryConfig | None = None,
+    job: JobConfig | None = None,
 ) -> SDDenoiser | FlowDenoiser:
     """Load the model that a job names: a built-in one, a diffusers folder, one file or a hub id.
 
     ``dtype`` is fp32, bf16 or fp16; the model's weights are frozen. With a built-in model, torch computes in one
     thread from then on. Raises ModelError where there is no such model, it is of a family that is not known here, or is
-    not what the job says of it, and where the machine lacks what ``memory`` asks for.
+    not what the job says of it, and where the machine lacks what ``memory`` asks for, or a flow model what a ``job``
+    asks for.
     """
     if isinstance(model, str):
         model = ModelConfig(name_or_path=model)
@@ -55,9 +57,12 @@ def load_model(
     source = open_model(model)
     confirm_family(source, model)
     if isinstance(source, FlowSource):
-        return load_flow(source, model, dtype=_DTYPES[dtype], device=device, checkpointing=checkpointing, memory=memory)
+        if job is not None:
+            refuse_job(job, source.family)
+        return load_flow(source, model, dtype=DTYPES[dtype], device=device, checkpointing=checkpointing, memory=memory)
+    _refuse_flow_options(model, memory, TITLES[source.family])
     scheduler = scheduler_config(source, model)
-    unet = source.unet(_DTYPES[dtype], device if memory.lowram else None)
+    unet = source.unet(DTYPES[dtype], device if memory.lowram else None)
     unet.requires_grad_(False)
     # narrowed before it is moved: the device never holds it whole
     apply_memory(unet, memory)
@@ -70,7 +75,7 @@ def load_model(
         max_chunks=model.max_token_length // TOKENS_PER_CHUNK,
         embeddings_folder=model.embeddings_folder,
     )
-    return _DENOISERS[source.family](source, unet, scheduler, device, options)
+    return DENOISERS[source.family](source, unet, scheduler, device, options)
 
 
 def open_model(model: ModelConfig) -> Source | FlowSource:
@@ -117,6 +122,16 @@ def confirm_family(source: Source | FlowSource, model: ModelConfig) -> None:
                 f"the job says {name}: {str(value).lower()}, but {source} is {title}",
                 fix=f"take {name} out, or name another model",
             )
+
+
+def _refuse_flow_options(model: ModelConfig, memory: MemoryConfig, title: str) -> None:
+    """Raise ModelError for what is said of flow models alone."""
+    flow = {name: getattr(model, name) for name in ("distilled", "guidance_embedding", "training_adapter")}
+    given = [f"model.{name}" for name, value in flow.items() if value is not None]
+    given += [f"memory.{name}" for name in ("quantize", "offload") if getattr(memory, name) is not None]
+    if given:
+        instead = "; memory.fp8_base holds its weights in eight bits" if "memory.quantize" in given else ""
+        raise ModelError(f"{' and '.join(given)} mean nothing to {title}{instead}", fix="take it out")
 
 
 def scheduler_config(source: Source, model: ModelConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ class Placement:
     """
 
     def __init__(self, module: nn.Module, device: torch.device, *, stays: bool = False) -> None:
-        self._module, self._device = module, device
+        self._module, self.device = module, device
         there = next((parameter.device for parameter in module.parameters()), device)
         self._stays = stays or there.type == device.type
 
@@ -21,16 +21,16 @@ class Placement:
         """Make room on the device."""
         if not self._stays:
             self._module.to("cpu")
-            free(self._device)
+            free(self.device)
 
     def take(self) -> None:
         """Be on the device from now on, with a network that has been attached meanwhile."""
         if self._stays:
             for parameter in self._module.parameters():
                 if parameter.requires_grad:
-                    parameter.data = parameter.data.to(self._device)
+                    parameter.data = parameter.data.to(self.device)
         else:
-            self._module.to(self._device)
+            self._module.to(self.device)
 
 
 def free(device: torch.device) -> None:

@@ -25,4 +25,5 @@ def leco_load_model(job: JobConfig, device: torch.device) -> SDDenoiser | FlowDe
         device=device,
         checkpointing=job.train.gradient_checkpointing,
         memory=job.memory,
+        job=job,
     )

@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.errors import ModelError
 from leco_plugin.families import offline
+from leco_plugin.families.folder import numbered
 from leco_plugin.families.original import UNET, VAE, fill, text_tensors, unet_tensors, vae_tensors
 from leco_plugin.families.source import CLASSES, Family, refuse
 
@@ -83,6 +84,12 @@ class FileSource:
             spread = self._file[_V_BIAS].float().std(unbiased=False).item()
             return "v_prediction" if spread > _V_SPREAD else "epsilon"
         return None
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        """The config of ``unet``, ``text_encoder`` or ``text_encoder_2``: the family's."""
+        encoders = {numbered("text_encoder", n): config for n, config in enumerate(self._configs["text_encoders"])}
+        config: Mapping[str, Any] = encoders[part] if part in encoders else self._configs[part]
+        return config
 
     def unet(self, dtype: torch.dtype, device: torch.device | None) -> UNet2DConditionModel:
         """The UNet in ``dtype``; straight onto ``device`` where one is given."""

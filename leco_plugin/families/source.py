@@ -45,6 +45,9 @@ class Source(Protocol):
     def marked_prediction(self) -> str | None:
         """Prediction type that the weights tell of and the scheduler config does not."""
 
+    def config(self, part: str) -> Mapping[str, Any]:
+        """The config of ``unet``, ``text_encoder`` or ``text_encoder_2``."""
+
     def unet(self, dtype: torch.dtype, device: torch.device | None) -> UNet2DConditionModel:
         """The UNet in ``dtype``; straight onto ``device`` where one is given, else on the CPU."""
 

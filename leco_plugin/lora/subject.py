@@ -14,6 +14,7 @@ from leco_plugin.engine import setup
 from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.engine.measure import Bench, Course, asks
 from leco_plugin.errors import ConfigError
+from leco_plugin.families.flow.facts import fit_to_files
 from leco_plugin.lora.file import Lora
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.plugins import plugin_manager
@@ -71,7 +72,8 @@ def find_subject(loras: Sequence[Lora], asked: Asked) -> Subject:
     else:
         loaded = load(asked.prompts)
         if isinstance(loaded, Loaded):
-            job, leco = with_model(loaded.job, asked.model), loaded.job.leco
+            job = with_model(loaded.job, asked.model)
+            leco = job.leco
             if asked.device is not None:
                 job = job.model_copy(update={"device": asked.device})
             pairs, preserve = job.pairs, leco.preserve
@@ -92,8 +94,8 @@ def load_model(job: JobConfig) -> Denoiser:
 
 
 def with_model(job: JobConfig, model: str | None) -> JobConfig:
-    """``job`` on another model, where one is named."""
-    return job if model is None else job.model_copy(update={"model": ModelConfig(name_or_path=model)})
+    """``job`` on another model, where one is named; with the defaults of a flow model where it leaves them open."""
+    return fit_to_files(job if model is None else job.model_copy(update={"model": ModelConfig(name_or_path=model)}))
 
 
 def job_for(
@@ -101,7 +103,7 @@ def job_for(
 ) -> JobConfig:
     """A job that loads ``model``; in full precision on the CPU, where half of it is slow."""
     chosen = setup.choose_device(device or "auto")
-    return JobConfig(
+    job = JobConfig(
         name="measure",
         device=str(chosen),
         model=ModelConfig(name_or_path=model),
@@ -109,6 +111,7 @@ def job_for(
         leco=leco or LecoConfig(),
         pairs=pairs,
     )
+    return fit_to_files(job)
 
 
 def _own_prompts(loras: Sequence[Lora]) -> tuple[PromptPair, ...]:

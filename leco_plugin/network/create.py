@@ -9,6 +9,7 @@ from leco_plugin.config.layer_choice import Choice
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
+from leco_plugin.network.flow_files import check_config, family_of
 from leco_plugin.network.layers import Plan, Size, plan_layers
 from leco_plugin.network.lycoris import PeftLycoris
 from leco_plugin.network.peft_lora import PeftLora
@@ -28,6 +29,9 @@ def create_network(config: NetworkConfig, module: nn.Module, seed: int) -> PeftL
             "DoRA is not trained here: ComfyUI, Forge, diffusers and others misread such files without a word",
             fix="set network.type to lora",
         )
+    family = family_of(module)
+    if family is not None:
+        check_config(config, family)
     size = Size(config.linear, config.linear_alpha)
     conv = None if config.conv is None else Size(config.conv, config.conv_alpha)
     choice = Choice(config.layers, config.only_if_contains, config.ignore_if_contains)

@@ -12,6 +12,7 @@ from torch import nn
 from leco_plugin.config.layer_choice import Choice
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.blocks import original_names
+from leco_plugin.network.flow_files import family_of, flow_layers
 
 _TRANSFORMERS = ("Transformer2DModel",)
 _CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
@@ -51,10 +52,11 @@ def plan_layers(module: nn.Module, linear: Size, conv: Size | None = None, choic
     As in sd-scripts, 3x3 convolutions have the size ``conv`` and all else has ``linear``. Raises NetworkError where
     nothing is left.
     """
-    plan = dict.fromkeys(transformer_layers(module), linear)
+    family = family_of(module)
+    plan = dict.fromkeys(flow_layers(module, family) if family else transformer_layers(module), linear)
     if not plan:
         raise NetworkError(f"{type(module).__name__} has no transformer block that a LoRA could go on")
-    if conv is not None:
+    if conv is not None and family is None:
         plan |= {name: conv if wide else linear for name, wide in convolution_layers(module).items()}
     choice = choice or Choice()
     chosen = {name: size for name, size in plan.items() if choice.takes(name)}

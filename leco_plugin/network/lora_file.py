@@ -35,20 +35,24 @@ def unet_key(layer: str) -> str:
     return "lora_unet_" + layer.replace(".", "_")
 
 
-def lora_tensors(layers: Mapping[str, LoraWeights], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file, by key; NetworkError where a weight is not finite in ``dtype``."""
+def lora_tensors(layers: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
+    """The tensors of a file, by key."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, weights in layers.items():
         # alpha is always written: without it, some loaders scale by 1 instead of alpha / rank
         alpha = torch.tensor(weights.alpha)
         parts[name] = {"lora_down.weight": weights.down, "lora_up.weight": weights.up, "alpha": alpha}
-    return layer_tensors(parts, dtype)
+    return layer_tensors(parts)
 
 
-def layer_tensors(layers: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file, by key, from those of every layer; NetworkError where one is not finite in ``dtype``."""
-    tensors = {f"{unet_key(name)}.{part}": tensor for name, parts in layers.items() for part, tensor in parts.items()}
-    cast = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
+def layer_tensors(layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file, by key, from those of every layer."""
+    return {f"{unet_key(name)}.{part}": tensor for name, parts in layers.items() for part, tensor in parts.items()}
+
+
+def narrowed(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Tensors as a file holds them, on the CPU; NetworkError where one is not finite in ``dtype``."""
+    cast = {key: tensor.detach().to("cpu", _DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
     for key, tensor in cast.items():
         if not tensor.isfinite().all():
             raise NetworkError(f"{key} is not finite in {dtype}", fix="save as float32, or train with a lower lr")
@@ -60,14 +64,14 @@ def write_lora(path: Path, layers: Mapping[str, LoraWeights], dtype: str, metada
 
     Equal arguments give equal bytes: nothing of the clock or the machine goes in.
     """
-    write_tensors(path, lora_tensors(layers, _DTYPES[dtype]), metadata)
+    write_tensors(path, narrowed(lora_tensors(layers), dtype), metadata)
 
 
 def write_layers(
     path: Path, layers: Mapping[str, Mapping[str, Tensor]], dtype: str, metadata: Mapping[str, str]
 ) -> None:
     """Write the tensors of every layer as ``write_lora`` does."""
-    write_tensors(path, layer_tensors(layers, _DTYPES[dtype]), metadata)
+    write_tensors(path, narrowed(layer_tensors(layers), dtype), metadata)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

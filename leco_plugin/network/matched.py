@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.blocks import original_names
 from leco_plugin.network.differences import LENGTHS, networks, unread
+from leco_plugin.network.flow_files import in_diffusers_names
 from leco_plugin.network.lora_keys import foreign_kind
 from leco_plugin.network.lora_read import Layer, LoraFile, change_shapes, shape_text
 
@@ -68,7 +69,7 @@ def match(file: LoraFile, module: nn.Module) -> Matched:
 
     NetworkError where none is there, or one has another shape.
     """
-    known = _known_layers(module)
+    file, known = in_diffusers_names(file, module), _known_layers(module)
     layers: dict[str, Layer] = {}
     unknown: list[str] = []
     elsewhere: list[str] = []

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from leco_plugin import __version__
+from leco_plugin.config.families import architecture
 from leco_plugin.config.schema import JobConfig, LecoConfig, PromptPair
 from leco_plugin.errors import ConfigError
 
@@ -21,14 +22,18 @@ _MOST_CHANGES = 4
 _V_ARCHITECTURES = {"sd2": "stable-diffusion-v2-768-v"}
 
 
-def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int, step: int) -> dict[str, str]:
+def run_metadata(
+    job: JobConfig, *, family: str, prediction_type: str, seed: int, step: int, distilled: bool = False
+) -> dict[str, str]:
     """Metadata of a file that ``job`` wrote after ``step`` optimizer steps with ``seed``; strings only.
+
+    ``distilled`` is for a model that takes few steps, such as a turbo.
 
     Holds no path, user or host name, and no time, so that equal runs give equal files; only where the
     environment sets SOURCE_DATE_EPOCH (https://reproducible-builds.org) is that the date.
     """
     return {
-        **_model(job, family, prediction_type),
+        **_model(job, family, prediction_type, distilled),
         **_training(job, seed, step),
         **leco_metadata(job.pairs, job.leco, job.train.noise_scheduler),
         **{f"ss_leco_meta_{key}": value.replace("[name]", job.name) for key, value in job.meta.items()},
@@ -36,11 +41,11 @@ def run_metadata(job: JobConfig, *, family: str, prediction_type: str, seed: int
     }
 
 
-def _model(job: JobConfig, family: str, prediction_type: str) -> dict[str, str]:
+def _model(job: JobConfig, family: str, prediction_type: str, distilled: bool) -> dict[str, str]:
     height, width = max(pair.resolution for pair in job.pairs)
     v_model = prediction_type == "v_prediction"
     version = _BASE_VERSIONS.get(family, family)
-    architecture = _ARCHITECTURES.get(family, family)
+    own = _ARCHITECTURES.get(family) or architecture(family, distilled=distilled)
     return {
         # sd-scripts has no name of its own for SDXL models that predict v
         "ss_base_model_version": f"{version}_v" if v_model and family in ("sd1", "sd2") else version,
@@ -49,7 +54,7 @@ def _model(job: JobConfig, family: str, prediction_type: str) -> dict[str, str]:
         "ss_sd_model_name": model_name(job.model.name_or_path),
         "ss_output_name": job.name,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{_V_ARCHITECTURES.get(family, architecture) if v_model else architecture}/lora",
+        "modelspec.architecture": f"{_V_ARCHITECTURES.get(family, own) if v_model else own}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": job.name,
         "modelspec.resolution": f"{width}x{height}",

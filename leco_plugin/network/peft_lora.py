@@ -13,9 +13,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from leco_plugin.network.dropout import Dropout
+from leco_plugin.network.flow_files import family_of, flow_tensors
 from leco_plugin.network.layers import Plan, Size, file_names, plan_layers, sizes_text, transformer_layers
 from leco_plugin.network.lean import LeanLora
-from leco_plugin.network.lora_file import LoraWeights, write_lora
+from leco_plugin.network.lora_file import LoraWeights, narrowed, write_lora, write_tensors
 from leco_plugin.network.start import Start
 
 ADAPTER = "leco"
@@ -93,9 +94,16 @@ class PeftLora:
         self.notes = start.notes
 
     def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
-        """Write the LoRA as sd-scripts does, atomically, with ``metadata`` and what describes the network."""
+        """Write the LoRA as sd-scripts does, for flow models as diffusers does; atomically.
+
+        What describes the network is added to ``metadata``.
+        """
         layers = {self._names[name]: weights for name, weights in self.weights().items()}
-        write_lora(path, layers, dtype, {**metadata, **self._description()})
+        described = {**metadata, **self._description()}
+        if family_of(self._module):
+            write_tensors(path, narrowed(flow_tensors(layers), dtype), described)
+        else:
+            write_lora(path, layers, dtype, described)
 
     def _description(self) -> dict[str, str]:
         arguments = conv_arguments(self._plan, self._size)

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from leco_plugin.config.sample import SampleConfig
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.contracts import Denoiser
+from leco_plugin.engine.setup import fit
 from leco_plugin.errors import ConfigError
 from leco_plugin.lora.file import Lora
 from leco_plugin.lora.subject import Asked, find_model, job_for, load_model
@@ -41,8 +43,8 @@ class Wanted:
     seeds: tuple[int, ...] = (0,)
     height: int | None = None
     width: int | None = None
-    steps: int = 20
-    guidance_scale: float = 7.0
+    steps: int | None = None
+    guidance_scale: float | None = None
     sampler: str = "ddim"
     from_step: int = 0
     model: str | None = None
@@ -88,7 +90,9 @@ def opened(page: Page, run: Run, wanted: Wanted) -> Iterator[Drawing]:
     job = _job(run, lora, pairs, wanted)
     with page.working(f"loading {job.model.name_or_path}"):
         denoiser = load_model(job)
-    strips = _strips(prompts, pairs, wanted, denoiser)
+    strips = _strips(
+        prompts, pairs, wanted, denoiser, fit(job.model_copy(update={"sample": SampleConfig()}), denoiser).sample
+    )
     check_strips(denoiser, strips)
     network = LoadedLora(denoiser.module, lora)
     page.lines(network.left_out.sentences())
@@ -109,14 +113,16 @@ def _job(run: Run, lora: Lora, pairs: Sequence[PromptPair], wanted: Wanted) -> J
     return job_for(tuple(pairs) or (PromptPair(target="", positive=""),), model, wanted.device)
 
 
-def _strips(prompts: Sequence[str], pairs: Sequence[PromptPair], wanted: Wanted, denoiser: Denoiser) -> list[Strip]:
+def _strips(
+    prompts: Sequence[str], pairs: Sequence[PromptPair], wanted: Wanted, denoiser: Denoiser, usually: SampleConfig
+) -> list[Strip]:
     usual = 1024 if denoiser.family == "sdxl" else 512
     height, width = max((pair.resolution for pair in pairs), default=(usual, usual))
     settings = PictureSettings(
         height=wanted.height or height,
         width=wanted.width or width,
-        steps=wanted.steps,
-        guidance_scale=wanted.guidance_scale,
+        steps=wanted.steps or usually.sample_steps,
+        guidance_scale=usually.guidance_scale if wanted.guidance_scale is None else wanted.guidance_scale,
         sampler=wanted.sampler,
         from_step=wanted.from_step,
     )

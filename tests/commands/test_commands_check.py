@@ -121,18 +121,18 @@ def test_json_errors_go_to_stdout(tmp_path: Path):
 @pytest.mark.parametrize("key", ["target", "tärget"])
 def test_text_that_the_console_cannot_show_is_spelled_out(tmp_path: Path, encoding: str, json_output: bool, key: str):
     """No UnicodeEncodeError, for good and for bad files."""
-    path = prompts(tmp_path, f'[[prompts]]\n"{key}" = "猫 \\u001b[31m"\nweight = 0\n')
+    path = prompts(tmp_path, f'[[prompts]]\n"{key}" = "猫 \\u202e[31m"\nweight = 0\n')
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
     code = check(path, json_output, stream, stream)
     stream.flush()
     shown = raw.getvalue().decode(encoding)
     assert code == (0 if key == "target" else 2)
-    assert "\x1b" not in shown
+    assert "\u202e" not in shown
     if json_output:
         json.loads(shown)
     elif key == "target":
-        assert "\\u732b \\x1b[31m" in shown
+        assert "\\u732b \\u202e[31m" in shown
 
 
 def test_what_a_job_will_need_is_estimated():
@@ -144,16 +144,39 @@ def test_what_a_job_will_need_is_estimated():
     assert "memory" not in out
 
 
-def test_checking_imports_no_model_library():
-    """So that it answers at once."""
+@pytest.mark.parametrize("option", ["", "--no-estimate"])
+def test_no_model_library_is_imported_before_all_but_the_estimate_is_told(option):
+    """So that it answers at once; without the estimate it ends there."""
     code = (
-        "import sys, leco_plugin.commands.check_file as check\n"
-        f"check.check({str(EXAMPLES / 'size_job.yaml')!r}, False, sys.stdout, sys.stderr)\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'rich', 'numpy'} & sys.modules.keys()\n"
-        "assert not heavy, heavy\n"
+        "import io, sys\n"
+        "from leco_plugin.commands.main import main\n"
+        "loaded = []\n"
+        "class Told(io.StringIO):\n"
+        "    def write(self, text):\n"
+        "        heavy = {'torch', 'diffusers', 'transformers', 'peft', 'rich', 'numpy'} & sys.modules.keys()\n"
+        "        loaded.append((text, heavy))\n"
+        "        return len(text)\n"
+        "out, sys.stdout = sys.stdout, Told()\n"
+        f"assert main(['check', {str(EXAMPLES / 'size_job.yaml')!r}, *{option.split()!r}]) == 0\n"
+        "sys.stdout = out\n"
+        "told = [text for text, heavy in loaded if not heavy]\n"
+        "assert '4 training pairs\\n' in told, told\n"
+        "late = ''.join(text for text, heavy in loaded if heavy)\n"
+        f"assert late.startswith('memory on a GPU' if {not option} else ''), late\n"
+        f"assert bool(late) == {not option}, late\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=EXAMPLES.parent)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_estimate_can_be_left_out():
+    """In text and in JSON."""
+    out = io.StringIO()
+    assert check(EXAMPLES / "size_job.yaml", False, out, out, estimate=False) == 0
+    assert "memory on a GPU" not in out.getvalue()
+    out = io.StringIO()
+    assert check(EXAMPLES / "size_job.yaml", True, out, out, estimate=False) == 0
+    assert sorted(json.loads(out.getvalue())) == ["job", "pairs", "warnings"]
 
 
 def test_a_pair_without_strength_on_its_own_neutral_is_said_to_keep_its_prompt(tmp_path: Path) -> None:

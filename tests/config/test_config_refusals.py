@@ -54,10 +54,10 @@ def summary(problem: Problem) -> tuple[int | None, str]:
         (f"{PROMPT}positive = 2020-01-01\n", 3, "prompts[0].positive", "a date or time"),
         (f"{PROMPT}dynamic_crops = 1\n", 3, "prompts[0].dynamic_crops", "true or false"),
         (f"{PROMPT}dynamic_resolution = 'no'\n", 3, "prompts[0].dynamic_resolution", "true or false"),
-        (f"{PROMPT}batch_size = 0\n", 3, "prompts[0].batch_size", "1 or more"),
+        (f"{PROMPT}batch_size = 0\n", 3, "prompts[0].batch_size", "at least 1"),
         (f"{PROMPT}batch_size = 1.5\n", 3, "prompts[0].batch_size", "whole number"),
         (f"{PROMPT}action = 'Erase'\n", 3, "prompts[0].action", "did you mean 'erase'"),
-        (f"{PROMPT}action = 'remove'\n", 3, "prompts[0].action", "must be 'erase' or 'enhance'"),
+        (f"{PROMPT}action = 'remove'\n", 3, "prompts[0].action", "must be erase or enhance"),
         # sizes
         (f"{PROMPT}resolution = 500\n", 3, "prompts[0].resolution", "did you mean 496"),
         (f"{PROMPT}resolution = 512.5\n", 3, "prompts[0].resolution", "whole number"),

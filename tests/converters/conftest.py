@@ -27,13 +27,13 @@ def to_toml(tmp_path: Path) -> Convert:
 
 @pytest.fixture
 def to_yaml(tmp_path: Path) -> Convert:
-    """Convert a text to a job file."""
+    """Convert a text to a job file, one of ai-toolkit's own slider unless another is asked for."""
 
     def run(text: str, name: str = "source.toml", **options: object) -> Result:
         source = tmp_path / name
         source.write_text(text, encoding="utf-8", newline="")
         target = tmp_path / "result.yaml"
-        conversion = convert(Request(source, target, force=True, **options))  # type: ignore[arg-type]
+        conversion = convert(Request(source, target, force=True, **{"to": "ai-toolkit", **options}))  # type: ignore[arg-type]
         return Result(target, target.read_text(encoding="utf-8") if conversion.written else "", conversion)
 
     return run

@@ -161,3 +161,16 @@ def seconds_for(targets: int, folder: Path) -> float:
     assert result.returncode == 0, result.stderr
     assert f"{4 * targets} training pairs" in result.stdout
     return after.children_user - before.children_user + after.children_system - before.children_system
+
+
+def test_options_and_names_come_in_any_order(tmp_path: Path):
+    """The target after an option, and the option first."""
+    (tmp_path / "a.yaml").write_text("- target: a\n")
+    for number, words in enumerate(
+        (["{}", "--force", "b.toml"], ["--force", "{}", "b.toml"], ["{}", "b.toml", "--force"])
+    ):
+        target = tmp_path / f"{number}.toml"
+        target.write_text("old")
+        arguments = [word.format(tmp_path / "a.yaml").replace("b.toml", str(target)) for word in words]
+        assert leco(["convert", *arguments]) == 0
+        assert target.read_text() == '[[prompts]]\ntarget = "a"\n'

@@ -47,6 +47,6 @@ def test_every_prompt_example_becomes_a_slider_job_or_names_what_it_lacks(path: 
     """Only the plain slider is one of ai-toolkit's without a change."""
     if path.suffix != ".toml":
         return
-    result = convert(Request(path, tmp_path / "job.yaml"))
+    result = convert(Request(path, tmp_path / "job.yaml", to="ai-toolkit"))
     kinds = {note.kind for note in result.report.notes}
     assert bool(kinds & {"lost", "changed"}) == (path.stem != "slider")

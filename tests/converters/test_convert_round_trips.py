@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 from pathlib import Path
 
 import convert_generated as made
+import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from leco_converters import Request, convert
 from leco_converters.request import Target
@@ -14,6 +18,7 @@ from leco_plugin.config.build import load_job, load_prompts
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.errors import ConfigError
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -50,10 +55,55 @@ def test_an_ai_toolkit_job_gives_the_pairs_of_its_trainer_and_comes_back(slider:
         toml, _ = _convert(folder, "a.yaml", "b.toml")
         expected = (tuple(made.host_pairs(slider)), made.host_preserve(slider))
         assert _read(toml) == expected
-        _, kinds = _convert(folder, "b.toml", "c.yaml")
+        _, kinds = _convert(folder, "b.toml", "c.yaml", "ai-toolkit")
         assert "lost" not in kinds
         again, _ = _convert(folder, "c.yaml", "d.toml")
         assert _read(again) == expected
+
+
+def _through_the_defaults(source: Path) -> None:
+    """A prompt file to what it becomes by default, and that to what it becomes: equal pairs, and nothing lost."""
+    first = convert(Request(source))
+    (job,) = first.written
+    assert not first.report.lost
+    loaded = load_job(job).job
+    assert (loaded.pairs, loaded.leco.preserve) == _read(source)
+    second = convert(Request(job, force=True, target=job.with_name("again.toml")))
+    assert _read(second.written[0]) == _read(source)
+
+
+@SETTINGS
+@given(made.prompt_trees)
+def test_a_generated_prompt_file_comes_back_through_the_defaults(tree: made.Tree):
+    """Without an option, so that nobody loses anything who does not ask for ai-toolkit's own slider."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "a.toml").write_text(made.as_toml(tree), encoding="utf-8")
+        _through_the_defaults(Path(name) / "a.toml")
+
+
+@pytest.mark.parametrize(
+    "case", sorted(path.parent for path in GOLDEN.rglob("prompts.toml")), ids=lambda path: path.name
+)
+def test_a_golden_prompt_file_comes_back_through_the_defaults(case: Path, tmp_path: Path):
+    """With the files of neutrals that it names; one that sd-scripts refuses is refused."""
+    shutil.copytree(case, tmp_path / "case")
+    source = tmp_path / "case" / "prompts.toml"
+    if "error" in json.loads((case / "expected.json").read_text()):
+        with pytest.raises(ConfigError):
+            convert(Request(source))
+        return
+    _through_the_defaults(source)
+
+
+def test_the_job_of_a_prompt_file_says_what_a_host_would_take_otherwise(tmp_path: Path):
+    """ai-toolkit's defaults are others: it runs with our learning rate and rank only where they stand in the job."""
+    (tmp_path / "a.toml").write_text('target = "a"\n')
+    convert(Request(tmp_path / "a.toml"))
+    tree = yaml.safe_load((tmp_path / "a.yaml").read_text())
+    (process,) = tree["config"]["process"]
+    assert (tree["job"], process["type"], process["training_folder"]) == ("extension", "leco", "output")
+    assert (process["train"]["lr"], process["network"]["linear"]) == (1e-4, 4)
+    assert load_job(tmp_path / "a.yaml").job.train.steps == process["train"]["steps"]
 
 
 @SETTINGS
@@ -79,7 +129,7 @@ def test_a_toml_comes_back_from_ai_toolkit_with_its_pairs_or_the_report_says_wha
         folder = Path(name)
         (folder / "a.toml").write_text(made.as_toml(tree), encoding="utf-8")
         try:
-            _, kinds = _convert(folder, "a.toml", "b.yaml")
+            _, kinds = _convert(folder, "a.toml", "b.yaml", "ai-toolkit")
         except ConfigError:
             # nothing but prompts without a concept
             assert all(not (pair.positive + pair.unconditional).strip() for pair in _read(folder / "a.toml")[0])

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
-from flow_models import KINDS, flow_folder
-from models import CPU, randn
+from flow_models import KINDS, load_flow_model
+from models import randn
 from torch import Tensor
 
 from leco_plugin.families.flow.denoiser import FlowDenoiser
-from leco_plugin.families.load import load_model
 
 HEIGHT, WIDTH, STEPS = 64, 96, 5
 POSITIVE, NEGATIVE = "a red circle", ""
@@ -24,18 +24,7 @@ SHIFTED_SCALE = ("z_image", "krea2")
 """Their pipelines' guidance g means a scale of g + 1."""
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {kind: flow_folder(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
-
-
-def load(folder: Path, **options: Any) -> FlowDenoiser:
-    model = {"name_or_path": str(folder), "guidance_embedding": EMBEDDING}
-    from leco_plugin.config.schema import ModelConfig
-
-    loaded = load_model(ModelConfig(**model), dtype="fp32", device=CPU, **options)
-    assert isinstance(loaded, FlowDenoiser)
-    return loaded
+Folder = Callable[[str], Path]
 
 
 def states_of_pipeline(kind: str, folder: Path, noise: Tensor, scale: float) -> list[Tensor]:
@@ -82,15 +71,15 @@ def walk(model: FlowDenoiser, noise: Tensor, scale: float) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "scale"), [(kind, scale) for kind in KINDS for scale in (1.0, 3.0)])
-def test_a_walk_is_the_pipelines_own(kind: str, scale: float, folders: dict[str, Path]) -> None:
+def test_a_walk_is_the_pipelines_own(kind: str, scale: float, flow_folder: Folder) -> None:
     """Step by step, with guidance and without."""
     if kind == "flux2" and scale != 1:
         pytest.skip("its pipeline has no classifier-free guidance")
-    model = load(folders[kind])
+    model = load_flow_model(flow_folder(kind), guidance_embedding=EMBEDDING)
     noise = randn(1, *model.latent_shape(HEIGHT, WIDTH), seed=3)
     layout = model._layout
     packed = kind not in ("flux2", "flux2_klein") and layout.channels > 1
-    theirs = states_of_pipeline(kind, folders[kind], layout.to(noise) if packed else noise, scale)
+    theirs = states_of_pipeline(kind, flow_folder(kind), layout.to(noise) if packed else noise, scale)
     ours = walk(model, noise, scale)
     assert len(theirs) == STEPS
     for one, other in zip(ours, theirs, strict=True):
@@ -99,9 +88,9 @@ def test_a_walk_is_the_pipelines_own(kind: str, scale: float, folders: dict[str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_does_not_see_the_others_of_its_batch(kind: str, folders: dict[str, Path]) -> None:
+def test_a_row_does_not_see_the_others_of_its_batch(kind: str, flow_folder: Folder) -> None:
     """Prompts of other lengths, and other times, beside it change nothing; its own prompt does."""
-    model = load(folders[kind])
+    model = load_flow_model(flow_folder(kind), guidance_embedding=EMBEDDING)
     table = model.encode([POSITIVE, NEGATIVE])
     noise, times = randn(2, *model.latent_shape(HEIGHT, WIDTH)), torch.tensor([800.0, 300.0])
     sizes = torch.zeros(2, 6)
@@ -115,11 +104,11 @@ def test_a_row_does_not_see_the_others_of_its_batch(kind: str, folders: dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_are_the_pipelines_own(kind: str, folders: dict[str, Path]) -> None:
+def test_pictures_are_the_pipelines_own(kind: str, flow_folder: Folder) -> None:
     """Latents of the last step, through the VAE as the pipeline scales them."""
-    model = load(folders[kind])
+    model = load_flow_model(flow_folder(kind), guidance_embedding=EMBEDDING)
     latents = randn(1, *model.latent_shape(HEIGHT, WIDTH))
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folders[kind])
+    pipe = diffusers.DiffusionPipeline.from_pretrained(flow_folder(kind))
     pipe.set_progress_bar_config(disable=True)
     packed = kind not in ("flux2", "flux2_klein") and model._layout.channels > 1
     options = {"guidance_scale": 1.0 if kind not in SHIFTED_SCALE else 0.0}

@@ -74,7 +74,7 @@ class FlowDenoiser:
         # bf16 where fp16 is asked for: T5 overflows in fp16
         precision = torch.bfloat16 if self._dtype == torch.float16 else self._dtype
         with torch.no_grad(), self._source.text_pipeline(precision, self.device) as pipe:
-            entries = [self._entry(self._recipe.text(pipe, prompt, self._length)) for prompt in prompts]
+            entries = [self._entry(self._recipe.text(pipe, prompt, self.length)) for prompt in prompts]
             self._cut.update({prompt: rest for prompt in prompts if (rest := self._unread(pipe, prompt))})
         self._placement.take()
         return FlowTable(entries)
@@ -86,7 +86,8 @@ class FlowDenoiser:
         return {name: kept(tensor) for name, tensor in text.items()}
 
     @property
-    def _length(self) -> int:
+    def length(self) -> int:
+        """Tokens of a prompt that are read."""
         schnell = self.family == "flux" and self.distilled is not None and self.distilled.steps
         return _SCHNELL_LENGTH if schnell else self._recipe.length
 
@@ -96,7 +97,7 @@ class FlowDenoiser:
         tokenizer = next(found for name in names if (found := getattr(pipe, name, None)) is not None)
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         ids = tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids
-        return str(tokenizer.decode(ids[self._length :])) if len(ids) > self._length else ""
+        return str(tokenizer.decode(ids[self.length :])) if len(ids) > self.length else ""
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Which of ``prompts`` are longer than the model reads; known after ``encode``."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from leco_plugin.checkpoint import Checkpoint
-from leco_plugin.config.families import FLOW_FAMILIES, Distilled, FlowFamily
-from leco_plugin.config.schema import MemoryConfig, ModelConfig
+from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily
+from leco_plugin.config.flow_rules import refusals
+from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.flow.denoiser import FlowDenoiser
 from leco_plugin.families.flow.memory import check_memory, checkpoint_blocks, offload, quantization
@@ -84,6 +85,13 @@ class _Tensors(Mapping[str, Tensor]):
         return len(self._file.keys)
 
 
+def refuse_job(job: JobConfig, family: FlowFamily) -> None:
+    """Raise ModelError with everything in a job that means nothing to a flow model."""
+    found = list(refusals(job, family))
+    if found:
+        raise ModelError(found)
+
+
 def load_flow(
     source: FlowSource,
     model: ModelConfig,
@@ -95,6 +103,8 @@ def load_flow(
 ) -> FlowDenoiser:
     """The model with its transformer on the CPU until prompts are encoded; ModelError for what cannot be done."""
     check_memory(memory, device)
+    if model.guidance_embedding is not None and not source.config("transformer").get("guidance_embeds"):
+        raise ModelError(f"{source} takes no guidance as a number", fix="take model.guidance_embedding out")
     transformer = source.transformer(dtype, **quantization(memory, dtype))
     if any(parameter.is_meta for parameter in transformer.parameters()):
         raise ModelError(f"{source} lacks weights of a {source.family.title} transformer", fix="get the file again")
@@ -108,22 +118,22 @@ def load_flow(
         checkpoint_blocks(transformer)
     if memory.torch_compile:
         transformer.compile(backend=memory.dynamo_backend)
+    return flow_denoiser(source, transformer, model, dtype, Placement(transformer, device, stays=bool(memory.offload)))
+
+
+def flow_denoiser(
+    source: FlowSource, transformer: nn.Module, model: ModelConfig, dtype: torch.dtype, placement: Placement
+) -> FlowDenoiser:
+    """A ``transformer`` of ``source`` in its place, with what the job says of the model."""
     return FlowDenoiser(
         source,
         transformer,
-        device,
+        placement.device,
         dtype,
-        placement=Placement(transformer, device, stays=bool(memory.offload)),
-        distilled=_distilled(source, model),
+        placement=placement,
+        distilled=source.distilled(model.distilled),
         embedding=source.family.embedding if model.guidance_embedding is None else model.guidance_embedding,
     )
-
-
-def _distilled(source: FlowSource, model: ModelConfig) -> Distilled | None:
-    """As the job says, or as the model's files do."""
-    if model.distilled is None:
-        return source.distilled
-    return Distilled("the job says so", source.family.steps or None) if model.distilled else None
 
 
 def _fuse(source: FlowSource, transformer: nn.Module, path: Path, memory: MemoryConfig) -> None:

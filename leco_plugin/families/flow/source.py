@@ -44,11 +44,11 @@ class FlowSource:
         """The config of the transformer or VAE."""
         return read_json(self.folder / part / "config.json")
 
-    @property
-    def distilled(self) -> Distilled | None:
-        """How the model is distilled, by its config files."""
+    def distilled(self, said: bool | None) -> Distilled | None:
+        """How the model is distilled, by what is ``said`` of it or by its config files."""
         scheduler = read_json(self.folder / "scheduler" / "scheduler_config.json")
-        return distilled(self.family, self.index, self.config("transformer"), scheduler, Path(self._name).name)
+        name = Path(self._name).name
+        return distilled(self.family, self.index, self.config("transformer"), scheduler, name, said)
 
     def scheduler(self) -> Any:
         """The model's own scheduler, without history."""

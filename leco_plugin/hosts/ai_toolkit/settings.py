@@ -6,17 +6,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from leco_plugin.config.build import LoadedSection, build_section
 from leco_plugin.config.files import Document, read_document
-from leco_plugin.config.schema import TrainConfig
+from leco_plugin.config.names import SAMPLERS
 from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, LecoError
 from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, check_architecture
 
-SAMPLERS: tuple[str, ...] = get_args(TrainConfig.model_fields["noise_scheduler"].annotation)
 _LOSSES: Mapping[str, LossType] = {"mse": "l2", "l2": "l2", "mae": "l1", "l1": "l1", "pseudo_huber": "huber"}
 _REFUSED = {
     "train_text_encoder": "remove it: LECO trains the diffusion model alone",

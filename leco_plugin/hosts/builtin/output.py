@@ -96,7 +96,12 @@ class Output:
         """What the LoRA says of itself after ``step`` steps; ConfigError where the environment is in its way."""
         job, train = self.job, self.job.train
         metadata = run_metadata(
-            job, family=denoiser.family, prediction_type=denoiser.prediction_type, seed=self.seed, step=step
+            job,
+            family=denoiser.family,
+            prediction_type=denoiser.prediction_type,
+            seed=self.seed,
+            step=step,
+            distilled=denoiser.distilled is not None and denoiser.distilled.steps is not None,
         )
         metadata["ss_loss_type"] = train.loss_type
         if train.optimizer_params:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import Generator
 
+from leco_plugin.config.flow_rules import remarks
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
@@ -17,7 +18,7 @@ from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.same_run import MODEL_WEIGHTS, describe_run, model_weights_hash, refuse_other_run
-from leco_plugin.engine.setup import draw_seed, load_model, own_random_numbers
+from leco_plugin.engine.setup import draw_seed, fit, load_model, own_random_numbers
 from leco_plugin.engine.state_file import Stored
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.engine.stop import stop_on_signal
@@ -70,9 +71,11 @@ class LecoProcess:
         """The run once it is known whether, and from where, it goes on."""
         began = time.perf_counter()
         job = self._job
-        output = Output(job, self._seed, self._report)
         denoiser = load_model(job, self._hooks)
+        # as the job has it: what the model leaves open to itself is not known when the next run asks for a state
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
+        self._job = job = fit(job, denoiser)
+        output = Output(job, self._seed, self._report)
         saving = self._saving(denoiser, self._create_network(denoiser), output, States(job, self._run, described))
         loop = saving.loop
         with own_random_numbers(self._seed, denoiser.device):
@@ -174,6 +177,8 @@ class LecoProcess:
         # a network that a plugin brings need not have any
         for note in getattr(network, "notes", ()):
             self._report(Warned(note))
+        for problem in remarks(self._job, denoiser.distilled):
+            self._report(Warned(str(problem)))
         odd = rate_warning(self._job.train)
         if odd:
             self._report(Warned(odd))
@@ -188,6 +193,7 @@ class LecoProcess:
         sizes = getattr(network, "sizes", f"rank {job.network.linear}, alpha {job.network.linear_alpha:g}")
         return (
             ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
+            *((("distilled", denoiser.distilled.why),) if denoiser.distilled else ()),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
             ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),

@@ -6,17 +6,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
-from pydantic import ValidationError
-
-from leco_plugin.config.blame import blame
+from leco_plugin.config.blame import check_texts, read_model
 from leco_plugin.config.build import parse_overrides
 from leco_plugin.config.findings import Findings
-from leco_plugin.config.schema import LecoConfig, TrainConfig
+from leco_plugin.config.names import SAMPLERS
+from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError
-
-SAMPLERS: tuple[str, ...] = get_args(TrainConfig.model_fields["noise_scheduler"].annotation)
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,12 @@ def _leco(arguments: Sequence[str], preserve: Sequence[str]) -> LecoConfig:
     options = parse_overrides(arguments)
     if preserve:
         options["preserve"] = list(preserve)
-    try:
-        return LecoConfig.model_validate(options)
-    except ValidationError as error:
-        findings = Findings(Path("--leco"))
-        for detail in error.errors(include_url=False):
-            # as the schema of a job names it
-            blame({**detail, "loc": ("leco", *detail["loc"])}, (), findings)
-        raise ConfigError(findings.errors) from None
+    findings = Findings(Path("--leco"))
+    check_texts(options, ("leco",), findings)
+    leco = read_model(LecoConfig, options, ("leco",), findings)
+    if leco is None or findings.errors:
+        raise ConfigError(findings.errors)
+    return leco
 
 
 def _positive(text: str) -> int:

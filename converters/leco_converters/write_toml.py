@@ -6,17 +6,20 @@ text that may be of that kind is tried on it, and spelled another way where it f
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import tomlkit
+from tomlkit.items import AoT, Item, Table
 
 from leco_converters.tree import Node, inner_comments, plain
-from leco_converters.yaml_text import comment_lines, commented
+from leco_converters.write_yaml import comment_lines, commented
 from leco_plugin.config.toml_file import sd_scripts_reading
 from leco_plugin.errors import ConfigError
 
 _SAFE = re.compile("[^\"'\\\\\x00-\x1f\x7f]*\\Z")
 _SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 _PLAIN_COMMENT = re.compile(r"[#A-Za-z0-9 .:;()/+-]*\Z")
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?\Z")
 _WIDTH = 110
@@ -24,10 +27,11 @@ _WIDTH = 110
 
 def write_toml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -> str:
     """Return the text of a prompt file; raises ConfigError for a text that `toml` cannot be made to read."""
-    lines = [*comment_lines(head), *([""] if head else []), *_table(root, ""), *comment_lines(tail)]
-    while lines and not lines[0]:
-        lines.pop(0)
-    return "\n".join(lines) + "\n"
+    document = tomlkit.document()
+    below: list[str] = []
+    _fill(document, root, below)
+    lines = [*comment_lines(head), *([""] if head else []), tomlkit.dumps(document).rstrip("\n")]
+    return "\n".join([*lines, *below, *comment_lines(tail)]).strip("\n") + "\n"
 
 
 def text(value: str) -> str:
@@ -40,49 +44,65 @@ def text(value: str) -> str:
     raise ConfigError(f"sd-scripts cannot read the text {_shown(value)} in any spelling", fix="change the prompt")
 
 
-def _table(node: Node, path: str) -> Iterator[str]:
-    """Yield the lines of a table: single values first, as TOML wants, then the tables in it."""
-    last_value = max((i for i, child in enumerate(node.table.values()) if _is_value(child)), default=-1)
-    tables: list[tuple[str, Node]] = []
-    for index, (name, child) in enumerate(node.table.items()):
-        if not _is_value(child) or (child.left_out and index > last_value):
-            tables.append((name, child))
+def _fill(table: tomlkit.TOMLDocument | Table, node: Node, below: list[str]) -> None:
+    """Put in single values first, as TOML wants, then tables; ``below`` takes the comments behind the last entry."""
+    above = below
+    tables = {name: child for name, child in node.table.items() if not _is_value(child)}
+    for name, child in node.table.items():
+        if name not in tables:
+            above += commented(name, child) if child.left_out else _above_value(name, child)
+            if not child.left_out:
+                table.append(name, _with_comments(_item(child), above, _behind(name, child)))
+    for name, child in tables.items():
+        if child.left_out:
+            above += commented(name, child)
+        elif isinstance(child.value, dict):
+            table.append(name, _below(child, above))
         else:
-            yield from commented(name, child) if child.left_out else _assignment(name, child)
-    for name, child in tables:
-        yield from _below(name, child, path)
+            above += comment_lines(_around(child))
+            listed = AoT([])
+            for item in child.items:
+                if item.left_out:
+                    above += commented(name, item)
+                else:
+                    listed.append(_below(item, above))
+            table.append(name, listed)
 
 
-def _below(name: str, child: Node, path: str) -> Iterator[str]:
-    """Yield the lines of a table in another one, or of a list of tables."""
-    if child.left_out:
-        yield from commented(name, child)
-        return
-    header = f"{path}.{_key(name)}" if path else _key(name)
-    if isinstance(child.value, dict):
-        yield from ["", *_above(child), f"[{header}]", *_table(child, header)]
-        return
-    yield from _above(child)
-    for item in child.items:
-        if item.left_out:
-            yield from commented(name, item)
-        else:
-            yield from ["", *_above(item), f"[[{header}]]", *_table(item, header)]
+def _below(node: Node, above: list[str]) -> Table:
+    """Return a table of its own with what stands above it; ``above`` then has what stands behind its last entry."""
+    made, lines = tomlkit.table(), [*above, *comment_lines(_around(node))]
+    above.clear()
+    _fill(made, node, above)
+    # last: tomlkit indents what is put into a table as the table is
+    _with_comments(made, ["", *itertools.dropwhile(lambda line: not line, lines)], "")
+    return made
 
 
-def _assignment(name: str, node: Node) -> Iterator[str]:
-    yield from comment_lines(node.before)
+def _with_comments(item: Item, above: list[str], behind: str) -> Item:
+    item.trivia.indent = "".join(f"{line}\n" for line in above)
+    item.trivia.comment_ws, item.trivia.comment = "  " if behind else "", behind
+    above.clear()
+    return item
+
+
+def _above_value(name: str, node: Node) -> list[str]:
     # `toml` misreads comments inside a list
-    yield from comment_lines([text for text in inner_comments(node) if text])
-    line = f"{_key(name)} = {_value(node)}"
+    lines = comment_lines([*node.before, *(comment for comment in inner_comments(node) if comment)])
+    return lines if _behind(name, node) else [*lines, *comment_lines([node.after] if node.after else [])]
+
+
+def _behind(name: str, node: Node) -> str:
+    """Return the comment behind a value, where `toml` is not irritated by it."""
     if not node.after:
-        yield line
-        return
-    comment = comment_lines([node.after])[0]
-    if _PLAIN_COMMENT.match(comment) or _reads_alike(f"{line}  {comment}\n", {name: plain(node)}):
-        yield f"{line}  {comment}"
-    else:
-        yield from (comment, line)
+        return ""
+    (comment,) = comment_lines([node.after])
+    alike = _PLAIN_COMMENT.match(comment) or _reads_alike(f"x = {_value(node)}  {comment}\n", {"x": plain(node)})
+    return comment if alike else ""
+
+
+def _item(node: Node) -> Item:
+    return tomlkit.value(_value(node))
 
 
 def _value(node: Node) -> str:
@@ -134,8 +154,8 @@ def _spellings(value: str) -> Iterator[str]:
     yield _escaped(value)
     if not re.search("['\x00-\x1f\x7f]", value):
         yield f"'{value}'"
-    yield _escaped(value, ",")
-    yield _escaped(value, "".join(_SHORT))
+    for spelled_out in (",", "".join(_SHORT)):
+        yield _escaped(value, spelled_out)
     yield f'"""\n{_escaped(value)[1:-1]}"""'
     yield _escaped(value, value)
     yield _escaped(value, value.replace("\\", ""))
@@ -161,12 +181,8 @@ def _is_value(node: Node) -> bool:
     return not isinstance(node.value, dict)
 
 
-def _above(node: Node) -> list[str]:
-    return comment_lines([*node.before, *([node.after] if node.after else [])])
-
-
-def _key(name: str) -> str:
-    return name if _BARE_KEY.match(name) else text(name)
+def _around(node: Node) -> Iterable[str]:
+    return [*node.before, *([node.after] if node.after else [])]
 
 
 def _shown(value: str) -> str:

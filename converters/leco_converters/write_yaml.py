@@ -1,0 +1,181 @@
+"""Writes nodes as YAML that every reader takes alike: YAML 1.1, 1.2, and ai-toolkit's own."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.tokens import CommentToken
+
+from leco_converters.tree import TEXTS, Node, children, has_comments
+
+_BARE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[./+-][A-Za-z0-9_]+)*\Z")
+_SPECIAL = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?\Z")
+_BREAKS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
+_WIDTH = 110
+LEFT_OUT = "# Not carried over:"
+
+
+def write_yaml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -> str:
+    """Return the text of a table."""
+    writer, out = _Writer(), io.StringIO()
+    document = writer.table(CommentedMap(), root, 0)
+    above = writer.place_comments()
+    _yaml().dump(document, out)
+    # ai-toolkit puts environment variables where ${...} stands, before it reads the file
+    text = out.getvalue().replace("${", "\\x24{")
+    lines = [*comment_lines(head), *([""] if head else []), *above, text.rstrip("\n"), *comment_lines(tail)]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def commented(name: str, node: Node, heading: str = LEFT_OUT) -> list[str]:
+    """Return an entry as comment lines, with its own comments."""
+    bare = Node({name: Node(node.value, raw=node.raw, after=node.after)})
+    lines = [f"# {line}".rstrip() for line in write_yaml(bare).splitlines()]
+    return [*comment_lines(node.before), *([heading] if heading else []), *lines]
+
+
+def comment_lines(texts: Iterable[str]) -> list[str]:
+    """Return comments so that none can end its line; what ai-toolkit would take for a variable is broken up."""
+    return [_BREAKS.sub(" ", text).replace("${", "$ {") for text in texts]
+
+
+class _Plain(str):
+    """A number, a switch or null as it is to be spelled."""
+
+    tag = ""
+
+
+class _Representer(RoundTripRepresenter):
+    """ruamel's own, which can be told how to spell a number."""
+
+
+def _represent_plain(representer: RoundTripRepresenter, value: _Plain) -> Any:
+    return representer.represent_scalar(f"tag:yaml.org,2002:{value.tag}", str(value))
+
+
+_Representer.add_representer(_Plain, _represent_plain)
+
+
+def _yaml() -> YAML:
+    writer = YAML()
+    writer.Representer = _Representer
+    writer.width = 2**30
+    writer.indent(mapping=2, sequence=4, offset=2)
+    return writer
+
+
+@dataclass
+class _Line:
+    """A line that ruamel writes, with the comment behind it and the lines below it up to the next value."""
+
+    holder: CommentedMap | CommentedSeq | None
+    key: Any = None
+    """None: the line where the holder begins."""
+    behind: str = ""
+    below: list[str] = field(default_factory=list)
+
+
+class _Writer:
+    """Makes ruamel's tables and lists; it writes all comments up to the next value behind the one before."""
+
+    def __init__(self) -> None:
+        self._lines = [_Line(None)]
+
+    def table(self, made: CommentedMap, node: Node, column: int) -> CommentedMap:
+        for name, child in node.table.items():
+            self._entry(made, name, child, column)
+        return made
+
+    def place_comments(self) -> list[str]:
+        """Hand all comments to ruamel; returns those above the first line."""
+        first, *others = self._lines
+        for line in others:
+            if line.holder is None or not (line.behind or line.below):
+                continue
+            token = CommentToken("\n".join([line.behind, *line.below]) + "\n", CommentMark(0), None)
+            if line.key is None:
+                line.holder.ca.comment = [token, None]
+            else:
+                line.holder._yaml_add_eol_comment([token, None], key=line.key)
+        return first.below
+
+    def _entry(self, made: CommentedMap | CommentedSeq, name: str, node: Node, column: int) -> None:
+        """Add an entry of a table, or an item of a list."""
+        if node.left_out:
+            self._above(commented(name, node), column)
+            return
+        self._above(comment_lines(node.before), column)
+        listed = isinstance(made, CommentedSeq)
+        value = _flat(node, is_prompt=listed or name in TEXTS)
+        (behind,) = comment_lines([node.after])
+        inner: CommentedMap | CommentedSeq = CommentedMap() if isinstance(node.value, dict) else CommentedSeq()
+        if isinstance(made, CommentedSeq):
+            key: Any = len(made)
+            made.append(inner if value is None else value)
+        else:
+            key = _scalar(name)
+            made[key] = inner if value is None else value
+        if value is not None:
+            self._lines.append(_Line(made, key, behind))
+        elif not listed:
+            self._lines.append(_Line(inner, None, behind))
+        elif behind:
+            # the first line of an item is that of its first entry
+            self._above([behind], column)
+        if value is None or has_comments(node):
+            for below, child in [*node.table.items(), *(("item", item) for item in node.items)]:
+                self._entry(inner, below, child, column + 2)
+
+    def _above(self, lines: list[str], column: int) -> None:
+        self._lines[-1].below += [" " * column + line if line else "" for line in lines]
+
+
+def _flat(node: Node, *, is_prompt: bool) -> Any:
+    """Return what fits behind the key: a scalar, a table or list without entries, a list of such; else None."""
+    if not isinstance(node.value, (dict, list)):
+        return _scalar(node.value, node.raw, is_prompt=is_prompt)
+    written = [child for child in children(node) if not child.left_out]
+    if written and (isinstance(node.value, dict) or has_comments(node)):
+        return None
+    if isinstance(node.value, dict):
+        made: Any = CommentedMap()
+    else:
+        made = CommentedSeq([_flat(child, is_prompt=True) for child in written])
+    if None in list(made) or sum(len(str(value)) + 2 for value in made) >= _WIDTH:
+        return None
+    made.fa.set_flow_style()
+    return made
+
+
+def _scalar(value: object, raw: str = "", *, is_prompt: bool = False) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        plain = _Plain(raw if _NUMBER.match(raw) and not isinstance(value, bool) else _spelled(value))
+        plain.tag = "null" if value is None else type(value).__name__
+        return plain
+    text = str(value)
+    bare = _BARE.match(text) and text.lower() not in _SPECIAL and not is_prompt
+    return text if bare else DoubleQuotedScalarString(text)
+
+
+def _spelled(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    mantissa, e, exponent = repr(value).partition("e")
+    if not e:
+        return mantissa
+    # YAML 1.1 takes only 1.0e-05 for a number: with a point, and a sign in the exponent
+    sign = "" if exponent.startswith(("-", "+")) else "+"
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent}"

@@ -1,0 +1,88 @@
+"""What a job means for a flow model: what is refused, and what its defaults are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from leco_plugin.config.families import Distilled, FlowFamily
+from leco_plugin.config.kinds import Frozen
+from leco_plugin.config.names import FLOW_SAMPLER
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.errors import Problem
+
+Section = TypeVar("Section", bound=Frozen)
+_PICTURE_GUIDANCE = 4.0
+"""Guidance of pictures with models that are not distilled, as their pipelines have it."""
+
+
+def refusals(job: JobConfig, family: FlowFamily) -> Iterator[Problem]:
+    """What a job asks for that means nothing to a flow model."""
+    model, train, memory = job.model, job.train, job.memory
+    said = {
+        "model.clip_skip": (model.clip_skip is not None, "its text encoders are read at the layer that it knows"),
+        "model.max_token_length": (model.max_token_length != 75, "it reads prompts as long as its pipeline does"),
+        "model.embeddings_folder": (model.embeddings_folder is not None, "textual inversion is for CLIP alone"),
+        "model.is_v_pred": (bool(model.is_v_pred), "it predicts the flow from picture to noise"),
+        "model.zero_terminal_snr": (model.zero_terminal_snr, "its walks begin at pure noise anyway"),
+        "train.min_snr_gamma": (train.min_snr_gamma is not None, "the weighting is made for epsilon and v"),
+        "memory.attention": (memory.attention != "sdpa", "it is a choice for UNets"),
+        "memory.lowram": (memory.lowram, "memory.offload is what it has instead"),
+    }
+    for key, (is_set, reason) in said.items():
+        if is_set:
+            yield Problem(None, f"{key} means nothing to {family.title}: {reason}", f"take {key} out")
+    samplers = {"train.noise_scheduler": _set(train, "noise_scheduler"), "sample.sampler": _set(job.sample, "sampler")}
+    for key, name in samplers.items():
+        if name not in (None, FLOW_SAMPLER):
+            message = f"{key} {name} is no way to walk with {family.title}, which has one of its own"
+            yield Problem(None, message, f"take {key} out")
+
+
+def fitted(job: JobConfig, distilled: Distilled | None) -> JobConfig:
+    """``job`` for a flow model: what it leaves open is as that model is sampled."""
+    walk: dict[str, Any] = {}
+    picture: dict[str, Any] = {"sampler": FLOW_SAMPLER, "guidance_scale": _PICTURE_GUIDANCE}
+    if distilled is not None:
+        walk["denoise_guidance_scale"] = picture["guidance_scale"] = distilled.guidance
+        if distilled.steps:
+            walk["max_denoising_steps"] = picture["sample_steps"] = distilled.steps
+    parts = {
+        "leco": _with_defaults(job.leco, walk),
+        "sample": _with_defaults(job.sample, picture),
+        "train": _with_defaults(job.train, {"noise_scheduler": FLOW_SAMPLER}),
+    }
+    return job.model_copy(update=parts)
+
+
+def remarks(job: JobConfig, distilled: Distilled | None) -> Iterator[Problem]:
+    """What is odd about the walks of a job on a distilled model."""
+    if distilled is None:
+        return
+    guidance, steps = job.leco.denoise_guidance_scale, job.leco.max_denoising_steps
+    if guidance != distilled.guidance:
+        yield Problem(
+            None,
+            f"leco.denoise_guidance_scale is {guidance:g}, and the model is distilled, which is sampled without "
+            f"guidance ({distilled.why})",
+            "take it out, or set model.distilled: false if the model is not",
+        )
+    if distilled.steps and steps > 4 * distilled.steps:
+        yield Problem(
+            None,
+            f"leco.max_denoising_steps is {steps}, and the model is made for {distilled.steps} steps ({distilled.why})",
+            "take it out, or set model.distilled: false if the model is not",
+        )
+
+
+def _set(section: Frozen, name: str) -> Any:
+    """What a section says; None where it leaves it open."""
+    return getattr(section, name) if name in section.model_fields_set else None
+
+
+def _with_defaults(section: Section, values: dict[str, Any]) -> Section:
+    open_ = {name: value for name, value in values.items() if name not in section.model_fields_set}
+    changed = section.model_copy(update=open_)
+    # still open: another model may answer otherwise
+    changed.model_fields_set.difference_update(open_)
+    return changed

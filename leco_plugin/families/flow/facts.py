@@ -1,0 +1,65 @@
+"""What the config files of a flow model tell, where they are at hand: its family, and whether it is distilled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline
+from leco_plugin.config.flow_rules import fitted
+from leco_plugin.config.schema import JobConfig, ModelConfig
+from leco_plugin.tiny import BUILTIN
+
+_FILES = ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json")
+
+
+@dataclass(frozen=True)
+class FlowFacts:
+    """What was found."""
+
+    family: FlowFamily
+    distilled: Distilled | None
+
+
+def find_flow(model: ModelConfig) -> FlowFacts | None:
+    """The family of the model that a job names; None where it is no flow model, or its files are not at hand."""
+    index, transformer, scheduler = (_read(model.extras or model.name_or_path, file) for file in _FILES)
+    family = family_of_pipeline(index.get("_class_name"))
+    if family is None:
+        return None
+    name = Path(model.name_or_path).name
+    return FlowFacts(family, distilled(family, index, transformer, scheduler, name, model.distilled))
+
+
+def fit_to_files(job: JobConfig) -> JobConfig:
+    """``job`` with a flow model's own defaults where it leaves them open, as far as files tell."""
+    facts = find_flow(job.model)
+    return job if facts is None else fitted(job, facts.distilled)
+
+
+def _read(name: str, file: str) -> dict[str, Any]:
+    """One of the model's files, from its folder or the hub's cache; empty where there is none to be read."""
+    path = BUILTIN[name] / file if name in BUILTIN else Path(name).expanduser() / file
+    try:
+        if not path.is_file():
+            found = _in_hub_cache(name, file)
+            if found is None:
+                return {}
+            path = found
+        tree = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _in_hub_cache(name: str, file: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, file)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None

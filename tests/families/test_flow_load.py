@@ -1,0 +1,178 @@
+"""Where flow models are loaded from, what they are told by, and their walks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from flow_models import KINDS, load_flow_model, write_flow_model
+from models import CPU, randn, seeded
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from leco_plugin.errors import ModelError
+from leco_plugin.families.flow import source
+from leco_plugin.families.flow.denoiser import FlowDenoiser
+from leco_plugin.families.load import load_model
+
+Folder = Callable[[str], Path]
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@torch.no_grad()
+def ask(model: FlowDenoiser) -> Tensor:
+    table = model.encode(["a red circle"])
+    noise = randn(1, *model.latent_shape(64, 64))
+    return model.predict(noise, torch.tensor([700.0]), table.rows([0]), torch.zeros(1, 6))
+
+
+def original_z_image(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The transformer as ComfyUI's files hold it: original names, and queries, keys and values in one."""
+    names = {
+        "all_final_layer.2-1.": "final_layer.",
+        "all_x_embedder.2-1.": "x_embedder.",
+        ".to_out.0.": ".out.",
+        ".norm_k.": ".k_norm.",
+        ".norm_q.": ".q_norm.",
+    }
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if re.search(r"\.to_[kv]\.weight$", key):
+            continue
+        if key.endswith(".to_q.weight"):
+            together = [tensors[key.replace("to_q", part)] for part in ("to_q", "to_k", "to_v")]
+            key, tensor = key.replace("to_q", "qkv"), torch.cat(together)
+        for name, original in names.items():
+            key = key.replace(name, original)
+        found[f"model.diffusion_model.{key}"] = tensor
+    return found
+
+
+def test_a_transformer_in_one_file_is_the_models(flow_folder: Folder, tmp_path: Path) -> None:
+    """In diffusers' layout and in that of ComfyUI; the rest comes from model.extras."""
+    folder = flow_folder("z_image")
+    wanted = ask(load_flow_model(folder))
+    # without the weights that the file has: they must not be looked for
+    extras = tmp_path / "extras"
+    shutil.copytree(folder, extras, ignore=shutil.ignore_patterns("diffusion_pytorch_model.safetensors"))
+    shutil.copytree(folder / "vae", extras / "vae", dirs_exist_ok=True)
+    tensors = load_file(folder / WEIGHTS)
+    for name, held in (("diffusers", tensors), ("comfy", original_z_image(tensors))):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({key: tensor.contiguous() for key, tensor in held.items()}, path)
+        model = load_flow_model(path, extras=str(extras))
+        torch.testing.assert_close(ask(model), wanted)
+        assert model.decode(randn(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+
+
+def refused(path: Path, **model: Any) -> str:
+    with pytest.raises(ModelError) as error:
+        load_flow_model(path, **model)
+    return str(error.value)
+
+
+def test_what_a_file_lacks_is_said(flow_folder: Folder, tmp_path: Path) -> None:
+    """The rest of the model, some of its weights, or the right rest."""
+    tensors = original_z_image(load_file(flow_folder("z_image") / WEIGHTS))
+    path = tmp_path / "z.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+    assert "holds the transformer of Z-Image" in refused(path)
+    assert "model.extras" in refused(path)
+    assert "transformer of Z-Image" in refused(path, extras=str(flow_folder("flux")))
+    assert "FLUX.1" in refused(path, extras=str(flow_folder("flux")))
+    few = load_file(flow_folder("z_image") / WEIGHTS)
+    few.pop("layers.0.attention.to_q.weight")
+    save_file(few, path)
+    message = refused(path, extras=str(flow_folder("z_image")))
+    assert "z.safetensors" in message
+    assert "no file" in refused(flow_folder("z_image"), extras=str(flow_folder("z_image")))
+
+
+def test_an_older_diffusers_is_named_with_the_version_that_is_needed(
+    flow_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one sentence."""
+    monkeypatch.setattr(source, "diffusers", SimpleNamespace(__version__="0.30.0"))
+    assert "Z-Image needs diffusers 0.36 or newer, and 0.30.0 is installed" in refused(flow_folder("z_image"))
+
+
+def test_a_folder_without_its_text_encoder_is_named(flow_folder: Folder, tmp_path: Path) -> None:
+    """When prompts are encoded, by its path."""
+    folder = tmp_path / "model"
+    shutil.copytree(flow_folder("z_image"), folder, ignore=shutil.ignore_patterns("text_encoder"))
+    model = load_flow_model(folder)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        model.encode(["a"])
+
+
+@pytest.mark.parametrize("kind", ["z_image", "flux", "flux2_klein", "auraflow"])
+def test_the_end_of_a_long_prompt_is_said(kind: str, flow_folder: Folder) -> None:
+    """What is beyond the tokens that are read, one a letter here."""
+    model = load_flow_model(flow_folder(kind))
+    long = "a" * 600 + "z"
+    model.encode(["a", long])
+    assert model.truncated(["a", long]) == [long]
+    assert model.cut(long).endswith("z")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perfect_model_keeps_its_variance(kind: str, flow_folder: Folder) -> None:
+    """Of data with deviation 1/2 the velocity is known: along the schedule of the family, latents have theirs."""
+    model = load_flow_model(flow_folder(kind))
+    sampler, x = model.sampler("any", 40, model.latent_shape(512, 512)), randn(1, 20000).double()
+    x, spread = x / x.std(), 0.5
+    for step in range(39):
+        noise = float(sampler.timesteps[step]) / 1000
+        signal = 1 - noise
+        velocity = x * (noise - signal * spread**2) / (noise**2 + signal**2 * spread**2)
+        x = sampler.step(velocity, step, x, seeded(0))
+        noise = float(sampler.timesteps[step + 1]) / 1000
+        true = (noise**2 + (1 - noise) ** 2 * spread**2) ** 0.5
+        assert abs(x.std().item() / true - 1) < 0.1
+
+
+def test_schedules_follow_the_size_where_they_shall(flow_folder: Folder) -> None:
+    """FLUX.1-dev, Qwen-Image and FLUX.2 walk larger pictures nearer to the noise; Z-Image all alike."""
+    for kind, moves in (("flux", True), ("qwen_image", True), ("flux2_klein", True), ("z_image", False)):
+        if kind not in KINDS:
+            continue
+        model = load_flow_model(flow_folder(kind))
+        small, large = (model.sampler("any", 8, model.latent_shape(side, side)).timesteps for side in (512, 1024))
+        assert bool((large[1:-1] > small[1:-1]).all()) is moves
+
+
+@pytest.mark.skipif("krea2" not in KINDS, reason="this diffusers has no Krea 2")
+def test_krea_2_turbo_has_one_shift_for_all_sizes(tmp_path: Path) -> None:
+    """As its pipeline does."""
+    model = load_flow_model(write_flow_model("krea2", tmp_path, is_distilled=True))
+    small, large = (model.sampler("any", 8, model.latent_shape(side, side)).timesteps for side in (512, 1024))
+    assert torch.equal(small, large)
+    assert model.distilled is not None
+    assert model.distilled.steps == 8
+
+
+def test_sizes_that_do_not_fit_are_refused(flow_folder: Folder) -> None:
+    """A token is 16 pixels wide."""
+    with pytest.raises(ModelError, match="72 x 64 pixels is not a multiple of 16"):
+        load_flow_model(flow_folder("flux")).latent_shape(72, 64)
+
+
+def test_signal_and_noise_are_equal_in_the_middle(flow_folder: Folder) -> None:
+    """((1 - s) / s) squared."""
+    found = load_flow_model(flow_folder("z_image")).snr(torch.tensor([500.0, 800.0]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0625]))
+
+
+def test_half_precision_stays_near(flow_folder: Folder) -> None:
+    """bf16 weights and states: the prediction is that of float32 to a few hundredths."""
+    wide = ask(load_flow_model(flow_folder("z_image")))
+    model = load_model(str(flow_folder("z_image")), dtype="bf16", device=CPU)
+    assert isinstance(model, FlowDenoiser)
+    half = ask(model).float()
+    assert 0 < ((half - wide).norm() / wide.norm()).item() < 0.1
