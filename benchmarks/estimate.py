@@ -30,14 +30,15 @@ from torch.utils._pytree import tree_iter
 
 import leco_plugin.families
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.estimate.steps import Rows, Wide
+from leco_plugin.estimate.steps import Call, Shape
 from leco_plugin.estimate.trace import Traced
 from leco_plugin.families import meta
 
 CONFIGS = Path(leco_plugin.families.__path__[0]) / "configs"
 SIDES = {"sd1": (512,), "sd2": (768,), "sdxl": (1024,)}
 FLOW_SIDES = (512, 1024)
-TEACHER, STUDENT = Wide(4, (0.0, 0.0, 1.0, 1.0)), Wide(1, 1.0)
+ROWS = (0.0, 0.0, 1.0, 1.0)
+"""Strengths of the LoRA in the teacher's call."""
 
 
 class Counted(TorchDispatchMode):
@@ -81,7 +82,7 @@ def norms_as_on_cuda(dtype: str) -> Iterator[None]:
         yield
 
 
-def measure(job: JobConfig, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def measure(job: JobConfig, shape: Shape) -> tuple[int, int, int]:
     """Bytes at most in the teacher's call, kept for the student's backward pass, and at most in both passes."""
     with FakeTensorMode(), norms_as_on_cuda(job.train.dtype):
         # all is made of fake tensors from the beginning, which modules cannot swap; the network is float32 anyway
@@ -94,27 +95,26 @@ def measure(job: JobConfig, shape: tuple[int, int, int]) -> tuple[int, int, int]
         if job.train.gradient_checkpointing:
             traced.model.checkpoint()
 
-        def call(wide: Wide) -> Tensor:
-            count = wide.counted
+        def call(count: int) -> Tensor:
             latents, times, sizes = torch.empty(count, *shape), torch.empty(count), torch.empty(count, 6)
             return denoiser.predict(latents, times, traced.model.text.rows([0] * count), sizes)
 
         tensors = [*denoiser.module.parameters(), *denoiser.module.buffers(), *(p.grad for p in network.parameters())]
         known = {tensor.untyped_storage()._cdata for tensor in tensors}
-        with Counted(known) as walking, torch.no_grad(), network.multiplier(TEACHER.strength):
-            call(TEACHER)
-        with Counted(known) as training, network.multiplier(STUDENT.strength):
-            predicted = call(STUDENT)
+        with Counted(known) as walking, torch.no_grad(), network.multiplier(ROWS):
+            call(len(ROWS))
+        with Counted(known) as training, network.multiplier(1.0):
+            predicted = call(1)
             kept = training.now
             predicted.float().pow(2).mean().backward()
     return walking.most, kept, training.most
 
 
-def estimated(job: JobConfig, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def estimated(job: JobConfig, shape: Shape) -> tuple[int, int, int]:
     """The same as `leco check` has it."""
     traced, again = Traced(job), job.train.gradient_checkpointing
-    walking = traced.call(Rows(shape, gradient=False), TEACHER)
-    training = traced.call(Rows(shape, gradient=True), STUDENT, again=again)
+    walking = traced.cost(Call(shape, len(ROWS), strength=ROWS))
+    training = traced.cost(Call(shape, 1, gradient=True), again=again)
     return walking.most, training.kept, training.most
 
 

@@ -68,6 +68,9 @@ class NoWalk:
         walk.position = draw_stop(self._steps, self._generator)
         return [walk]
 
+    def behind(self) -> Sequence[Walk]:
+        return ()
+
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         raise AssertionError
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, device, nn
 
     from leco_plugin.config.families import Distilled
+    from leco_plugin.config.run import RunDescription
     from leco_plugin.config.schema import JobConfig
     from leco_plugin.events import Event, PicturesDrawn
 
@@ -167,7 +168,7 @@ class Hooks(Protocol):
     def leco_pictures(self, *, job: JobConfig, denoiser: Denoiser, network: Network) -> Pictures | None:
         """What draws pictures in the run."""
 
-    def leco_observers(self, *, job: JobConfig) -> list[Iterable[Observer]]:
+    def leco_observers(self, *, run: RunDescription) -> list[Iterable[Observer]]:
         """The observers of every plugin."""
 
 
@@ -179,14 +180,43 @@ class Process(Protocol):
 
 
 class Host(Protocol):
-    """A trainer that LECO runs in."""
+    """A trainer that LECO runs in; what it can do besides having a name is in ``HostActions``."""
 
     @property
     def name(self) -> str:
         """How users choose it."""
 
+    @property
+    def about(self) -> str:
+        """One line for the list of hosts."""
+
+
+class HostActions(Protocol):
+    """What a host may offer; a host has those of these methods that mean something to it.
+
+    Arguments are those that follow the host's name on the command line. LecoError for what the user can put right.
+    """
+
     def run(self, job: JobConfig) -> RunResult:
-        """Run a job of the process `leco` from start to end."""
+        """`leco train --host NAME`: run a job of the process `leco` from start to end."""
+
+    def install(self, path: Path) -> Iterable[str]:
+        """`leco host install NAME PATH`: make LECO known to the host in this folder; gives lines to print."""
+
+    def check(self, path: Path) -> Iterable[str]:
+        """`leco host check NAME PATH`: say which version it is, and what is missing."""
+
+    def remove(self, path: Path) -> Iterable[str]:
+        """`leco host remove NAME PATH`: take LECO out of it again."""
+
+    def start(self, arguments: Sequence[str]) -> int:
+        """`leco host run NAME ...`: train in it; gives the exit code."""
+
+    def ui(self, arguments: Sequence[str]) -> int:
+        """`leco host ui NAME ...`: open its window; gives the exit code when that is closed."""
+
+    def submit(self, arguments: Sequence[str]) -> int:
+        """`leco host submit NAME ...`: put a job into its queue; gives the exit code."""
 
 
 class RunResult(Protocol):
@@ -209,6 +239,7 @@ __all__ = [
     "Denoiser",
     "Hooks",
     "Host",
+    "HostActions",
     "Network",
     "Observer",
     "Pictures",

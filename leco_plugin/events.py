@@ -16,7 +16,7 @@ class RunStarted:
     """What a user wants to see before waiting: (label, value) in order of interest."""
     done: int = 0
     """Steps that the run which this one goes on with has done."""
-    run: str = ""
+    run_id: str = ""
     """Tells runs of one name apart; one that goes on with another has the same."""
 
 
@@ -37,8 +37,18 @@ class StepDone:
     """Time since the last event."""
     memory_bytes: int
     """Peak memory of the device, or of the process where the device is the CPU."""
+    effect: float | None = None
+    """How far pictures of the targets moved along the concept, which is 1; smoothed, None as above."""
+    side_effect: float | None = None
+    """How far they moved beside that direction, in the same unit."""
     drift: float | None = None
-    """How far untouched prompts moved: 0 not at all, 1 as far as the targets are asked to; None as above."""
+    """How far pictures of untouched prompts moved, in the same unit."""
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Goal, effects and drift by name, as far as they were measured."""
+        found = {name: getattr(self, name) for name in ("goal_reached", "effect", "side_effect", "drift")}
+        return {name: figure for name, figure in found.items() if figure is not None}
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class PicturesDrawn:
     number: int
     """Which of those that are drawn after this step, from 1."""
     of: int
+    framed: bool = True
+    """Whether the pictures are on a sheet with their strengths above; a host's own picture is not."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,12 @@ class RunEnded:
     seconds: float
     interrupted: bool
     goal_reached: float | None = None
-    """As the last StepDone says it."""
+    """As the last StepDone says it, like those below."""
+    effect: float | None = None
+    side_effect: float | None = None
     drift: float | None = None
+    means: str = ""
+    """The effect in words."""
 
 
 Event = RunStarted | StepDone | Saved | PicturesDrawn | Warned | RunEnded

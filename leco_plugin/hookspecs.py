@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     import torch
 
+    from leco_plugin.config.run import RunDescription
     from leco_plugin.config.schema import JobConfig
     from leco_plugin.contracts import Denoiser, Hooks, Host, Network, Observer, Pictures, Process
 
@@ -21,12 +22,12 @@ hookspec = pluggy.HookspecMarker("leco_plugin")
 hookimpl = pluggy.HookimplMarker("leco_plugin")
 
 
-@hookspec(firstresult=True)
-def leco_host(name: str, hooks: Hooks) -> Host | None:
-    """Return the host called ``name`` if it is yours, else None.
+@hookspec
+def leco_host(hooks: Hooks) -> Host | None:
+    """Return the host that you offer; import it when it is used, not before.
 
-    Called once per run, first of all. The plugin registered last is asked first, so it can replace a built-in one.
-    Raise ``PluginError`` where the host is yours and cannot run.
+    Called once per run, first of all, and by `leco host`. All plugins are asked, and the host that the user names is
+    used; of two with one name, that of the plugin registered last. Raise ``PluginError`` where yours cannot be offered.
     """
 
 
@@ -68,8 +69,8 @@ def leco_pictures(job: JobConfig, denoiser: Denoiser, network: Network) -> Pictu
 
 
 @hookspec
-def leco_observers(job: JobConfig) -> Iterable[Observer]:
-    """Return observers of this run: views, loggers, whatever wants to know of its events.
+def leco_observers(run: RunDescription) -> Iterable[Observer]:
+    """Return observers of this run in whatever host: views, loggers, whatever wants to know of its events.
 
     Called once per run, before anything heavy is loaded. All plugins' observers are used; there is no order among
     them. Return an empty list to stay out.

@@ -17,17 +17,21 @@ from leco_plugin.errors import LecoError, PluginError, is_out_of_memory, reason
 
 ENTRY_POINTS = "leco_plugin"
 BUILT_IN = {
+    # before the observers, whose history it reads: what is registered later hears of an event earlier
+    "report": "leco_plugin.report.plugin",
+    "ai-toolkit": "leco_plugin.hosts.ai_toolkit.plugin",
     "builtin-host": "leco_plugin.hosts.builtin.plugin",
     "builtin-model": "leco_plugin.families.plugin",
     "builtin-network": "leco_plugin.network.plugin",
     "leco-process": "leco_plugin.hosts.builtin.process_plugin",
+    "onetrainer": "leco_plugin.hosts.onetrainer.plugin",
     "observers": "leco_plugin.observers.plugin",
     "pictures": "leco_plugin.pictures.plugin",
 }
 _MANY = "leco_observers"
 """The hook with an answer of several."""
 _NEEDED: Mapping[str, Sequence[str]] = {
-    "leco_host": ("run",),
+    "leco_host": ("name",),
     "leco_process": ("run",),
     "leco_load_model": ("device", "module", "encode", "latent_shape", "predict", "sampler"),
     "leco_create_network": ("parameters", "multiplier", "save"),
@@ -76,11 +80,12 @@ def plugin_manager(extra: Sequence[object] = (), *, installed: bool = True) -> p
 def run_job(job: JobConfig, *, host: str = "builtin", manager: pluggy.PluginManager | None = None) -> RunResult:
     """Run a job in the host called ``host``; LecoError for whatever the user can put right."""
     manager = manager or plugin_manager()
-    found: Host | None = manager.hook.leco_host(name=host, hooks=cast(Hooks, manager.hook))
-    if found is None:
-        raise PluginError(f"no plugin offers a host called {host!r}", fix="builtin is always there")
+    found = find_host(host, manager)
+    run: Callable[[JobConfig], RunResult] | None = getattr(found, "run", None)
+    if run is None:
+        raise PluginError(f"the host {host} does not run jobs of `leco train`", fix="leco host lists what it does")
     try:
-        result = found.run(job)
+        result = run(job)
     except LecoError:
         raise
     except (Exception, SystemExit) as error:
@@ -93,6 +98,21 @@ def run_job(job: JobConfig, *, host: str = "builtin", manager: pluggy.PluginMana
     if wrong:
         raise PluginError(f"the host {host!r} ended its run with {wrong}", fix=_UPDATE)
     return result
+
+
+def hosts(manager: pluggy.PluginManager) -> dict[str, Host]:
+    """Every host by its name, in the order in which their plugins were registered."""
+    offered: list[Host] = manager.hook.leco_host(hooks=cast(Hooks, manager.hook))
+    # the plugin registered last answers first; of two with one name, that one stays
+    return {host.name: host for host in reversed(offered)}
+
+
+def find_host(name: str, manager: pluggy.PluginManager) -> Host:
+    """The host of this name; PluginError where no plugin offers it."""
+    known = hosts(manager)
+    if name not in known:
+        raise PluginError(f"no plugin offers a host called {name!r}", fix=f"there are {', '.join(known)}")
+    return known[name]
 
 
 def _load_installed(manager: pluggy.PluginManager) -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from leco_plugin.errors import Problem, harmless
 
 
-def write_lines(stream: TextIO, texts: Iterable[str]) -> None:
+class Writes(Protocol):
+    """What lines can be written to."""
+
+    def write(self, text: str, /) -> int:
+        """Write ``text``."""
+
+
+def write_lines(stream: Writes, texts: Iterable[str]) -> None:
     """Write each line of ``texts``; a character that the stream cannot show, or that would steer it, is spelled out."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     for text in texts:

@@ -97,10 +97,18 @@ def _word_tokenizer(folder: Path, **more: Any) -> int:
 
 def _fast(folder: Path, tokenizer: Any, length: int, **names: Any) -> int:
     folder.mkdir(parents=True, exist_ok=True)
+    # no token_type_ids, which T5 does not take
+    inputs = {"model_input_names": ["input_ids", "attention_mask"]}
     tokenizer.save(str(folder / "tokenizer.json"))
     _write(
         folder,
-        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, "padding_side": "right", **names},
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": length,
+            "padding_side": "right",
+            **inputs,
+            **names,
+        },
     )
     return int(tokenizer.get_vocab_size())
 

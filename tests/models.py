@@ -124,7 +124,8 @@ class LineSampler:
         return latents * self.scale
 
     def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
-        assert index == len(self.taken), "steps are taken in order, each by the sampler of its own walk"
+        due = self.taken[-1] + 1 if self.taken else index
+        assert index == due, "steps are taken in order, each by the sampler of its own walk"
         self.taken.append(index)
         return latents + prediction
 
@@ -169,7 +170,7 @@ class LineModel:
         return LineSampler(steps, self.line_sampler.init_noise_sigma, self.line_sampler.scale)
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        return torch.tensor([self.snr_by_timestep[int(timestep)] for timestep in timesteps])
+        return torch.tensor([self.snr_by_timestep.get(int(timestep), 1.0) for timestep in timesteps])
 
 
 def pair(

@@ -17,11 +17,12 @@ from models import LineModel, Recorder, tiny_job
 
 import leco_plugin
 from leco_plugin import hookspecs
+from leco_plugin.config.run import RunDescription, describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Hooks
 from leco_plugin.errors import ModelError, PluginError
 from leco_plugin.events import RunEnded, RunStarted, Saved, StepDone, Warned
-from leco_plugin.plugins import BUILT_IN, plugin_manager, run_job
+from leco_plugin.plugins import BUILT_IN, find_host, plugin_manager, run_job
 
 
 @dataclass
@@ -54,7 +55,7 @@ class LinePlugin:
         return self.model.network
 
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> Iterable[Recorder]:
+    def leco_observers(self, run: RunDescription) -> Iterable[Recorder]:
         self.asked.append("observers")
         return [self.recorder]
 
@@ -97,12 +98,13 @@ class Answering:
 
     def __init__(self, word: str) -> None:
         self.word = word
+        self.name, self.about = "mine", word
         self.asked: list[tuple[str, object]] = []
 
     @leco_plugin.hookimpl
-    def leco_host(self, name: str, hooks: Hooks) -> Any:
-        self.asked.append((name, hooks))
-        return self if name == "mine" else None
+    def leco_host(self, hooks: Hooks) -> Any:
+        self.asked.append(("host", hooks))
+        return self
 
     @leco_plugin.hookimpl
     def leco_process(self, type: str, job: JobConfig, hooks: Hooks) -> Any:
@@ -128,8 +130,8 @@ def test_a_host_is_chosen_by_its_name(tmp_path):
     plugin = Answering("host")
     manager = plugin_manager([plugin], installed=False)
     assert run_job(tiny_job(tmp_path), host="mine", manager=manager).path == Path("host")
-    assert plugin.asked == [("mine", manager.hook)]
-    assert type(manager.hook.leco_host(name="builtin", hooks=manager.hook)).__name__ == "BuiltinHost"
+    assert plugin.asked == [("host", manager.hook)]
+    assert type(find_host("builtin", manager)).__name__ == "BuiltinHost"
 
 
 def test_a_host_that_nobody_offers_is_refused(tmp_path):
@@ -155,11 +157,12 @@ def test_without_a_process_the_built_in_host_says_so(tmp_path):
 
 
 def test_the_last_registered_wins(tmp_path):
-    """It is asked first; those before it are not asked at all."""
+    """Of two hosts with one name; of two processes the first is not asked at all."""
     first, last = Answering("first"), Answering("last")
     manager = plugin_manager([first, last], installed=False)
     assert run_job(tiny_job(tmp_path), host="mine", manager=manager).path == Path("last")
-    assert first.asked == []
+    run_job(tiny_job(tmp_path), manager=manager)
+    assert "leco" not in dict(first.asked)
 
 
 def test_all_observers_are_used(tmp_path, line):
@@ -168,7 +171,7 @@ def test_all_observers_are_used(tmp_path, line):
     manager = plugin_manager([other, line], installed=False)
     run_job(line_job(tmp_path), manager=manager)
     assert line.recorder.events == other.recorder.events
-    observers = [one for some in manager.hook.leco_observers(job=line_job(tmp_path)) for one in some]
+    observers = [one for some in manager.hook.leco_observers(run=describe_job(line_job(tmp_path))) for one in some]
     assert {line.recorder, other.recorder} < set(observers)
     assert "PlainView" in {type(one).__name__ for one in observers}
 
@@ -262,6 +265,8 @@ def test_observers_that_come_one_by_one_may_fail_in_between(tmp_path):
 class Running:
     """A host or process whose run does something."""
 
+    name = "builtin"
+
     def __init__(self, do: Callable[[], Any]) -> None:
         self.do = do
 
@@ -328,12 +333,12 @@ def test_a_hook_may_take_fewer_arguments(tmp_path):
 
     class Modest:
         @leco_plugin.hookimpl
-        def leco_host(self, name: str) -> None:
-            seen.append(name)
+        def leco_process(self, type: str) -> None:
+            seen.append(type)
 
     seen: list[str] = []
-    plugin_manager([Modest()], installed=False).hook.leco_host(name="builtin", hooks=None)
-    assert seen == ["builtin"]
+    plugin_manager([Modest()], installed=False).hook.leco_process(type="mine", job=None, hooks=None)
+    assert seen == ["mine"]
 
 
 class Misspelt:
@@ -412,7 +417,9 @@ def installed_plugin(monkeypatch: pytest.MonkeyPatch, plugin: object) -> Iterato
 def test_installed_packages_are_found_by_their_entry_point(monkeypatch, tmp_path):
     """After the built-in plugins, so that they win; one that is misspelt is named as it is registered."""
     module = ModuleType("somebodys_plugin")
-    module.leco_host = leco_plugin.hookimpl(lambda name, hooks: Answering("installed") if name == "builtin" else None)
+    answering = Answering("installed")
+    answering.name = "builtin"
+    module.leco_host = leco_plugin.hookimpl(lambda hooks: answering)
     with installed_plugin(monkeypatch, module):
         manager = plugin_manager()
         assert manager.has_plugin("somebodys")

@@ -14,7 +14,8 @@ from leco_plugin.errors import LecoError
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
 OK, LOST, REFUSED = 0, 1, 2
-_DESCRIPTION = "Convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML to YAML."
+_DESCRIPTION = "Convert files of ai-toolkit, LECO and Concept Sliders to prompt TOML, or prompt TOML to a job."
+_TO = "toml: prompts; leco-job: a job for any host (the default for TOML); ai-toolkit: a job of its own slider"
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m leco_converters") -> int:
@@ -26,9 +27,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description=_DESCRIPTION)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="YAML, JSON or TOML file")
     parser.add_argument("target", type=Path, nargs="?", metavar="TARGET", help="default: beside the source")
-    parser.add_argument(
-        "--to", choices=["toml", "ai-toolkit", "leco-job"], help="what to write (default: by the source)"
-    )
+    parser.add_argument("--to", choices=["toml", "ai-toolkit", "leco-job"], help=_TO)
     parser.add_argument("--job", nargs="?", type=Path, const=True, default=False, metavar="FILE",
                         help="write the settings of the run to a job file too")  # fmt: skip
     parser.add_argument("--flags", action="store_true", help="print the command line for sd-scripts too")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from leco_converters.leco_job import default_of
+from leco_converters.report import Note, Report
 from leco_converters.request import Plan
-from leco_converters.settings import Outcome, Settings
-from leco_converters.tree import Node, plain
+from leco_converters.tree import plain
 from leco_plugin.config.sd_flags import FLAGS, NETWORK_ARGS, options
 from leco_plugin.errors import ConfigError
 
@@ -24,29 +25,29 @@ _SPELLED: Mapping[str, Mapping[str, str]] = {
     "train.dtype": {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bfloat16": "bf16"},
     "save.dtype": {"float32": "float", "fp32": "float", "float16": "fp16", "bfloat16": "bf16"},
 }
-_ELSEWHERE = ("name", "training_folder", "output_dir", "device", "leco.prompts_file", "model.is_xl", "model.arch")
+_ELSEWHERE = ("name", "training_folder", "output_dir", "device", "model.is_xl", "model.arch")
 """Said by the prompt file, by other flags, or by which script is run."""
 _NOT_FOR_XL = ("v2", "v_parameterization", "clip_skip")
 
 
-def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str, list[Outcome]]:
+def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str, Report]:
     """Return the command that trains the prompts with sd-scripts, and each setting that it has no flag for.
 
     Raises ConfigError where its trainers do not train the family.
     """
-    settings = plan.settings or Settings()
+    settings = plan.settings
     if settings.family:
         fix = "leave --flags away, and use --job"
         raise ConfigError(f"sd-scripts' LECO trainers do not train {settings.family.title}", fix=fix)
-    is_xl = plain(settings.get("model.is_xl")) is True
+    is_xl = plain(settings.values.get("model.is_xl")) is True
     flags: dict[str, str] = {}
     lists: dict[str, list[str]] = {"network_args": [], "optimizer_args": []}
-    outcomes: list[Outcome] = []
+    report, done = Report(plan.source.path), "left out of the command line"
     for option, node in settings.values.items():
         flag = _FLAGS.get(option, "")
         if option in ("sample.prompts", "sample.samples") and node.items:
-            outcomes.append(_lost(node, "the command line of sd-scripts wants the prompts of pictures in a file"))
-        if node.left_out or option in _ELSEWHERE or option.startswith("sample."):
+            report.note("lost", node, "the command line of sd-scripts wants the prompts of pictures in a file", done)
+        if option in _ELSEWHERE or option.startswith("sample."):
             continue
         if option == "memory.attention":
             flags[_ATTENTION[str(node.value)]] = ""
@@ -56,24 +57,27 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
             lists["optimizer_args"] += [f"{key}={_python(plain(child))}" for key, child in node.table.items()]
         elif is_xl and flag in _NOT_FOR_XL:
             if plain(node):
-                outcomes.append(_lost(node, f"sdxl_train_leco.py has no --{flag}"))
+                report.note("lost", node, f"sdxl_train_leco.py has no --{flag}", done)
         elif flag and FLAGS[flag].kind == "switch":
             flags.update({flag: ""} if node.value is True else {})
         elif flag:
             value = plain(node)
             flags[flag] = _SPELLED.get(option, {}).get(str(value).lower(), str(value))
-        elif not _is_default(option, node) and node.key:
-            outcomes.append(_lost(node, f"the command line of sd-scripts has no flag for {option}"))
-    if plan.origin != "ai-toolkit" and settings.get("model.is_xl") is None and not plain(settings.get("model.is_v2")):
+        elif plain(node) != default_of(option) and node.key:
+            report.note("lost", node, f"the command line of sd-scripts has no flag for {option}", done)
+    if (
+        plan.origin != "ai-toolkit"
+        and settings.values.get("model.is_xl") is None
+        and not plain(settings.values.get("model.is_v2"))
+    ):
         was = "the source does not say whether the model is SDXL"
-        outcomes.append(
-            Outcome(plan.source.root, "added", was, "train_leco.py is written; for SDXL sdxl_train_leco.py")
-        )
-    named = str(plain(settings.get("name")) or name)
+        report.note("added", plan.source.root, was, "train_leco.py is written; for SDXL sdxl_train_leco.py")
+    named = str(plain(settings.values.get("name")) or name)
+    folder = plain(settings.values.get("training_folder")) or default_of("training_folder")
     head = {
         "pretrained_model_name_or_path": flags.pop("pretrained_model_name_or_path", "") or model or "MODEL",
         "prompts_file": prompts.as_posix(),
-        "output_dir": _output_dir(settings, named),
+        "output_dir": str(plain(settings.values.get("output_dir")) or f"{folder}/{named}"),
         "output_name": named,
     }
     flags.setdefault("learning_rate", str(default_of("train.lr")))
@@ -82,34 +86,17 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
     words += [f"--{flag}={value}" if value else f"--{flag}" for flag, value in {**head, **flags}.items()]
     for flag, values in lists.items():
         words += [f"--{flag}", *values] if values else []
-    return " ".join(map(shlex.quote, words)), outcomes
+    return " ".join(map(shlex.quote, words)), report
 
 
-def in_job_only(job: Sequence[Outcome], flags: Sequence[Outcome]) -> list[Outcome]:
+def in_job_only(job: Sequence[Note], flags: Sequence[Note]) -> list[Note]:
     """Return what the job file carries and the command line does not."""
-    noted = {outcome.node.key for outcome in job if outcome.kind == "lost"}
-    missing = [one for one in flags if not any(one.node.key[: len(key)] == key for key in noted)]
+    lost = [f"{note.where.key}." for note in job if note.kind == "lost"]
+    missing = [note for note in flags if not f"{note.where.key}.".startswith(tuple(lost))]
     done = "stands in the job file only"
-    return [Outcome(one.node, "changed", one.was, done) if one.kind == "lost" else one for one in missing]
-
-
-def _is_default(option: str, node: Node) -> bool:
-    try:
-        return bool(plain(node) == default_of(option))
-    except KeyError:
-        return False
+    return [replace(note, kind="changed", done=done) if note.kind == "lost" else note for note in missing]
 
 
 def _python(value: object) -> str:
     """Return a value as sd-scripts reads it, which takes each for one of Python's."""
     return ",".join(map(repr, value)) if isinstance(value, list) else repr(value)
-
-
-def _output_dir(settings: Settings, name: str) -> str:
-    """Return the folder that the source's trainer writes into."""
-    own = plain(settings.get("output_dir"))
-    return str(own) if own else f"{plain(settings.get('training_folder')) or 'output'}/{name}"
-
-
-def _lost(node: Node, why: str) -> Outcome:
-    return Outcome(node, "lost", why, "left out of the command line")

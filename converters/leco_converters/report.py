@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from leco_converters.tree import Node, Source
-from leco_plugin.config.findings import key_text
+from leco_converters.tree import Node
 from leco_plugin.errors import Where
 
 Kind = Literal["lost", "changed", "added"]
+LEFT_OUT = "left out, kept as a comment"
 _SHOWN = 5
 
 
@@ -34,27 +35,30 @@ class Note:
 
     def fields(self) -> dict[str, object]:
         """Return the note for a JSON report."""
-        return {
-            "kind": self.kind,
-            "file": str(self.where.file),
-            "line": self.where.line,
-            "key": self.where.key,
-            "was": self.was,
-            "done": self.done,
-        }
+        place = {"file": str(self.where.file), "line": self.where.line, "key": self.where.key}
+        return {"kind": self.kind, **place, "was": self.was, "done": self.done}
 
 
 @dataclass
 class Report:
     """All notes of one conversion."""
 
+    path: Path
+    """The source, where a note is about it as a whole."""
     notes: list[Note] = field(default_factory=list)
+    left: list[Node] = field(default_factory=list)
+    """What of the prompts is left out, to be written as comments, so that no text is lost."""
 
-    def note(self, kind: Kind, source: Source, node: Node, was: str, done: str) -> None:
+    def note(self, kind: Kind, node: Node, was: str, done: str) -> None:
         """Add a note about one value of the source; the same one twice counts once."""
-        note = Note(kind, Where(source.path, node.line, key_text(node.key)), was, done)
+        note = Note(kind, node.where(self.path), was, done)
         if note not in self.notes[-_SHOWN:]:
             self.notes.append(note)
+
+    def leave(self, node: Node, why: str, kind: Kind = "lost") -> None:
+        """Leave a value of the prompts out, with a note."""
+        self.note(kind, node, why, LEFT_OUT)
+        self.left.append(node)
 
     @property
     def lost(self) -> bool:
@@ -65,14 +69,10 @@ class Report:
         """Yield the report for a console; many notes of the same kind are counted instead."""
         seen: Counter[tuple[str, str, str]] = Counter()
         for note in self.notes:
-            kind = _alike(note)
-            seen[kind] += 1
-            if seen[kind] <= _SHOWN:
+            alike = (note.kind, re.sub(r"\[[0-9]+\]", "[]", note.where.key), note.done)
+            seen[alike] += 1
+            if seen[alike] <= _SHOWN:
                 yield str(note)
-        for (kind_name, key, done), count in seen.items():
+        for (kind, key, done), count in seen.items():
             if count > _SHOWN:
-                yield f"{kind_name}: {key}: {count - _SHOWN} more like it; {done}"
-
-
-def _alike(note: Note) -> tuple[str, str, str]:
-    return note.kind, re.sub(r"\[[0-9]+\]", "[]", note.where.key), note.done
+                yield f"{kind}: {key}: {count - _SHOWN} more like it; {done}"

@@ -47,12 +47,7 @@ class Plan:
     """A prompt tree as a prompt TOML holds it."""
     prompt_source: Source
     """The file that the prompts stand in."""
-    settings: Settings | None = None
-    """None where the source has none."""
+    report: Report
+    settings: Settings = field(default_factory=Settings)
     rows: Mapping[str, Row] = field(default_factory=dict)
     """The table of the source's settings, where they are another trainer's."""
-    report: Report = field(default_factory=Report)
-
-    def setting(self, option: str) -> Node | None:
-        """A setting of the run, such as ``train.steps``; None where the source does not say."""
-        return self.settings.get(option) if self.settings else None

@@ -10,15 +10,14 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from leco_converters.foreign import ARCHITECTURES, LECO, METHODS, Row
-from leco_converters.report import Kind
+from leco_converters.report import Report
 from leco_converters.tree import Node, comments, plain
 from leco_plugin.config.blame import blame
 from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, family_of_arch
-from leco_plugin.config.findings import Findings, did_you_mean
+from leco_plugin.config.findings import Findings, did_you_mean, key_text
 from leco_plugin.config.sample import SamplePrompt
 from leco_plugin.config.schema import JobConfig, ModelConfig
 
-LEFT_OUT = "left out, kept as a comment"
 SECTIONS: Mapping[str, type[BaseModel]] = {
     name: kind.annotation
     for name, kind in JobConfig.model_fields.items()
@@ -36,40 +35,22 @@ _NOT_FOR_FLOW = ("train.noise_scheduler", "sample.sampler", "network.conv", "net
 """Flow models have one sampler, and no convolutions."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one setting in one kind of result."""
-
-    node: Node
-    kind: Kind
-    was: str
-    done: str
-
-
 @dataclass
 class Settings:
     """What a source says about its run."""
 
     values: dict[str, Node] = field(default_factory=dict)
-    """By option of a job, such as ``train.steps``, in the order of the source; among them what is left out."""
+    """By option of a job, such as ``train.steps``, in the order of the source."""
     tables: dict[str, Node] = field(default_factory=dict)
     """The sections as the source has them, for their comments; "" is the process, and "config" what it stands in."""
-    outcomes: list[Outcome] = field(default_factory=list)
+    report: Report = field(default_factory=lambda: Report(Path()))
+    """What became of them in a job, and what is left out of it."""
     asked: set[int] = field(default_factory=set)
     """Which nodes of the source ask for something, by their identity."""
     meta: Node | None = None
     family: FlowFamily | None = None
     untrained: Node | None = None
     """What names a family that cannot be trained here."""
-
-    def get(self, option: str) -> Node | None:
-        """Return a setting; None where the source does not say."""
-        node = self.values.get(option)
-        return None if node is None or node.left_out else node
-
-    def note(self, kind: Kind, node: Node, was: str, done: str) -> None:
-        """Add what became of a setting."""
-        self.outcomes.append(Outcome(node, kind, was, done))
 
 
 def own_settings(config: Node, process: Node) -> Settings:
@@ -88,7 +69,7 @@ def own_settings(config: Node, process: Node) -> Settings:
 def foreign_settings(rows: Mapping[str, Row], process: Node, config: Node | None = None, skip: str = "") -> Settings:
     """Take the settings of another trainer by the table of its keys; ``config`` is what its process stands in."""
     tables = {"": process, "config": config or Node({}), "leco": process.table.get("slider", Node({}))}
-    reader = _Reader(rows, Settings(tables=tables))
+    reader = _Reader(rows, Settings(tables=tables, report=Report(process.path or Path())))
     model = process.table.get("model", Node({})).table
     for name in ARCHITECTURES if rows is not LECO else ():
         if name in model and model[name].value not in (None, False, ""):
@@ -110,6 +91,10 @@ class _Reader:
     _from: dict[str, str] = field(default_factory=dict)
     """Which setting of the source an option was taken from."""
 
+    @property
+    def report(self) -> Report:
+        return self.settings.report
+
     def take(self, name: str, node: Node, section: Node) -> None:
         """Take one setting or section of the source; an empty section is none."""
         nested = any(key.startswith(f"{name}.") for key in self.rows)
@@ -123,9 +108,9 @@ class _Reader:
         elif row is None and not (nested and node.value is None):
             guess = did_you_mean(name, [key for key in self.rows if key.count(".") == name.count(".")])
             hint = f" (did you mean {guess}?)" if guess.rpartition(".")[0] == name.rpartition(".")[0] and guess else ""
-            self._lose(name, node, f"there is no such setting here{hint}", section)
+            self._lose(node, f"there is no such setting here{hint}", section)
         elif row is not None and (row.is_off(plain(node)) or self._is_idle(row)):
-            self.settings.values.update({name: node.omitted()} if comments(node) else {})
+            self.report.left += [node] if comments(node) else []
         elif row is not None:
             self._place(name, row, node, section)
 
@@ -140,33 +125,38 @@ class _Reader:
                 self.settings.values["model.arch"] = node if name == "arch" else node.like(family.archs[0])
             else:
                 was = f"{plain(node)}: the trainer sees in the model's own files that it is {family.title}"
-                self.settings.note("changed", node, was, "left out")
+                self.report.note("changed", node, was, "left out")
         elif diffusion is None:
             self.settings.untrained = node
         elif diffusion:
             self.settings.values[f"model.{diffusion}"] = node.like(True)
+            self._from[f"model.{diffusion}"] = f"model.{name}"
 
     def scale(self) -> None:
         """Write out what alphas and convolutions are where that follows from others."""
-        values, get = self.settings.values, self.settings.get
+        values, get = self.settings.values, self.settings.values.get
         rank, alpha = get("network.linear") or Node(4), get("network.linear_alpha")
         for name, of in (("network.linear_alpha", rank), ("network.conv_alpha", get("network.conv") or rank)):
             node = get(name)
             if node is not None and node.value == 0 and node.value is not False:
                 values[name] = node.like(of.value)
-                self.settings.note("changed", node, "an alpha of 0 stands for the rank", "the rank is written")
+                self.report.note("changed", node, "an alpha of 0 stands for the rank", "the rank is written")
+        if self._written("sample.sample_every") in (0, False):
+            # no pictures between the first and the last
+            values["sample.sample_every"] = (get("train.steps") or Node(1000)).beside(plain(get("train.steps")) or 1000)
+        if {"sample.samples", "sample.prompts"} <= values.keys():
+            self.report.leave(values.pop("sample.prompts"), "sample.samples counts, of samples and prompts", "changed")
+        if get("model.training_adapter") is not None:
+            done = "here it is a file: download it, and put its path there"
+            self.report.note("changed", values["model.training_adapter"], "ai-toolkit takes it from the hub, too", done)
         if self.rows is not LECO:
             return
         method = self.settings.tables.get("network", Node({})).table.get("training_method")
         if self._written("network.type") != "c3lier" and method is not None and "noxattn" in str(method.value):
             was = "lierla of Concept Sliders goes on attention alone, which without cross-attention is layers: selfattn"
-            self.settings.note("changed", method, was, "noxattn here has feed-forward and projections, too")
-        if self._written("network.type") == "c3lier" and plain(get("network.layers")) in (
-            None,
-            "all",
-            "full",
-            "noxattn",
-        ):
+            self.report.note("changed", method, was, "noxattn here has feed-forward and projections, too")
+        with_convolutions = plain(get("network.layers")) in (None, "all", "full", "noxattn")
+        if self._written("network.type") == "c3lier" and with_convolutions:
             # one rank and alpha for linear layers and convolutions there
             values.setdefault("network.conv", rank.beside(rank.value))
             values.setdefault("network.conv_alpha", alpha.beside(alpha.value) if alpha else Node(1.0))
@@ -178,20 +168,23 @@ class _Reader:
         return plain(node)
 
     def _is_idle(self, row: Row) -> bool:
+        """Say whether a setting asks for nothing because another one does."""
         needs, _, wanted = row.needs.partition("=")
-        found = self._written(needs) if needs else True
-        return found != wanted if wanted else not found
+        if not needs or needs == "flow":
+            return bool(needs) and self.settings.family is None
+        found = self._written(needs)
+        return (found != wanted if wanted else not found) or self._is_idle(self.rows.get(needs, Row()))
 
     def _place(self, name: str, row: Row, node: Node, section: Node) -> None:
         """Put a setting where it belongs, in our words, or leave it out with the reason."""
-        first = self._from.setdefault(row.to, name) if row.to else name
+        first = self._from.setdefault(row.to, name) if row.to in self.settings.values else name
         why = row.why
         if first != name:
-            counts = min(first, name, key=list(self.rows).index)
+            counts = min(first, name, key=lambda one: list(self.rows).index(one) if one in self.rows else -1)
+            loser = node if counts == first else self.settings.values[row.to]
             if plain(node) != plain(self.settings.values[row.to]):
-                self.settings.note("changed", node, f"{counts} counts, of {first} and {name}", LEFT_OUT)
+                self.report.leave(loser, f"{counts} counts, of {first} and {name}", "changed")
             if counts == first:
-                self.settings.values[name] = node.omitted()
                 return
         if row.to == "network.layers" and isinstance(node.value, str) and node.value in METHODS:
             self._method(node)
@@ -201,9 +194,10 @@ class _Reader:
             result, why = self._in_our_words(row, node)
             if not why:
                 self.settings.values[row.to] = result
+                self._from[row.to] = name
         self.settings.asked.add(id(section))
         if why:
-            self._lose(name, node, why, section)
+            self._lose(node, why, section)
 
     def _method(self, node: Node) -> None:
         options = METHODS[str(node.value)]
@@ -212,7 +206,7 @@ class _Reader:
                 node.beside([Node(item) for item in value]) if isinstance(value, list) else node.like(value)
             )
         said = ", ".join(f"{option}: {value}" for option, value in options.items())
-        self.settings.note("changed", node, f"{node.value} is called otherwise here", f"written as {said}")
+        self.report.note("changed", node, f"{node.value} is called otherwise here", f"written as {said}")
 
     def _in_our_words(self, row: Row, node: Node) -> tuple[Node, str]:
         """Return a setting as it is written here, and why it cannot be."""
@@ -238,16 +232,12 @@ class _Reader:
             if key in SamplePrompt.model_fields and child.value is not None:
                 kept[key] = child
             elif child.value not in (None, "", False, 0, 1):
-                self.settings.note("lost", child, "a picture to draw has no such key here", "left out")
+                self.report.note("lost", child, "a picture to draw has no such key here", "left out")
         return item.like(kept) if isinstance(item.value, dict) else item
 
-    def _lose(self, name: str, node: Node, why: str, section: Node) -> None:
+    def _lose(self, node: Node, why: str, section: Node) -> None:
         self.settings.asked.add(id(section))
-        self.settings.note("lost", node, why, LEFT_OUT)
-        # where its section has another name here, it stands in that one
-        row = self.rows.get(name, Row())
-        home = row.to.rpartition(".")[0] or name.partition(".")[0]
-        self.settings.values[f"{home}.{name.partition('.')[2]}" if "." in name else name] = node.omitted()
+        self.report.leave(node, why)
 
 
 def _is_ours(name: str) -> bool:
@@ -279,14 +269,15 @@ def untrained(node: Node) -> str:
 def add_defaults(settings: Settings, rows: Mapping[str, Row]) -> Iterator[tuple[Node, str]]:
     """Write out what the source's trainer takes where nothing is written, and this one does not; yields what to say."""
     defaults = {row.to: (name, row.default) for name, row in rows.items() if row.default is not None}
-    if settings.get("network.conv") and "network.conv_alpha" in rows:
-        conv = settings.values["network.conv"].value
-        defaults["network.conv_alpha"] = ("network.conv_alpha", conv)
-    if settings.get("sample.prompts") is None and settings.get("sample.samples") is None:
+    conv = settings.values.get("network.conv")
+    if conv is not None and "network.conv_alpha" in rows:
+        defaults["network.conv_alpha"] = ("network.conv_alpha", conv.value)
+    if settings.values.keys().isdisjoint(("sample.prompts", "sample.samples")):
         defaults.pop("sample.sampler", None)
+    lost = {node.key for node in settings.report.left}
     for option, (name, value) in defaults.items():
-        written = settings.values.get(option) or settings.values.get(name)
-        if written is None and not (settings.family and option in _NOT_FOR_FLOW):
+        written = option in settings.values or any(key_text(key).endswith(name) for key in lost)
+        if not written and not (settings.family and option in _NOT_FOR_FLOW):
             settings.values[option] = Node(value)
             table = settings.tables.get(name.partition(".")[0], settings.tables[""])
             yield table, f"{name} is not written, and its trainer then takes {value}"

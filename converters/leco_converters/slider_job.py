@@ -4,125 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from leco_converters.anchors import anchors_of
 from leco_converters.foreign import SLIDER
 from leco_converters.leco_job import WRITTEN, default_of
+from leco_converters.prompt_tables import top
+from leco_converters.report import Report
 from leco_converters.request import Plan
 from leco_converters.settings import Settings
 from leco_converters.slider_targets import Targets, slider_targets
 from leco_converters.tree import Node, plain
 
-SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+_SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _NAMES: Mapping[str, str] = {row.to: name for name, row in reversed(list(SLIDER.items())) if row.to}
 """What our options are called there."""
 _SPELLED: Mapping[str, Mapping[object, object]] = {
     "train.loss_type": {"l2": "mse", "l1": "mae", "huber": "pseudo_huber"},
     "logging.log_with": {"wandb": True, "all": True},
+    "memory.attention": {"xformers": True},
 }
-_SO_ANYWAY: Mapping[str, object] = {"leco.denoise_guidance_scale": 3, "memory.attention": "sdpa"}
 
 
-def slider_job(plan: Plan, name: str, model: str) -> Node:
-    """Return the job; what it cannot say goes to the plan's report."""
-    targets = slider_targets(plan)
-    settings = plan.settings or Settings()
-    config: dict[str, Node] = {
-        "name": settings.get("name") or Node(name),
-        "training_folder": settings.get("training_folder") or Node(default_of("training_folder")),
-        "device": _device(plan, settings.get("device") or Node("cuda:0")),
-    }
+def slider_job(plan: Plan, name: str, model: str) -> tuple[Node, list[Node]]:
+    """Return the job, and what is left out of it; what it cannot say goes to the plan's report."""
+    report, settings = plan.report, plan.settings
+    targets = slider_targets(plan.prompts, report)
+    preserve = top(plan.prompts).table.get("preserve")
+    anchors = {} if preserve is None else {"anchors": anchors_of(preserve, report)}
+    left: list[Node] = list(settings.report.left)
+    values = _values(settings, report, left)
+    values |= _model(plan, targets, values, model)
+    config = {"name": Node(name), "training_folder": values.pop("training_folder"), "device": Node("cuda:0")}
+    config |= {key: values.pop(key) for key in ("name", "device") if key in values}
+    if plain(config["device"]) == "auto":
+        report.note("changed", config["device"], "ai-toolkit has no auto", "written as cuda:0")
+        config["device"] = config["device"].like("cuda:0")
+    values["train.batch_size"] = Node(targets.batch_size)
     process: dict[str, Node] = {"type": Node("slider")}
-    for option, node in _values(plan, settings, targets, model).items():
-        if option not in config:
-            section, _, key = option.rpartition(".")
-            old = settings.tables.get(section, Node({}))
-            (process.setdefault(section, old.like({})).table if section else process)[key] = node
+    for option, node in values.items():
+        section, _, key = option.rpartition(".")
+        table = (
+            process.setdefault(section, settings.tables.get(section, Node({})).like({})).table if section else process
+        )
+        table[key] = node
     resolutions = Node([Node([Node(height), Node(width)]) for height, width in targets.sizes])
-    anchors = {"anchors": targets.anchors} if targets.anchors else {}
-    process["slider"] = Node({**targets.left_out, "resolutions": resolutions, **anchors, "targets": targets.listed})
-    _note_placeholders(plan, targets, config["name"])
-    _note_trimmed(plan, targets, process["train"].table["steps"].value)
-    old_config = settings.tables.get("config", Node({})).table.get("process", Node([]))
-    config["process"] = old_config.like([settings.tables.get("", Node({})).like(process)])
+    process["slider"] = Node({"resolutions": resolutions, **anchors, "targets": targets.listed})
+    _note_traps(targets, anchors, plain(config["name"]), plain(values["train.steps"]), report)
+    old, root = settings.tables.get("", Node({})), plan.source.root.table
+    config["process"] = settings.tables.get("config", Node({})).table.get("process", old).like([old.like(process)])
     meta = {"meta": settings.meta} if settings.meta else {}
-    return Node({"job": plan.source.root.table.get("job", Node("train")).like("train"), "config": Node(config), **meta})
+    return Node({"job": root.get("job", Node("")).like("train"), "config": Node(config), **meta}), left
 
 
-def _values(plan: Plan, settings: Settings, targets: Targets, model: str) -> dict[str, Node]:
+def _values(settings: Settings, report: Report, left: list[Node]) -> dict[str, Node]:
     """Return the settings by ai-toolkit's names: our defaults, and over them what the source says."""
     result = {option: Node(default_of(option)) for option in WRITTEN}
     result["train.max_denoising_steps"] = Node(default_of("leco.max_denoising_steps"))
+    result |= {"train.train_unet": Node(True), "train.train_text_encoder": Node(False)}
     for option, node in settings.values.items():
-        name = _NAMES.get(option, "")
-        if node.left_out:
-            result[option] = node
-        elif option == "memory.attention" and plain(node) == "xformers":
-            result["train.xformers"] = node.like(True)
-        elif name and option != "memory.attention":
-            spelled = _SPELLED.get(option, {}).get(plain(node))
-            result[name] = node if spelled is None else node.like(spelled)
-        elif option != "leco.prompts_file":
-            _note_missing(plan, option, node)
-            result.update({option: node.omitted()} if option.partition(".")[0] != "leco" else {})
-    extra = {"batch_size": targets.batch_size, "train_unet": True, "train_text_encoder": False}
-    return {
-        **result,
-        **{f"train.{key}": Node(value) for key, value in extra.items()},
-        **_model(plan, targets, result, model),
-    }
+        name, value = _NAMES.get(option, ""), plain(node)
+        spelled = _SPELLED.get(option, {}).get(value if isinstance(value, str) else "")
+        if spelled is not None:
+            result[name] = node.like(spelled)
+        elif name and option not in ("memory.attention", "logging.log_with"):
+            result[name] = node
+        elif value != default_of(option):
+            why = f"the slider trainer has no {option.rpartition('.')[2]}"
+            if option == "leco.denoise_guidance_scale":
+                why = f"{value}, but the trainer always walks at 3"
+            report.note("lost", node, why, "left out")
+            left.append(node)
+    return result
 
 
-def _note_missing(plan: Plan, option: str, node: Node) -> None:
-    if option in _SO_ANYWAY and _SO_ANYWAY[option] == plain(node):
-        return
-    section, _, key = option.rpartition(".")
-    if section and plain(node) == default_of(option) and section != "leco":
-        return
-    why = f"the slider trainer has no {key}"
-    if option == "leco.denoise_guidance_scale":
-        why = f"{plain(node)}, but the trainer always walks at 3"
-    plan.report.note("lost", plan.source, node, why, "left out")
-
-
-def _model(plan: Plan, targets: Targets, result: Mapping[str, Node], model: str) -> dict[str, Node]:
-    own = result.get("model.name_or_path")
-    is_xl = targets.varies_crops or min(min(size) for size in targets.sizes) >= 1024
-    root = plan.source.root
+def _model(plan: Plan, targets: Targets, values: Mapping[str, Node], model: str) -> dict[str, Node]:
+    own, root, report = values.get("model.name_or_path"), plan.source.root, plan.report
+    is_xl = targets.varies_crops or min(map(min, targets.sizes)) >= 1024
     chosen: dict[str, Node] = {}
     if own is not None and str(own.value).startswith("builtin:"):
-        was = "ai-toolkit has no built-in model"
-        plan.report.note("lost", plan.source, own, was, "written as it is; put yours there")
+        report.note("lost", own, "ai-toolkit has no built-in model", "written as it is; put yours there")
     if own is None:
-        chosen["model.name_or_path"] = Node(model or (SDXL if is_xl else SD1))
+        chosen["model.name_or_path"] = Node(model or (_SDXL if is_xl else _SD1))
         if not model:
-            done = f"{SDXL if is_xl else SD1} is written; put yours there"
-            plan.report.note("added", plan.source, root, "the source names no base model", done)
-    if not {"model.is_xl", "model.arch"} & result.keys():
+            done = f"{_SDXL if is_xl else _SD1} is written; put yours there"
+            report.note("added", root, "the source names no base model", done)
+    if "model.is_xl" not in values:
         chosen["model.is_xl"] = Node(is_xl)
         done = f"is_xl: {str(is_xl).lower()} is written, by the sizes of the prompts"
-        plan.report.note("added", plan.source, root, "the source does not say whether the model is SDXL", done)
+        report.note("added", root, "the source does not say whether the model is SDXL", done)
     return chosen
 
 
-def _device(plan: Plan, node: Node) -> Node:
-    if node.value == "auto":
-        plan.report.note("changed", plan.source, node, "ai-toolkit has no auto", "written as cuda:0")
-        return node.like("cuda:0")
-    return node
-
-
-def _note_trimmed(plan: Plan, targets: Targets, steps: object) -> None:
+def _note_traps(targets: Targets, anchors: Mapping[str, Node], name: object, steps: object, report: Report) -> None:
+    """Report what ai-toolkit would do to the job without a word."""
     if isinstance(steps, int) and len(targets.listed.items) > steps:
         was = f"ai-toolkit drops all but the first {steps} targets of a run of {steps} steps"
-        plan.report.note("lost", plan.prompt_source, targets.listed, was, "all are written; raise train.steps")
-
-
-def _note_placeholders(plan: Plan, targets: Targets, name: Node) -> None:
-    anchors = targets.anchors.items if targets.anchors else []
-    for item in (*anchors, *(target for target in targets.listed.items if not target.left_out)):
-        for key in item.table.keys() & {"prompt", "target_class", "positive", "negative"}:
-            node = item.table[key]
-            if "[name]" in str(node.value) and name.value != "[name]":
+        report.note("lost", targets.listed, was, "all are written; raise train.steps")
+    for item in (*(item for one in anchors.values() for item in one.items), *targets.listed.items):
+        for key, node in item.table.items():
+            if key not in ("multiplier", "weight") and "[name]" in str(node.value) and name != "[name]":
                 was = "ai-toolkit puts the job's name where [name] stands"
-                done = "written as it is, and so changed by the trainer"
-                plan.report.note("lost", plan.prompt_source, node, was, done)
+                report.note("lost", node, was, "written as it is, and so changed by the trainer")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from leco_plugin.config.findings import Key
+from leco_plugin.config.findings import Key, key_text
+from leco_plugin.errors import ConfigError, Problem, Where
 
 Value: TypeAlias = "str | int | float | bool | object | list[Node] | dict[str, Node] | None"
 TEXTS = frozenset(
@@ -25,14 +26,14 @@ class Node:
     key: Key = ()
     """Where it stands in its source file."""
     line: int | None = None
+    path: Path | None = None
+    """The file that it stands in; None where it comes from none."""
     raw: str = ""
     """How YAML spells it, where that is neither quoted nor text: ``1.50`` or ``true``."""
     before: list[str] = field(default_factory=list)
     """Comments above it, each with its ``#``; an empty line between two comments is an empty text."""
     after: str = ""
     """Comment behind it."""
-    left_out: bool = False
-    """Has no counterpart in the result: written as a comment, so that no text is lost."""
 
     @property
     def table(self) -> dict[str, Node]:
@@ -44,17 +45,31 @@ class Node:
         """The items of a list; empty where this is none."""
         return self.value if isinstance(self.value, list) else []
 
+    @property
+    def children(self) -> list[Node]:
+        """What stands in a table or a list."""
+        return [*self.table.values(), *self.items]
+
+    @property
+    def around(self) -> list[str]:
+        """The comments above and behind it."""
+        return [*self.before, *([self.after] if self.after else [])]
+
     def like(self, value: Value) -> Node:
         """Another value in this one's place, with its comments."""
-        return Node(value, self.key, self.line, "", self.before, self.after)
+        return Node(value, self.key, self.line, self.path, "", self.before, self.after)
 
     def beside(self, value: Value) -> Node:
         """Another value that comes from this place, without its comments."""
-        return Node(value, self.key, self.line)
+        return Node(value, self.key, self.line, self.path)
 
-    def omitted(self) -> Node:
-        """The same value, to be written as a comment."""
-        return replace(self, left_out=True)
+    def where(self, file: Path) -> Where:
+        """Its place, in ``file`` where it comes from none."""
+        return Where(self.path or file, self.line, key_text(self.key))
+
+    def refuse(self, message: str, fix: str) -> ConfigError:
+        """Return the error that it cannot be meant."""
+        return ConfigError(Problem(self.where(self.path or Path()), message, fix))
 
 
 @dataclass(frozen=True)
@@ -70,41 +85,22 @@ class Source:
 
 
 def plain(node: Node | None) -> object:
-    """Return the bare values, without what is left out; None where there is no node."""
-    if node is None:
-        return None
+    """Return the bare values; None where there is no node."""
+    if node is None or not isinstance(node.value, (dict, list)):
+        return node and node.value
     if isinstance(node.value, dict):
-        return {name: plain(child) for name, child in node.value.items() if not child.left_out}
-    if isinstance(node.value, list):
-        return [plain(child) for child in node.value if not child.left_out]
-    return node.value
-
-
-def children(node: Node) -> list[Node]:
-    """Return what stands in a table or a list."""
-    return [*node.table.values(), *node.items]
+        return {name: plain(child) for name, child in node.value.items()}
+    return [plain(child) for child in node.value]
 
 
 def places(node: Node, key: Key = ()) -> Iterator[tuple[Key, Node]]:
-    """Yield every node that is written, with its key in the result."""
+    """Yield every node with its key in the result."""
     yield key, node
-    below: list[tuple[str | int, Node]] = [(name, child) for name, child in node.table.items() if not child.left_out]
-    below += enumerate(child for child in node.items if not child.left_out)
+    below: list[tuple[str | int, Node]] = [*node.table.items(), *enumerate(node.items)]
     for name, child in below:
         yield from places(child, (*key, name))
 
 
 def comments(node: Node) -> list[str]:
     """Return the comments above, behind and inside a value."""
-    return [*node.before, *([node.after] if node.after else []), *inner_comments(node)]
-
-
-def inner_comments(node: Node) -> Iterator[str]:
-    """Yield the comments inside a table or a list, in their order."""
-    for child in children(node):
-        yield from comments(child)
-
-
-def has_comments(node: Node) -> bool:
-    """Say whether there is a comment in a table or a list, or something that is to be one."""
-    return any(child.left_out or child.before or child.after or has_comments(child) for child in children(node))
+    return [*node.around, *(text for child in node.children for text in comments(child))]

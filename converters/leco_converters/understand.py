@@ -16,7 +16,6 @@ from leco_converters.settings import foreign_settings, own_settings
 from leco_converters.tree import Node, Source, plain
 from leco_plugin.config.build import load_job
 from leco_plugin.config.files import TEXT_FORMATS
-from leco_plugin.config.findings import key_text
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.config.recognise import Kind, expect, recognise_tree
 from leco_plugin.config.schema import LecoConfig
@@ -40,8 +39,8 @@ def understand(path: Path) -> Plan:
         return plan_host_job(source)
     if kind is Kind.LECO_CONFIG:
         return _leco_config(source)
-    report = Report()
-    return Plan("prompts", source, prompt_file(source, report), source, report=report)
+    report = Report(path)
+    return Plan("prompts", source, prompt_file(source, report), source, report)
 
 
 def prompt_file(source: Source, report: Report) -> Node:
@@ -50,46 +49,46 @@ def prompt_file(source: Source, report: Report) -> Node:
     if source.path.suffix.lower() == ".toml":
         return root
     if isinstance(root.value, list):
-        root = _list(root, source, report)
+        root = _list(root, report)
     if root.table.keys().isdisjoint({*TABLES, "slider", "target", "target_class"}):
         found = "there are no prompts in this file" if root.value is None or root.table else "this is no settings file"
         raise ConfigError(Problem(Where(source.path), found, _FIX))
-    keep_texts(root, source, report)
-    if isinstance(root.table.get("slider", root).value, dict) and "slider" in root.table:
-        left = {name: leave_out(child, name, source, report, refuse_typos=True)
-                for name, child in root.table.items() if name != "slider"}  # fmt: skip
+    keep_texts(root, report)
+    if isinstance(plain(root.table.get("slider")), dict):
         slider = root.table["slider"]
-        root = root.like({**left, "slider": slider.like(_flat(slider, source, report))})
+        for name, child in root.table.items():
+            if child is not slider:
+                leave_out(child, name, report, refuse_typos=True)
+        root = root.like({"slider": slider.like(_flat(slider, report))})
     else:
-        root = root.like(_flat(root, source, report))
-    preserve_anchors([root], source, report)
+        root = root.like(_flat(root, report))
+    preserve_anchors([root], source.path.parent, report)
     return root
 
 
-def _flat(root: Node, source: Source, report: Report) -> dict[str, Node]:
+def _flat(root: Node, report: Report) -> dict[str, Node]:
     """Return the table without the keys that only ai-toolkit knows."""
     table: dict[str, Node] = {}
     for name, child in root.table.items():
         if name in TABLES and isinstance(child.value, list):
-            items = entries(child, ROOT_KEYS - {*TABLES, "slider"}, source, report, refuse_typos=True)
-            table[name] = child.like(items)
+            known = ROOT_KEYS - {*TABLES, "slider"}
+            table[name] = child.like(entries(child, known, report, refuse_typos=True))
+        elif name in ROOT_KEYS or name == "anchors":
+            table[name] = child
         else:
-            known = name in ROOT_KEYS or name == "anchors"
-            table[name] = child if known else leave_out(child, name, source, report, refuse_typos=True)
+            leave_out(child, name, report, refuse_typos=True)
     return table
 
 
-def _list(root: Node, source: Source, report: Report) -> Node:
+def _list(root: Node, report: Report) -> Node:
     """Wrap a bare list of prompts, or of slider targets."""
     for item in root.items:
         if not isinstance(item.value, dict):
-            found = str(plain(item))[:40]
-            where = Where(source.path, item.line, f"[{item.key[-1]}]")
-            raise ConfigError(Problem(where, f"must be a table of keys, not {found!a}", "write '- target: ...'"))
+            raise item.refuse(f"must be a table of keys, not {str(plain(item))[:40]!a}", "write '- target: ...'")
     ignored = [item.table[name] for item in root.items for name in _IGNORED if name in item.table]
     if ignored:
         was = f"{' and '.join(_IGNORED)}, which the trainer of Concept Sliders does not read, stand in the entries"
-        report.note("changed", source, ignored[0], was, "ignored here, too; guidance_scale is the edit strength")
+        report.note("changed", ignored[0], was, "ignored here, too; guidance_scale is the edit strength")
         for item in root.items:
             item.value = {name: child for name, child in item.table.items() if name not in _IGNORED}
     is_sliders = bool(root.items) and all("target_class" in item.table for item in root.items)
@@ -98,49 +97,42 @@ def _list(root: Node, source: Source, report: Report) -> Node:
 
 def _leco_config(source: Source) -> Plan:
     """Take settings and the prompt file out of a LECO config; raises ConfigError where there are no prompts."""
-    report = Report()
-    node = source.root.table.get("prompts_file")
-    if node is None or not isinstance(node.value, str) or not node.value:
-        where = Where(source.path, node.line if node else None, key_text(node.key) if node else "")
-        raise ConfigError(Problem(where, "there is no prompt file", "write prompts_file: prompts.yaml"))
-    prompt_source = read_source(_beside(source, node))
+    report = Report(source.path)
+    node = source.root.table.get("prompts_file", Node(None, path=source.path))
+    if not isinstance(node.value, str) or not node.value:
+        raise node.refuse("there is no prompt file", "write prompts_file: prompts.yaml")
+    # beside it, or from the folder that the command runs in
+    found = [folder / node.value for folder in (source.path.parent, Path.cwd()) if (folder / node.value).is_file()]
+    if not found:
+        fix = "it is relative to this file, or to the current folder"
+        raise node.refuse(f"there is no file '{node.value}'", fix)
+    prompt_source = read_source(found[0])
     settings = foreign_settings(LECO, source.root, skip="prompts_file")
-    settings.values["leco.prompts_file"] = node.omitted()
-    return Plan("leco-config", source, prompt_file(prompt_source, report), prompt_source, settings, LECO, report)
-
-
-def _beside(source: Source, node: Node) -> Path:
-    """Find the prompt file that a config names: beside it, or from the folder that the command runs in."""
-    for folder in (source.path.parent, Path.cwd()):
-        if (folder / str(node.value)).is_file():
-            return folder / str(node.value)
-    where = Where(source.path, node.line, key_text(node.key))
-    fix = "it is relative to this file, or to the current folder"
-    raise ConfigError(Problem(where, f"there is no file '{node.value}'", fix))
+    settings.tables["prompts_file"] = node
+    return Plan("leco-config", source, prompt_file(prompt_source, report), prompt_source, report, settings, LECO)
 
 
 def _our_job(source: Source) -> Plan:
-    report = Report()
+    report = Report(source.path)
     load_job(source.path)
     config = source.root.table["config"]
     process = config.table["process"].items[0]
-    leco = process.table["leco"].table
+    leco = process.table["leco"]
     settings = own_settings(config, process)
     settings.meta = source.root.table.get("meta")
     preserve = settings.values.pop("leco.preserve", None)
     prompt_source = source
-    if "prompts_file" in leco:
-        settings.values["leco.prompts_file"] = leco["prompts_file"].omitted()
-        prompt_source = read_source(source.path.parent / str(leco["prompts_file"].value))
+    if "prompts_file" in leco.table:
+        settings.tables["prompts_file"] = leco.table["prompts_file"]
+        prompt_source = read_source(source.path.parent / str(leco.table["prompts_file"].value))
         prompts = prompt_file(prompt_source, report)
-        # its key and line are none of the prompt file
+        # its place is none in the prompt file
         preserve = preserve and replace(preserve, key=(), line=None)
     else:
-        prompts = Node({name: child for name, child in leco.items() if name not in LecoConfig.model_fields},
-                       process.table["leco"].key, process.table["leco"].line)  # fmt: skip
+        prompts = leco.beside({name: node for name, node in leco.table.items() if name not in LecoConfig.model_fields})
     if preserve is not None:
         # a prompt file can hold it too
         holder = top(prompts)
         own = [holder.table["preserve"]] if "preserve" in holder.table else []
         holder.value = {**holder.table, "preserve": joined([preserve, *own])}
-    return Plan("leco-job", source, prompts, prompt_source, settings, report=report)
+    return Plan("leco-job", source, prompts, prompt_source, report, settings)

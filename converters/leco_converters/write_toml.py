@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import tomlkit
 from tomlkit.items import AoT, Item, Table
 
-from leco_converters.tree import Node, inner_comments, plain
-from leco_converters.write_yaml import comment_lines, commented
+from leco_converters.tree import Node, comments, plain
+from leco_converters.write_yaml import comment_lines
 from leco_plugin.config.toml_file import sd_scripts_reading
 from leco_plugin.errors import ConfigError
 
@@ -41,7 +41,7 @@ def text(value: str) -> str:
     for spelled in _spellings(value):
         if _reads_alike(f"x = {spelled}\n", {"x": value}):
             return spelled
-    raise ConfigError(f"sd-scripts cannot read the text {_shown(value)} in any spelling", fix="change the prompt")
+    raise ConfigError(f"sd-scripts cannot read the text {value[:40]!a} in any spelling", fix="change the prompt")
 
 
 def _fill(table: tomlkit.TOMLDocument | Table, node: Node, below: list[str]) -> None:
@@ -50,28 +50,25 @@ def _fill(table: tomlkit.TOMLDocument | Table, node: Node, below: list[str]) -> 
     tables = {name: child for name, child in node.table.items() if not _is_value(child)}
     for name, child in node.table.items():
         if name not in tables:
-            above += commented(name, child) if child.left_out else _above_value(name, child)
-            if not child.left_out:
-                table.append(name, _with_comments(_item(child), above, _behind(name, child)))
+            behind = _behind(child)
+            # `toml` misreads comments inside a list
+            inside = [text for item in child.items for text in comments(item) if text]
+            above += comment_lines([*(child.before if behind else child.around), *inside])
+            table.append(name, _with_comments(tomlkit.value(_value(child)), above, behind))
     for name, child in tables.items():
-        if child.left_out:
-            above += commented(name, child)
-        elif isinstance(child.value, dict):
+        if isinstance(child.value, dict):
             table.append(name, _below(child, above))
         else:
-            above += comment_lines(_around(child))
+            above += comment_lines(child.around)
             listed = AoT([])
             for item in child.items:
-                if item.left_out:
-                    above += commented(name, item)
-                else:
-                    listed.append(_below(item, above))
+                listed.append(_below(item, above))
             table.append(name, listed)
 
 
 def _below(node: Node, above: list[str]) -> Table:
     """Return a table of its own with what stands above it; ``above`` then has what stands behind its last entry."""
-    made, lines = tomlkit.table(), [*above, *comment_lines(_around(node))]
+    made, lines = tomlkit.table(), [*above, *comment_lines(node.around)]
     above.clear()
     _fill(made, node, above)
     # last: tomlkit indents what is put into a table as the table is
@@ -86,23 +83,11 @@ def _with_comments(item: Item, above: list[str], behind: str) -> Item:
     return item
 
 
-def _above_value(name: str, node: Node) -> list[str]:
-    # `toml` misreads comments inside a list
-    lines = comment_lines([*node.before, *(comment for comment in inner_comments(node) if comment)])
-    return lines if _behind(name, node) else [*lines, *comment_lines([node.after] if node.after else [])]
-
-
-def _behind(name: str, node: Node) -> str:
+def _behind(node: Node) -> str:
     """Return the comment behind a value, where `toml` is not irritated by it."""
-    if not node.after:
-        return ""
     (comment,) = comment_lines([node.after])
     alike = _PLAIN_COMMENT.match(comment) or _reads_alike(f"x = {_value(node)}  {comment}\n", {"x": plain(node)})
     return comment if alike else ""
-
-
-def _item(node: Node) -> Item:
-    return tomlkit.value(_value(node))
 
 
 def _value(node: Node) -> str:
@@ -120,45 +105,34 @@ def _value(node: Node) -> str:
 
 def _list(node: Node) -> str:
     """Return a list on one line, or where that is too wide with an item in each."""
-    items = [item for item in node.items if not item.left_out]
-    if not all(isinstance(item.value, str) for item in items):
-        return f"[{', '.join(map(_value, items))}]"
-    values = [str(item.value) for item in items]
-    for spelling in _LIST_SPELLINGS:
-        spelled = [spelling(value) for value in values]
+    if not all(isinstance(item.value, str) for item in node.items):
+        return f"[{', '.join(map(_value, node.items))}]"
+    values = [str(item.value) for item in node.items]
+    spellings = [list(_spellings(value)) for value in values]
+    # every text in the same spelling, and else each in the first that stands any neighbour
+    for spelled in (*zip(*spellings, strict=True), [_in_list(value) for value in values]):
         wide = sum(map(len, spelled)) > _WIDTH
         written = "[\n    " + ",\n    ".join(spelled) + ",\n]" if wide else f"[{', '.join(spelled)}]"
         if _reads_alike(f"x = {written}\n", {"x": values}):
             return written
-    shown = _shown(str(plain(node)))
+    shown = ascii(values)[:40]
     raise ConfigError(f"sd-scripts cannot read the list {shown} in any spelling", fix="write one entry per text")
 
 
 def _in_list(value: str) -> str:
     for spelled in _spellings(value):
-        if all(_reads_alike(f"x = [{spelled}{rest}]\n", {"x": [value, *more]}) for rest, more in _NEIGHBOURS):
+        lists = {f"x = [{spelled}]\n": [value], f'x = [{spelled}, "b"]\n': [value, "b"]}
+        if all(_reads_alike(text, {"x": items}) for text, items in lists.items()):
             return spelled
     return _escaped(value)
 
 
-_NEIGHBOURS: tuple[tuple[str, list[str]], ...] = (("", []), (', "b"', ["b"]))
-_LIST_SPELLINGS: tuple[Callable[[str], str], ...] = (
-    lambda value: f'"{value}"' if _SAFE.match(value) else _escaped(value),
-    _in_list,
-    lambda value: _escaped(value, ',"#[]'),
-)
-
-
 def _spellings(value: str) -> Iterator[str]:
-    """Yield every way to write a text, the plainest first."""
+    """Yield the ways to write a text of which one is always read, the plainest first."""
     yield _escaped(value)
-    if not re.search("['\x00-\x1f\x7f]", value):
-        yield f"'{value}'"
-    for spelled_out in (",", "".join(_SHORT)):
-        yield _escaped(value, spelled_out)
-    yield f'"""\n{_escaped(value)[1:-1]}"""'
-    yield _escaped(value, value)
+    yield _escaped(value) if re.search("['\x00-\x1f\x7f]", value) else f"'{value}'"
     yield _escaped(value, value.replace("\\", ""))
+    yield f'"""\n{_escaped(value)[1:-1]}"""'
 
 
 def _escaped(value: str, spelled_out: str = "") -> str:
@@ -179,11 +153,3 @@ def _is_value(node: Node) -> bool:
     if isinstance(node.value, list):
         return not any(isinstance(item.value, dict) for item in node.value)
     return not isinstance(node.value, dict)
-
-
-def _around(node: Node) -> Iterable[str]:
-    return [*node.before, *([node.after] if node.after else [])]
-
-
-def _shown(value: str) -> str:
-    return ascii(value if len(value) <= 40 else value[:37] + "...")

@@ -16,14 +16,13 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from ruamel.yaml.tokens import CommentToken
 
-from leco_converters.tree import TEXTS, Node, children, has_comments
+from leco_converters.tree import TEXTS, Node, comments
 
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[./+-][A-Za-z0-9_]+)*\Z")
 _SPECIAL = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?\Z")
 _BREAKS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _WIDTH = 110
-LEFT_OUT = "# Not carried over:"
 
 
 def write_yaml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -> str:
@@ -38,11 +37,20 @@ def write_yaml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def commented(name: str, node: Node, heading: str = LEFT_OUT) -> list[str]:
-    """Return an entry as comment lines, with its own comments."""
-    bare = Node({name: Node(node.value, raw=node.raw, after=node.after)})
-    lines = [f"# {line}".rstrip() for line in write_yaml(bare).splitlines()]
-    return [*comment_lines(node.before), *([heading] if heading else []), *lines]
+def commented(nodes: Iterable[Node]) -> list[str]:
+    """Return values of a source as comment lines, each below its key and with its own comments."""
+    lines: list[str] = []
+    for node in nodes:
+        name = next((part for part in reversed(node.key) if isinstance(part, str)), "")
+        text = write_yaml(Node({name: Node(node.value, raw=node.raw, after=node.after)}))
+        lines += [*comment_lines(node.before), *(f"# {line}" for line in text.splitlines())]
+    return lines
+
+
+def left_out(nodes: Iterable[Node]) -> list[str]:
+    """Return what has no counterpart as comment lines for the end of a file, so that no text is lost."""
+    lines = commented(nodes)
+    return ["", "# Not carried over:", *lines] if lines else []
 
 
 def comment_lines(texts: Iterable[str]) -> list[str]:
@@ -112,9 +120,6 @@ class _Writer:
 
     def _entry(self, made: CommentedMap | CommentedSeq, name: str, node: Node, column: int) -> None:
         """Add an entry of a table, or an item of a list."""
-        if node.left_out:
-            self._above(commented(name, node), column)
-            return
         self._above(comment_lines(node.before), column)
         listed = isinstance(made, CommentedSeq)
         value = _flat(node, is_prompt=listed or name in TEXTS)
@@ -133,7 +138,7 @@ class _Writer:
         elif behind:
             # the first line of an item is that of its first entry
             self._above([behind], column)
-        if value is None or has_comments(node):
+        if value is None:
             for below, child in [*node.table.items(), *(("item", item) for item in node.items)]:
                 self._entry(inner, below, child, column + 2)
 
@@ -145,13 +150,10 @@ def _flat(node: Node, *, is_prompt: bool) -> Any:
     """Return what fits behind the key: a scalar, a table or list without entries, a list of such; else None."""
     if not isinstance(node.value, (dict, list)):
         return _scalar(node.value, node.raw, is_prompt=is_prompt)
-    written = [child for child in children(node) if not child.left_out]
-    if written and (isinstance(node.value, dict) or has_comments(node)):
+    if node.table or any(map(comments, node.items)):
         return None
-    if isinstance(node.value, dict):
-        made: Any = CommentedMap()
-    else:
-        made = CommentedSeq([_flat(child, is_prompt=True) for child in written])
+    made: Any = CommentedMap() if isinstance(node.value, dict) else CommentedSeq()
+    made.extend(_flat(item, is_prompt=True) for item in node.items) if node.items else None
     if None in list(made) or sum(len(str(value)) + 2 for value in made) >= _WIDTH:
         return None
     made.fa.set_flow_style()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from leco_plugin.commands.check_file import OK, check
 from leco_plugin.config.build import Loaded, load
+from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import JobConfig, LecoConfig
 from leco_plugin.config.words import quote
 from leco_plugin.engine.measure import Course, PairFigures
+from leco_plugin.engine.neighbours import Neighbour, find_neighbours
 from leco_plugin.engine.prompt_check import PromptCheck, check_prompts, pull
 from leco_plugin.errors import ConfigError
 from leco_plugin.lora.subject import job_for, load_model, with_model
@@ -34,12 +37,12 @@ def check_with_model(
         out.write(said.getvalue())
         return code
     job = _job(path, model)
-    found = _measure(job)
+    found, near = _measure(job)
     if json_output:
-        write_json(out, {**json.loads(said.getvalue()), "model_check": _fields(job, found)})
+        write_json(out, {**json.loads(said.getvalue()), "model_check": _fields(job, found, near)})
     else:
         out.write(said.getvalue())
-        write_lines(out, _lines(job, found))
+        write_lines(out, (*_lines(job, found), *_near(job, near)))
         write_lines(err, (f"warning: {problem}" for problem in found.problems))
     return OK
 
@@ -53,10 +56,11 @@ def _job(path: Path, model: str | None) -> JobConfig:
     return job_for(loaded.pairs, model, leco=LecoConfig(preserve=loaded.preserve))
 
 
-def _measure(job: JobConfig) -> PromptCheck:
+def _measure(job: JobConfig) -> tuple[PromptCheck, list[Neighbour]]:
     leco = job.leco
     course = Course(job.train.noise_scheduler, leco.max_denoising_steps, leco.denoise_guidance_scale, _SAMPLES, _STATES)
-    return check_prompts(load_model(job), job.pairs, leco.preserve, course)
+    denoiser, named = load_model(job), [prompt for prompt in leco.preserve if prompt != AUTO]
+    return check_prompts(denoiser, job.pairs, named, course), find_neighbours(denoiser, job.pairs, course)
 
 
 def _lines(job: JobConfig, found: PromptCheck) -> Iterator[str]:
@@ -67,6 +71,14 @@ def _lines(job: JobConfig, found: PromptCheck) -> Iterator[str]:
         yield "every prompt is read whole, every word is known, every contrast is seen"
 
 
+def _near(job: JobConfig, near: Sequence[Neighbour]) -> Iterator[str]:
+    kept = AUTO in job.leco.preserve
+    for one in near:
+        prompts = ", ".join(map(quote, one.prompts))
+        what = "preserve: auto keeps" if kept else 'worth preserving, or write "auto":'
+        yield f"  {quote(one.word)} is {one.likeness:.0%} like {quote(one.concept)}; {what} {prompts}"
+
+
 def _line(one: PairFigures) -> str:
     pair = one.pair
     return (
@@ -75,7 +87,7 @@ def _line(one: PairFigures) -> str:
     )
 
 
-def _fields(job: JobConfig, found: PromptCheck) -> dict[str, object]:
+def _fields(job: JobConfig, found: PromptCheck, near: Sequence[Neighbour]) -> dict[str, object]:
     named = {"target", "positive", "unconditional", "neutral"}
     return {
         "model": job.model.name_or_path,
@@ -83,4 +95,5 @@ def _fields(job: JobConfig, found: PromptCheck) -> dict[str, object]:
         "pairs": [
             {**one.pair.model_dump(include=named), "contrast": one.contrast, "pull": pull(one)} for one in found.pairs
         ],
+        "neighbours": [asdict(one) for one in near],
     }

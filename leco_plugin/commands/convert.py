@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
     Its arguments are described where they are read, which is not imported for the other commands: with no prefix of
     its own this parser hands on all of them, --help too.
     """
-    about = "convert ai-toolkit and LECO YAML to prompt TOML, or prompt TOML to YAML"
+    about = "convert files of ai-toolkit, LECO and Concept Sliders to prompt TOML, or prompt TOML to a job"
     convert = commands.add_parser("convert", help=about, add_help=False, prefix_chars="\0")
     convert.add_argument("arguments", nargs="*")
     convert.set_defaults(command=_convert)

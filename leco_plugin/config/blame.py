@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
@@ -53,6 +53,7 @@ def read_model(
     None where nothing is left to go by, since a key that is required is absent or the rest is contradictory.
     Not ``strict`` takes texts for the numbers that they spell, as a command line gives them.
     """
+    table = _filled(model, table)
     try:
         return model.model_validate(table, strict=None if strict else False)
     except ValidationError as error:
@@ -65,6 +66,19 @@ def read_model(
         return model.model_validate(rest, strict=None if strict else False) if wrong else None
     except ValidationError:
         return None
+
+
+def _filled(model: type[BaseModel], table: Mapping[str, object]) -> dict[str, object]:
+    """``table`` without the keys that hold nothing where a table or a list is meant, as in YAML's ``train:``."""
+    filled: dict[str, object] = {}
+    for name, value in table.items():
+        kind = model.model_fields[name].annotation if name in model.model_fields else None
+        section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if section and isinstance(value, dict):
+            filled[name] = _filled(cast("type[BaseModel]", kind), value)
+        elif value is not None or not (section or get_origin(kind) in (tuple, dict)):
+            filled[name] = value
+    return filled
 
 
 def blame(detail: ErrorDetails, base: Key, findings: Findings, model: type[BaseModel]) -> None:
@@ -90,11 +104,18 @@ def check_texts(value: object, key: Key, findings: Findings) -> None:
         for number, child in enumerate(value):
             check_texts(child, (*key, number), findings)
     elif isinstance(value, str):
-        found = _CONTROL.search(value)
-        if found:
-            findings.error(key, f"holds the control character {found.group()!a}", "take it out, or save the file anew")
-        elif not value.isascii() and _SURROGATE.search(value):
-            findings.error(key, "half of a character pair (a lone surrogate) is no text", "write the character itself")
+        check_text(value, key, findings)
+
+
+def check_text(text: str, key: Key, findings: Findings, place: str = "") -> None:
+    """Note such a text; ``place`` says where it stands in a file that the key names."""
+    found = _CONTROL.search(text)
+    if found:
+        message = f"holds the control character {found.group()!a}"
+        findings.error(key, place + message, "take it out, or save the text anew")
+    elif not text.isascii() and _SURROGATE.search(text):
+        message = "half of a character pair (a lone surrogate) is no text"
+        findings.error(key, place + message, "write the character itself")
 
 
 def _verdict(kind: str, context: Mapping[str, object], value: object) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any, TypeVar
 
 from leco_plugin.config import toml_file, yaml_file
 from leco_plugin.config.blame import check_texts, read_model
-from leco_plugin.config.files import Document, read_document
+from leco_plugin.config.files import TEXT_FORMATS, Document, read_document
 from leco_plugin.config.findings import Findings, Key, describe, did_you_mean, in_file_order, shorten
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.config.prompts import Prompts, check_preserve, read_prompts
-from leco_plugin.config.recognise import Kind, recognise_tree
+from leco_plugin.config.recognise import Kind, expect, recognise_tree
 from leco_plugin.config.schema import JobConfig, LecoConfig, PromptPair
 from leco_plugin.errors import ConfigError, Problem, Where
 
@@ -60,7 +61,7 @@ class LoadedSection:
 
 def load(path: str | Path) -> Loaded | LoadedPrompts:
     """Read a job or a prompt file, whichever it is; raises ConfigError with everything that is wrong in it."""
-    document = read_document(Path(path))
+    document = _read(path, Kind.JOB, Kind.PROMPTS)
     is_job = recognise_tree(document.path, document.tree).kind is Kind.JOB
     return build_job(document) if is_job else build_prompts(document)
 
@@ -70,12 +71,20 @@ def load_job(path: str | Path, overrides: Mapping[str, object] | None = None) ->
 
     ``overrides`` replaces single values by dotted key, as in ``{"train.steps": 10, "name": "other"}``.
     """
-    return build_job(read_document(Path(path)), overrides)
+    return build_job(_read(path, Kind.JOB), overrides)
 
 
 def load_prompts(path: str | Path) -> LoadedPrompts:
     """Read a prompt file of either format; raises ConfigError with everything that is wrong in it."""
-    return build_prompts(read_document(Path(path)))
+    return build_prompts(_read(path, Kind.PROMPTS))
+
+
+def _read(path: str | Path, *kinds: Kind) -> Document:
+    """Read a settings file; what is none, such as a LoRA or a folder with a model, is refused by its name."""
+    path = Path(path)
+    if path.suffix.lower() not in TEXT_FORMATS or os.path.isdir(path):
+        expect(path, *kinds)
+    return read_document(path)
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, object]:
@@ -261,8 +270,9 @@ class _Builder:
         try:
             loaded = load_prompts(path)
         except ConfigError as error:
-            # the job's key is to blame where the file as a whole is at fault, else the place in the file
-            if path.is_file():
+            # the job's key is to blame where the file as a whole is at fault, else the place in the file; os.path's
+            # answer is no, too, for a name that is too long for any file
+            if os.path.isfile(path):
                 self.prompt_errors += error.problems
             else:
                 for problem in error.problems:

@@ -10,7 +10,10 @@ from leco_plugin.config import json_file, toml_file, yaml_file
 from leco_plugin.config.findings import Findings, Key
 from leco_plugin.errors import ConfigError, Problem, Where
 
-_LARGEST = 4 * 1024 * 1024
+_MEBIBYTE = 1024 * 1024
+_LARGEST = 4 * _MEBIBYTE
+_LARGEST_YAML = _MEBIBYTE
+_DEEPEST = 50
 _PARSERS: Mapping[str, Callable[[str, Path], tuple[object, dict[Key, int]]]] = {
     ".toml": toml_file.parse,
     ".yaml": yaml_file.parse,
@@ -33,10 +36,12 @@ class Document:
     """1-based line of each key and list item that the file spells out."""
     text: str = ""
     """The file's text as another program would read it: a byte order mark is kept, line ends are newlines."""
+    places: Mapping[Key, Where] = field(default_factory=dict)
+    """Where values stand that come from other places, or from other files."""
 
     def findings(self) -> Findings:
         """Start an empty report about this file."""
-        return Findings(self.path, self.lines)
+        return Findings(self.path, self.lines, dict(self.places))
 
 
 def read_document(path: Path) -> Document:
@@ -50,6 +55,8 @@ def read_document(path: Path) -> Document:
         raise _refuse(path, "the ending does not say what format this file has", "name it .toml, .yaml, .yml or .json")
     text = _decode(path, data)
     tree, lines = parse(text.removeprefix("\ufeff"), path)
+    if _deeper(tree):
+        raise _refuse(path, f"nested more than {_DEEPEST} levels deep, so it is no settings file", "check the path")
     return Document(path, tree, lines, text)
 
 
@@ -72,12 +79,29 @@ def _read(path: Path) -> bytes:
             raise _refuse(path, "there is no such file", "check the spelling and the folder it is in")
         if not path.is_file():
             raise _refuse(path, "this is not an ordinary file", "save the text in a file")
-        if path.stat().st_size > _LARGEST:
+        size = path.stat().st_size
+        if size > _LARGEST:
             raise _refuse(path, f"larger than {_LARGEST} bytes, so it is not a settings file", "check the path")
+        if size > _LARGEST_YAML and path.suffix.lower() in (".yaml", ".yml"):
+            fix = "write it as TOML or JSON, which are read faster"
+            raise _refuse(path, f"larger than {_LARGEST_YAML} bytes, which YAML is read too slowly for", fix)
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise _refuse(path, f"cannot be read: {reason}", "check the path and its permissions") from None
+
+
+def _deeper(tree: object) -> bool:
+    """Whether values are nested deeper than any settings are; what reads them calls itself for every level."""
+    level = [tree]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for value in level
+            if isinstance(value, (dict, list))
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
 
 
 def _decode(path: Path, data: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,11 +17,11 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainValidator,
     TypeAdapter,
-    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from leco_plugin.config.blame import refuse
+from leco_plugin.config.names import AUTO
 from leco_plugin.config.optimizers import optimizer_name
 
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -34,25 +34,9 @@ _LONG = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "floa
 
 
 class Frozen(BaseModel):
-    """Base of all settings: immutable, unknown keys refused, no silent conversion of types.
-
-    A table or list with nothing in it, as in YAML's ``train:``, is one that is not there.
-    """
+    """Base of all settings: immutable, unknown keys refused, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, table: object) -> object:
-        if not isinstance(table, dict) or None not in table.values():
-            return table
-        return {name: value for name, value in table.items() if value is not None or not cls._holds_several(name)}
-
-    @classmethod
-    def _holds_several(cls, name: object) -> bool:
-        field = cls.model_fields.get(name) if isinstance(name, str) else None
-        kind = field and field.annotation
-        return get_origin(kind) in (tuple, dict) or (isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 @dataclass(frozen=True)
@@ -189,6 +173,7 @@ Params = Annotated[dict[str, Param], AfterValidator(_own_parameters)]
 Optimizer = Annotated[str, AfterValidator(optimizer_name)]
 FilePath = Annotated[Path, Field(strict=False)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Preserved = Annotated[Texts, BeforeValidator(lambda value: [AUTO] if value == AUTO else value)]
 
 
 @dataclass(frozen=True)

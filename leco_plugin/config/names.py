@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+AUTO = "auto"
+"""Among the prompts of preserve: those that the edit would hurt, found by the model."""
 SamplerName = Literal["ddim", "ddpm", "euler", "euler_a", "dpmsolver++", "flowmatch"]
 FLOW_SAMPLER: SamplerName = "flowmatch"
 """The one sampler of flow models, by ai-toolkit's name."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leco_plugin.config import prompt_keys as keys
+from leco_plugin.config.blame import check_text
 from leco_plugin.config.files import read_prompt_lines
 from leco_plugin.config.findings import Findings, Key, describe
 from leco_plugin.config.prompt_warnings import Entry, warn_prompt, warn_root_of_prompts, warn_slider
@@ -218,6 +219,8 @@ class _Reader:
             for problem in error.problems:
                 self.findings.error(key, f"{problem.where}: {problem.message}", problem.fix)
             return []
+        for line in lines:
+            check_text(line, key, self.findings, f"{self.folder / name}: a prompt ")
         if not lines:
             self.findings.warn(key, f"'{name}' has no prompts in it, so the single neutral is used", "remove the key")
         return lines

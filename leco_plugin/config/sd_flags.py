@@ -1,9 +1,9 @@
-"""The table of sd-scripts' flags: what each sets in a job, or why it sets nothing."""
+"""The table of sd-scripts' flags: what each sets in a job, or why it sets nothing, and at which values it is off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["text", "int", "float", "switch", "texts", "steps"]
@@ -21,8 +21,8 @@ class Flag:
     """Why LECO cannot follow it."""
     note: str = ""
     """Why it changes nothing, and may stay."""
-    harmless: str | int | float | None = None
-    """A value at which a refused flag asks for nothing."""
+    off: tuple[str | float, ...] = ()
+    """Values that ask for nothing, as sd-scripts reads them or as it has them anyway; for all: "", [] and false."""
 
 
 def _sets(kind: Kind, *pairs: tuple[str, str]) -> dict[str, Flag]:
@@ -33,8 +33,8 @@ def _switches(*pairs: tuple[str, str]) -> dict[str, Flag]:
     return _sets("switch", *pairs)
 
 
-def _refused(reason: str, kind: Kind, names: str, harmless: str | int | float | None = None) -> dict[str, Flag]:
-    return {name: Flag(kind, refused=reason, harmless=harmless) for name in names.split()}
+def _refused(reason: str, kind: Kind, names: str) -> dict[str, Flag]:
+    return {name: Flag(kind, refused=reason) for name in names.split()}
 
 
 def _noted(reason: str, kind: Kind, names: str) -> dict[str, Flag]:
@@ -61,6 +61,7 @@ _MODEL: Mapping[str, Flag] = {
         "switch",
         "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk",
     ),
+    **_noted("every prompt is encoded once, before training, in any case", "int", "text_encoder_batch_size"),
     **_noted("files are read into memory as this package does it", "switch", "disable_mmap_load_safetensors"),
 }
 
@@ -104,16 +105,18 @@ _TRAINING: Mapping[str, Flag] = {
                "fused_backward_pass"),
     **_refused(_NO_NOISE, "switch", "noise_offset_random_strength ip_noise_gamma_random_strength"),
     **_refused(_NO_NOISE, "int", "multires_noise_iterations"),
-    **_refused(_NO_NOISE, "float", "multires_noise_discount", 0.3),
+    **_refused(_NO_NOISE, "float", "multires_noise_discount"),
     **_refused(_NO_NOISE, "float", "ip_noise_gamma adaptive_noise_scale"),
     **_refused(_NO_WEIGHTING, "switch", "scale_v_pred_loss_like_noise_pred debiased_estimation_loss"),
     **_refused(_NO_WEIGHTING, "float", "v_pred_like_loss"),
-    **_refused("the width of huber and smooth_l1 is set by huber_c alone", "float", "huber_scale", 1.0),
+    **_refused("timesteps are where walks stop", "text", "weighting_scheme"),
+    **_refused("timesteps are where walks stop", "float", "logit_mean logit_std mode_scale"),
+    **_refused("the width of huber and smooth_l1 is set by huber_c alone", "float", "huber_scale"),
     **_refused("a walk is trained wherever it stops", "int", "min_timestep max_timestep"),
     **_refused("LECO counts steps, not epochs; use max_train_steps", "int", "max_train_epochs initial_epoch"),
     **_refused("resume goes on at the step of the state", "int", "initial_step"),
     **_refused("resume goes on at the step of the state", "switch", "skip_until_initial_step"),
-    **_refused("batch_size stands in the prompt file, for each pair", "int", "train_batch_size", 1),
+    **_refused("batch_size stands in the prompt file, for each pair", "int", "train_batch_size"),
     **_refused("prompts are read as they are, without weights in brackets", "switch", "weighted_captions"),
 }  # fmt: skip
 
@@ -157,7 +160,7 @@ _MEMORY: Mapping[str, Flag] = {
     **_noted(_ONE_PROCESS, "switch", "ddp_gradient_as_bucket_view ddp_static_graph"),
     **_refused(_ONE_PROCESS, "switch", "deepspeed zero3_init_flag zero3_save_16bit_model"),
     **_refused(_ONE_PROCESS, "switch", "fp16_master_weights_and_gradients"),
-    **_refused(_ONE_PROCESS, "int", "zero_stage", 2),
+    **_refused(_ONE_PROCESS, "int", "zero_stage"),
     **_refused(_ONE_PROCESS, "text", "offload_optimizer_device offload_optimizer_nvme_path"),
     **_refused(_ONE_PROCESS, "text", "offload_param_device offload_param_nvme_path"),
 }
@@ -201,7 +204,7 @@ _NOT_LECO: Mapping[str, Flag] = {
         "caption_dropout_every_n_epochs",
     ),
     **_refused(_NO_DATA, "float", "token_warmup_step caption_dropout_rate caption_tag_dropout_rate"),
-    **_refused(_NO_DATA, "float", "prior_loss_weight", 1.0),
+    **_refused(_NO_DATA, "float", "prior_loss_weight"),
     **_refused(
         _NO_DATA,
         "switch",
@@ -210,12 +213,49 @@ _NOT_LECO: Mapping[str, Flag] = {
     ),
     **_refused(_NO_VALIDATION, "int", "validation_seed validate_every_n_steps validate_every_n_epochs"),
     **_refused(_NO_VALIDATION, "int", "max_validation_steps"),
-    **_refused(_NO_VALIDATION, "float", "validation_split", 0.0),
+    **_refused(_NO_VALIDATION, "float", "validation_split"),
 }
 
+_OFF: Mapping[str, tuple[str | float, ...]] = {
+    # 0 is none
+    **dict.fromkeys(("save_every_n_steps", "save_last_n_steps", "save_last_n_steps_state", "min_snr_gamma"), (0,)),
+    **dict.fromkeys(("scale_weight_norms", "v_pred_like_loss", "ip_noise_gamma", "adaptive_noise_scale"), (0,)),
+    **dict.fromkeys(("multires_noise_iterations", "blocks_to_swap", "lr_scheduler_timescale"), (0,)),
+    **dict.fromkeys(("max_train_epochs", "initial_step", "save_every_n_epochs", "save_n_epoch_ratio"), (0,)),
+    **dict.fromkeys(("save_last_n_epochs", "save_last_n_epochs_state", "sample_every_n_epochs"), (0,)),
+    **dict.fromkeys(("validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps"), (0,)),
+    **dict.fromkeys(("validation_split", "caption_dropout_rate", "caption_tag_dropout_rate", "keep_tokens"), (0,)),
+    **dict.fromkeys(("caption_dropout_every_n_epochs", "token_warmup_step"), (0,)),
+    # the text encoder is not trained then
+    "text_encoder_lr": ("0", "0.0"),
+    # what is so where nothing is said
+    "dynamo_backend": ("no", "NO"),
+    "initial_epoch": (0, 1),
+    "min_timestep": (0,),
+    "max_timestep": (1000,),
+    "train_batch_size": (0, 1),
+    "zero_stage": (0, 2),
+    "multires_noise_discount": (0, 0.3),
+    "huber_scale": (1,),
+    "prior_loss_weight": (1,),
+    "weighting_scheme": ("uniform", "none"),
+    "logit_mean": (0,),
+    "logit_std": (1,),
+    "mode_scale": (1.29,),
+    "token_warmup_min": (1,),
+    "dataset_repeats": (1,),
+    "min_bucket_reso": (256,),
+    "max_bucket_reso": (1024,),
+    "bucket_reso_steps": (64,),
+    "caption_separator": (",",),
+    "caption_extension": (".caption",),
+    "huggingface_repo_visibility": ("private",),
+}
 FLAGS: Mapping[str, Flag] = {
-    **_LECO, **_MODEL, **_NETWORK, **_TRAINING, **_OUTPUT, **_MEMORY, **_LOGGING, **_PICTURES, **_NOT_LECO,
-}  # fmt: skip
+    name: replace(flag, off=_OFF.get(name, ()))
+    for table in (_LECO, _MODEL, _NETWORK, _TRAINING, _OUTPUT, _MEMORY, _LOGGING, _PICTURES, _NOT_LECO)
+    for name, flag in table.items()
+}
 REQUIRED = ("pretrained_model_name_or_path", "prompts_file", "output_dir", "output_name")
 NETWORK_MODULES: Mapping[str, str] = {
     "networks.lora": "lora",
@@ -224,7 +264,7 @@ NETWORK_MODULES: Mapping[str, str] = {
     "lycoris.kohya": "lora",
 }
 """What sd-scripts calls a network, and which of ours it is; LyCORIS says more in network_args."""
-ALGORITHMS: Mapping[str, str] = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr", "dora": "dora"}
+ALGORITHMS: Mapping[str, str] = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 NETWORK_ARGS: Mapping[str, tuple[Kind, str]] = {
     "conv_dim": ("int", "network.conv"),
     "conv_alpha": ("float", "network.conv_alpha"),

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, field_validator
 
 from leco_plugin.config.blame import read_model, refuse
 from leco_plugin.config.findings import Findings, Key
-from leco_plugin.config.kinds import Action, BatchSize, Finite, Frozen, SizesOption, Texts
+from leco_plugin.config.kinds import Action, BatchSize, Finite, Frozen, Preserved, SizesOption, Texts
 
 
 def _named(name: str) -> str:
@@ -43,7 +43,7 @@ class Values(Frozen):
     dynamic_crops: bool | None = None
     multiplier: Finite | None = None
     weight: Finite | None = None
-    preserve: Texts | None = None
+    preserve: Preserved | None = None
 
     @field_validator("*", mode="before")
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.errors import harmless
 
@@ -21,6 +23,22 @@ def equation(pair: PromptPair) -> str:
         f"predict what {quote(pair.neutral)} predicts, "
         f"{sign} {pair.guidance_scale} x what {quote(pair.positive)} adds to {quote(pair.unconditional)}"
     )
+
+
+def effect_in_words(pairs: Sequence[PromptPair], effect: float) -> str:
+    """Say what an effect means: 1 is all that the pairs' positive prompts differ by from their unconditional ones."""
+    asking = [pair for pair in pairs if pair.multiplier != 0 and not pair.keeps]
+    concepts = {frozenset((pair.positive, pair.unconditional)): pair for pair in reversed(asking)}
+    if not concepts:
+        return "it is asked for nothing"
+    *others, first = concepts.values()
+    strength = max(abs(pair.multiplier) for pair in asking)
+    more = f", and so with {len(others)} more" if others else ""
+    if first.guidance_scale == 0:
+        what = f"{quote(first.neutral)} differs from {quote(first.target)}"
+    else:
+        what = f"{quote(first.positive)} differs from {quote(first.unconditional)}"
+    return f"at strength {strength:g} it moves pictures by {round(effect, 2) + 0.0:.2f} of what {what}{more}"
 
 
 def settings(pair: PromptPair) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
     """Return the values and the line of each key; raises ConfigError for what is not safe, single-document YAML."""
     try:
         node = yaml.compose(text, _Loader)
-        builder = _Builder(path)
+        builder = _Builder(path, text)
         return (None if node is None else builder.value(node, ())), builder.lines
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
@@ -50,6 +51,9 @@ def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
         raise _refuse(path, None, f"not valid YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise _refuse(path, None, "nested too deeply") from None
+    except (ValueError, OverflowError):
+        # PyYAML lets them through where an escape such as "\U00110000" names no character
+        raise _refuse(path, None, "not valid YAML: an escape in it names no character") from None
 
 
 def scalar(text: str) -> object:
@@ -63,8 +67,10 @@ def scalar(text: str) -> object:
 class _Builder:
     """Turns PyYAML's nodes into values, following aliases within bounds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str) -> None:
         self.path = path
+        # PyYAML's own count takes U+0085 and U+2028 for ends of lines, which no editor does
+        self._ends = [match.start() for match in re.finditer("\n", text)]
         self.lines: dict[Key, int] = {}
         self._count = 0
 
@@ -74,7 +80,7 @@ class _Builder:
             raise self._refuse(node, key, f"more than {_MOST_VALUES} values once its aliases are followed")
         if len(key) > _DEEPEST:
             raise self._refuse(node, key[:5], "nested too deeply, or an alias contains itself")
-        self.lines.setdefault(key, node.start_mark.line + 1)
+        self.lines.setdefault(key, self._line(node))
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self._mapping(node, key)
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
@@ -94,7 +100,7 @@ class _Builder:
                         continue
                     message = f"this key already stands in line {self.lines[place]}"
                     raise self._refuse(key_node, place, message, "keep one of them")
-                self.lines[place] = key_node.start_mark.line + 1
+                self.lines[place] = self._line(key_node)
                 result[name] = self.value(child, place)
         return result
 
@@ -140,7 +146,10 @@ class _Builder:
             raise self._refuse(node, key, "this number has too many digits", "write a smaller number") from None
 
     def _refuse(self, node: yaml.Node, key: Key, message: str, fix: str = "write the values out") -> ConfigError:
-        return _refuse(self.path, node.start_mark.line + 1, message, fix, key)
+        return _refuse(self.path, self._line(node), message, fix, key)
+
+    def _line(self, node: yaml.Node) -> int:
+        return bisect.bisect_left(self._ends, node.start_mark.index) + 1
 
 
 def _convert(kind: str, text: str) -> object:

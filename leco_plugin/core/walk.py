@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -14,6 +14,9 @@ from leco_plugin.core.noise import draw_index
 from leco_plugin.core.objective import precise
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.errors import TrainingError
+
+FIRST_STRIDES = 8
+"""Strides in which the first walks of a pool would go all the way."""
 
 
 @dataclass(eq=False)
@@ -30,10 +33,12 @@ class Walk:
     generator: Generator
     position: int = 0
     """Sampler steps taken."""
+    stop: int = 0
+    """Steps after which it is trained at next."""
     share: float = 1.0
     """What it counts for in the loss, 1 on average."""
     turn: int = 0
-    """Where its round of the untouched prompts begins."""
+    """Drawn at its start: at which positions it is measured, and where its round of the untouched prompts begins."""
 
     @property
     def samples(self) -> int:
@@ -55,6 +60,11 @@ class Walk:
         self.latents = self.sampler.step(precise(prediction), self.position, self.latents, self.generator)
         self.position += 1
 
+    def leap(self, latents: Tensor, position: int) -> None:
+        """Go on from ``latents`` (B, C, h, w) after ``position`` steps, to which no step of the sampler led."""
+        # a sampler tells by the first timestep that it is asked for where it is
+        self.latents, self.position, self.sampler = latents, position, self.sampler.fresh()
+
     def state(self) -> StateTree:
         """Everything that its further course depends on; TrainingError where the sampler cannot say it."""
         if not isinstance(self.sampler, Stateful):
@@ -68,6 +78,7 @@ class Walk:
             "sampler": self.sampler.state(),
             "generator": self.generator.get_state(),
             "position": self.position,
+            "stop": self.stop,
             "turn": self.turn,
         }
 
@@ -79,12 +90,16 @@ class Walk:
         cast(Stateful, self.sampler).restore(stored["sampler"])
         self.generator.set_state(stored["generator"])
         self.position, self.turn = stored["position"], stored["turn"]
+        # a state of before there were stops
+        self.stop = stored.get("stop", self.position)
 
 
 Begin = Callable[[int], Walk]
 """Starts a walk of the pair with this number at pure noise."""
 Guide = Callable[[Sequence[Walk]], Sequence[Tensor]]
 """Guided prediction (B, C, h, w) at every walk's state with the LoRA on, without gradient."""
+Leap = Callable[[Walk, Tensor, int], Tensor]
+"""Latents (B, C, h, w) after so many steps, in one stride along the guided prediction at a walk's state."""
 
 
 class Walks(Protocol):
@@ -96,6 +111,9 @@ class Walks(Protocol):
 
     def draw(self) -> Sequence[Walk]:
         """Walks at the states to train at."""
+
+    def behind(self) -> Sequence[Walk]:
+        """Other walks that need a guided prediction to come to where they are trained at next."""
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Hand back drawn walks with their guided predictions (B, C, h, w), where ``moves_on``."""
@@ -114,10 +132,11 @@ class Deck:
         self._count, self._generator = count, generator
         self._left: list[int] = []
 
-    def draw(self) -> int:
-        """The next number."""
+    def draw(self, late: Collection[int] = ()) -> int:
+        """The next number; a new round has those of ``late`` at its end."""
         if not self._left:
-            self._left = torch.randperm(self._count, generator=self._generator).tolist()
+            order = torch.randperm(self._count, generator=self._generator).tolist()
+            self._left = sorted(order, key=lambda number: number not in late)
         return self._left.pop()
 
     def state(self) -> StateTree:
@@ -134,11 +153,22 @@ def draw_stop(steps: int, generator: Generator) -> int:
     return 1 + draw_index(steps - 1, generator)
 
 
-def walk_to(walks: Sequence[Walk], stops: Sequence[int], guide: Guide) -> None:
+def walk_to_stops(walks: Sequence[Walk], guide: Guide) -> None:
     """Take each of ``walks`` to its stop, all that are still under way in one call."""
-    while going := [walk for walk, stop in zip(walks, stops, strict=True) if walk.position < stop]:
+    while going := [walk for walk in walks if walk.position < walk.stop]:
         for walk, prediction in zip(going, guide(going), strict=True):
             walk.advance(prediction)
+
+
+def leap_to_stops(walks: Sequence[Walk], guide: Guide, leap: Leap, longest: int) -> None:
+    """The same in strides of up to ``longest`` steps."""
+    while going := [walk for walk in walks if walk.position < walk.stop]:
+        for walk, prediction in zip(going, guide(going), strict=True):
+            to = min(walk.position + longest, walk.stop)
+            if to == walk.position + 1:
+                walk.advance(prediction)
+            else:
+                walk.leap(leap(walk, prediction, to), to)
 
 
 class FreshWalks:
@@ -154,12 +184,16 @@ class FreshWalks:
 
     def draw(self) -> list[Walk]:
         """``per_step`` walks of pairs drawn with equal probability, each taken to a stop of its own."""
-        drawn = [
-            (self._begin(self._draw_pair()), draw_stop(self._steps, self._generator)) for _ in range(self._per_step)
-        ]
-        walks, stops = [walk for walk, _ in drawn], [stop for _, stop in drawn]
-        walk_to(walks, stops, self._guide)
+        walks = []
+        for _ in range(self._per_step):
+            walks.append(self._begin(self._draw_pair()))
+            walks[-1].stop = draw_stop(self._steps, self._generator)
+        walk_to_stops(walks, self._guide)
         return walks
+
+    def behind(self) -> list[Walk]:
+        """None: every walk ends where it is trained at."""
+        return []
 
     def _draw_pair(self) -> int:
         return draw_index(self._pairs, self._generator)
@@ -181,7 +215,8 @@ class PoolWalks:
     """Walks in flight: every step trains at the states that some have reached, and moves those on by ``stride`` steps.
 
     A walk that would come to N is replaced by a new one, at a position drawn from 1..stride. The first walks are
-    spread evenly over 1..N-1, so that the stop is uniform from the first step to the last.
+    spread evenly over 1..N-1, so that the stop is uniform from the first step to the last; they come there in long
+    strides, since the LoRA does nothing yet and waiting for them is dear.
     """
 
     moves_on = True
@@ -190,6 +225,7 @@ class PoolWalks:
         self,
         begin: Begin,
         guide: Guide,
+        leap: Leap,
         *,
         pairs: Sequence[int],
         steps: int,
@@ -200,12 +236,14 @@ class PoolWalks:
     ) -> None:
         """Walks are begun for the numbers in ``pairs``, each as often as it stands there."""
         self._stride = min(stride, steps - 1)
+        self._leap = leap
         self._begin, self._guide, self._pairs, self._steps = begin, guide, pairs, steps
         self._deck = Deck(len(pairs), generator)
         self._turns = Deck(size, generator)
         self._per_step = min(per_step, size)
         self._size, self._generator = size, generator
         self._walks: list[Walk] = []
+        self._drawn: list[int] = []
 
     def draw(self) -> list[Walk]:
         """``per_step`` different walks of the pool."""
@@ -214,21 +252,27 @@ class PoolWalks:
             self._walks = self._fill()
         turns: dict[int, None] = {}
         while len(turns) < self._per_step:
-            turns[self._turns.draw()] = None
+            # those of the last step are still on their way
+            turns[self._turns.draw(self._drawn)] = None
         self._drawn = list(turns)
-        return [self._walks[turn] for turn in self._drawn]
+        drawn = [self._walks[turn] for turn in self._drawn]
+        walk_to_stops(drawn, self._guide)
+        return drawn
+
+    def behind(self) -> list[Walk]:
+        """Walks between two of their stops."""
+        return [walk for turn, walk in enumerate(self._walks) if walk.position < walk.stop and turn not in self._drawn]
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         """Move the drawn walks on, and replace those that are through."""
-        stops: dict[int, int] = {}
         for turn, walk, prediction in zip(self._drawn, walks, predictions, strict=True):
-            stops[turn] = walk.position + self._stride
-            if stops[turn] < self._steps:
+            stop = walk.position + self._stride
+            if stop < self._steps:
                 walk.advance(prediction)
+                walk.stop = stop
             else:
                 self._walks[turn] = self._next()
-                stops[turn] = 1 + draw_index(self._stride, self._generator)
-        walk_to([self._walks[turn] for turn in stops], list(stops.values()), self._guide)
+                self._walks[turn].stop = 1 + draw_index(self._stride, self._generator)
 
     def state(self) -> StateTree:
         """The walks, the decks that they are drawn from, and the generator."""
@@ -236,6 +280,7 @@ class PoolWalks:
             "walks": [{"pair": walk.pair, "state": walk.state()} for walk in self._walks],
             "pairs": self._deck.state(),
             "turns": self._turns.state(),
+            "drawn": self._drawn,
             "generator": self._generator.get_state(),
         }
 
@@ -249,16 +294,18 @@ class PoolWalks:
             self._walks.append(walk)
         self._deck.restore(stored["pairs"])
         self._turns.restore(stored["turns"])
+        self._drawn = list(stored.get("drawn", ()))
         # last: beginning a walk has drawn from it
         self._generator.set_state(stored["generator"])
 
     def _fill(self) -> list[Walk]:
-        stops = _spread(self._size, self._steps, self._generator)
-        walks = [self._next() for _ in stops]
-        # no more at once than a step takes: more may not fit into memory
-        for first in range(0, self._size, self._per_step):
-            part = slice(first, first + self._per_step)
-            walk_to(walks[part], stops[part], self._guide)
+        walks = [self._next() for _ in range(self._size)]
+        for walk, stop in zip(walks, _spread(self._size, self._steps, self._generator), strict=True):
+            walk.stop = stop
+        longest = -(-self._steps // FIRST_STRIDES)
+        # two rows a walk: no more in a call than one without gradient has in a step
+        for first in range(0, self._size, 2 * self._per_step):
+            leap_to_stops(walks[first : first + 2 * self._per_step], self._guide, self._leap, longest)
         return walks
 
     def _next(self) -> Walk:

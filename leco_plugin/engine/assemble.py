@@ -22,6 +22,7 @@ class Training:
 
     step: LecoStep
     walks: Walks
+    model: Model
 
 
 def assemble(
@@ -42,4 +43,4 @@ def assemble(
     model = Model(denoiser, network, concepts.table)
     samplers = Samplers(denoiser, sampler, leco.max_denoising_steps)
     step = LecoStep(model, concepts.items, samplers, settings, concepts.untouched)
-    return Training(step, make_walks(leco, step, pairs, generator))
+    return Training(step, make_walks(leco, step, pairs, generator), model)

@@ -9,9 +9,9 @@ from leco_plugin.config.schema import PromptPair
 from leco_plugin.contracts import Denoiser, TextTable
 
 MEASURE_EVERY = 8
-"""At positions 1, 9, 17, ... of a walk the base model is asked for the target, too, so that the goal reached is known,
-and with and without the LoRA for an untouched prompt, so that the drift is. Those that are not among the rows anyway
-cost at most 3/8 row a step."""
+"""At every eighth position of a walk the base model is asked for the target, too, so that the effect is known, and with
+and without the LoRA for an untouched prompt, so that the drift is. Those that are not among the rows anyway cost at
+most 3/8 row a step."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""What a LoRA does to its goal and to its surroundings, measured on held-out noise."""
+"""What a LoRA does to pictures of its targets and of other prompts, measured on held-out noise."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from torch import Generator, Tensor, nn
 
@@ -22,7 +26,7 @@ HELD_OUT = 2**63 + 1
 """Seed of the noise; beyond those that a training may have."""
 _ROWS_PER_CALL = 8
 _ROUNDING = 1e-4
-"""Progress that is no more than rounding."""
+"""An effect that is no more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,47 @@ class Course:
 
 @dataclass(frozen=True)
 class PairFigures:
-    """Squared lengths for one pair, each a mean over the elements of a prediction and summed over the states."""
+    """Squared lengths and products for one pair, each a mean over the elements of a prediction and summed over states.
+
+    Those of the effect are of predicted pictures (``objective.picture_weight``), the others of predictions.
+    """
 
     pair: PromptPair
     edit: float
     """Of goal - base(target): what is asked."""
-    concept: float
+    difference: float
     """Of positive - unconditional."""
     base: float
     """Of base(target)."""
     pull: float
     """Of what neutral - base(target) has besides the concept's own direction."""
+    concept: float
+    """Of the concept, in pictures."""
+    asked: float
+    """What is asked times the concept, in pictures."""
+    whole: float
+    """The way from the target to the prompt that the edit leads to, times the concept, in pictures."""
     left: Mapping[float, float]
     """Of student - goal, by the strength of the LoRA."""
     along: Mapping[float, float]
-    """Inner product of student - base(target) with what is asked, by strength."""
+    """The student's change times the concept, in pictures, by strength."""
+    change: Mapping[float, float]
+    """Of that change."""
 
     @property
     def contrast(self) -> float:
         """How large the concept is beside the whole prediction; see ``prompt_check`` for what is little."""
-        return self.concept / self.base
+        return self.difference / self.base
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a LoRA does to pictures of the targets, where 1 is the whole concept."""
+
+    along: float
+    """How far they move along the concept; negative the other way."""
+    beside: float
+    """How far they move beside that direction."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +99,33 @@ class Measured:
 
     pairs: tuple[PairFigures, ...]
     moved: Mapping[str, Mapping[float, float]]
-    """Squared length of lora - base for each untouched prompt, by strength; mean over elements and states."""
+    """Square of the change of the predicted picture for each untouched prompt, by strength; mean over states."""
     states: int
     """States that each pair was measured at."""
 
     @property
-    def edit(self) -> float:
-        """Mean squared length of what is asked."""
-        return sum(one.edit for one in self.pairs) / len(self.pairs) / self.states
+    def concept(self) -> float:
+        """Mean square of the concept, in pictures."""
+        return sum(one.concept for one in self.pairs) / len(self.pairs) / self.states
+
+    @property
+    def asked(self) -> float:
+        """The effect that the pairs ask for."""
+        return _ratio(sum(one.asked for one in self.pairs), sum(one.concept for one in self.pairs))
 
     @property
     def still(self) -> bool:
         """Whether nothing moved at any strength, but by rounding."""
-        for one in self.pairs:
-            moves = (max(abs(along), abs(one.left[at] - one.edit)) for at, along in one.along.items())
-            if any(move > _ROUNDING * one.edit for move in moves):
-                return False
-        return all(moved <= _ROUNDING * self.edit for each in self.moved.values() for moved in each.values())
+        moved = [(one.concept, one.change) for one in self.pairs] + [(self.concept, it) for it in self.moved.values()]
+        return all(square <= _ROUNDING**2 * concept for concept, change in moved for square in change.values())
+
+    @property
+    def whole(self) -> float:
+        """Effect with which targets are drawn as what the edit leads to: 1 for an erase, the end of a slider less.
+
+        A slider's target lies between its two ends, which the concept is the difference of.
+        """
+        return _ratio(sum(one.whole for one in self.pairs), sum(one.concept for one in self.pairs))
 
     def reached(self, strength: float) -> float | None:
         """Fraction of the goal that is reached: 0 as before, 1 as asked; None where no pair is for that side."""
@@ -100,44 +135,34 @@ class Measured:
         asked = sum(one.edit for one in side)
         return 1 - sum(one.left[strength] for one in side) / asked if asked > 0 else None
 
-    def progress(self, strength: float) -> float:
-        """How far predictions went along what is asked, sideways movement left aside; negative the other way."""
-        known = [one for one in self.pairs if strength in one.along]
-        asked = sum(one.edit for one in known)
-        return sum(_sign(one.pair.multiplier) * one.along[strength] for one in known) / asked if asked > 0 else 0.0
+    def effect(self, strength: float) -> Effect:
+        """Over all pairs; a slider's is negative at its negative end."""
+        return _effect([(one, strength, _sign(one.pair.multiplier)) for one in self.pairs if strength in one.along])
+
+    def at_own_side(self, size: float) -> Effect:
+        """Every pair at the strength of this ``size`` on its own side: what a slider does at both ends together."""
+        return _effect([(one, size * _sign(one.pair.multiplier), 1) for one in self.pairs])
 
     def drift(self, strength: float) -> float | None:
-        """How far untouched prompts moved, squared: 1 is as much as what is asked; None where nothing was asked."""
-        if not self.moved or self.edit == 0:
+        """How far pictures of untouched prompts moved, where 1 is the whole concept; None where there are none."""
+        if not self.moved or self.concept == 0:
             return None
-        return sum(by_strength[strength] for by_strength in self.moved.values()) / len(self.moved) / self.edit
+        return math.sqrt(fmean(by_strength[strength] for by_strength in self.moved.values()) / self.concept)
 
     def monotonicity(self, strengths: Sequence[float]) -> float | None:
-        """Net progress over all progress, from the lowest strength to the highest: 1 never turns back, -1 always."""
-        steps = [self.progress(strength) for strength in sorted(strengths)]
+        """Net effect over all its changes, from the lowest strength to the highest: 1 never turns back, -1 always."""
+        steps = [self.effect(strength).along for strength in sorted(strengths)]
         changes = [after - before for before, after in pairwise(steps)]
         total = sum(map(abs, changes))
         return sum(changes) / total if total > _ROUNDING else None
 
-    def at_own_side(self, size: float) -> OwnSide:
-        """Every pair at the strength of this ``size`` on its own side: what a slider does at both ends together."""
-        asked = left = along = 0.0
-        for one in self.pairs:
-            strength = size * _sign(one.pair.multiplier)
-            asked, left, along = asked + one.edit, left + one.left[strength], along + one.along[strength]
-        if asked == 0:
-            return OwnSide(0.0, 0.0, 0.0)
-        return OwnSide(1 - left / asked, along / asked, (left + 2 * along - asked) / asked)
 
-
-@dataclass(frozen=True)
-class OwnSide:
-    """What all pairs together do, relative to what is asked."""
-
-    reached: float
-    progress: float
-    change: float
-    """Squared length of student - base(target)."""
+def _effect(asked: Sequence[tuple[PairFigures, float, int]]) -> Effect:
+    """Of pairs at a strength each, and on which side of it their concept is."""
+    concept = sum(one.concept for one, _, _ in asked)
+    along = _ratio(sum(sign * one.along[strength] for one, strength, sign in asked), concept)
+    change = _ratio(sum(one.change[strength] for one, strength, _ in asked), concept)
+    return Effect(along, math.sqrt(max(0.0, change - along**2)))
 
 
 class NoNetwork:
@@ -201,6 +226,21 @@ class Bench:
         moved = {prompt: self._drift(step, number, strengths) for number, prompt in watched}
         return Measured(tuple(pairs), moved, self._course.states)
 
+    def shares(self) -> dict[str, float]:
+        """For each untouched prompt the part of the first pair's concept that is in it, in pictures of the base model.
+
+        What it adds to the neutral prompt, along what the positive one adds to the unconditional: 1 is the concept.
+        """
+        concept, (whole, parts) = self._concepts[0], (0.0, [0.0] * len(self._untouched))
+        rows = [Row(0, prompt, 0.0) for prompt in (concept.neutral, concept.unconditional, concept.positive)]
+        others = [Row(0, one.target, 0.0) for one in self._concepts[1:]]
+        for walk in self._states(self._step(0.0), 0):
+            known, weight = self._ask(walk, [*rows, *others]), self._weight(walk)
+            nothing, added = known[rows[0]], known[rows[2]] - known[rows[1]]
+            whole += weight * _dot(added, added)
+            parts = [part + weight * _dot(known[row] - nothing, added) for part, row in zip(parts, others, strict=True)]
+        return {prompt: _ratio(part, whole) for prompt, part in zip(self._untouched, parts, strict=True)}
+
     def _step(self, factor: float) -> LecoStep:
         """The step whose walks have the LoRA at ``factor`` times each pair's multiplier."""
         samplers = Samplers(self._model.denoiser, self._course.sampler, self._course.steps)
@@ -214,14 +254,15 @@ class Bench:
     def _pair(self, step: LecoStep, number: int, strengths: Sequence[float]) -> PairFigures:
         concept, pair = self._concepts[number], self._pairs[number]
         share = abs(pair.multiplier) / self._unit
-        sums = _Sums()
+        sums = _Sums(pair)
         prompts = concept.target, concept.neutral, concept.positive, concept.unconditional
         teacher = [Row(0, prompt, 0.0) for prompt in prompts]
         students = {strength: Row(0, concept.target, strength * share) for strength in strengths}
         for walk in self._states(step, number):
             known = self._ask(walk, [*teacher, *students.values()])
-            sums.add(pair, [known[row] for row in teacher], {at: known[row] for at, row in students.items()})
-        return sums.figures(pair)
+            by_strength = {at: known[row] for at, row in students.items()}
+            sums.add([known[row] for row in teacher], by_strength, self._weight(walk))
+        return sums.figures()
 
     def _drift(self, step: LecoStep, number: int, strengths: Sequence[float]) -> dict[float, float]:
         prompt = self._concepts[number].target
@@ -229,15 +270,22 @@ class Bench:
         for walk in self._states(step, number):
             known = self._ask(walk, [Row(0, prompt, strength) for strength in (0.0, *strengths)])
             for strength in strengths:
-                moved = objective.squared_error(known[Row(0, prompt, strength)], known[Row(0, prompt, 0.0)])
-                sums[strength] += float(moved.mean()) / self._course.states
+                moved = objective.distance(known[Row(0, prompt, strength)], known[Row(0, prompt, 0.0)])
+                sums[strength] += self._weight(walk) * float(moved) / self._course.states
         return sums
+
+    def _weight(self, walk: Walk) -> float:
+        denoiser = self._model.denoiser
+        return float(objective.picture_weight(denoiser.snr(walk.timestep[None]), denoiser.prediction_type))
 
     def _states(self, step: LecoStep, number: int) -> Iterator[Walk]:
         """A fresh walk at the stops where it is measured, one after the other."""
         generator = Generator().manual_seed(HELD_OUT + number)
         walk = step.begin(number, generator, self._course.samples)
-        for stop in _stops(self._course, number, len(self._concepts)):
+        # pairs and untouched prompts meet the same positions: what they are compared by depends on the noise left
+        place = number if number < len(self._pairs) else number - len(self._pairs)
+        walks = len(self._pairs) if number < len(self._pairs) else len(self._untouched)
+        for stop in _stops(self._course, place, walks):
             while walk.position < stop:
                 walk.advance(step.guide([walk])[0])
             yield walk
@@ -252,32 +300,40 @@ class Bench:
 
 
 class _Sums:
-    """Adds up squared lengths over the states of a pair."""
+    """Adds up squared lengths and products over the states of a pair."""
 
-    def __init__(self) -> None:
-        self._edit = self._concept = self._base = self._pull = 0.0
-        self._left: dict[float, float] = {}
-        self._along: dict[float, float] = {}
+    def __init__(self, pair: PromptPair) -> None:
+        self._pair = pair
+        self._totals: defaultdict[str, float] = defaultdict(float)
+        self._by_strength: defaultdict[str, defaultdict[float, float]] = defaultdict(lambda: defaultdict(float))
 
-    def add(self, pair: PromptPair, teacher: Sequence[Tensor], students: Mapping[float, Tensor]) -> None:
+    def add(self, teacher: Sequence[Tensor], students: Mapping[float, Tensor], weight: float) -> None:
         """Take in one state: base predictions of target, neutral, positive, unconditional; the LoRA's by strength."""
+        pair = self._pair
         base, neutral, positive, unconditional = map(objective.precise, teacher)
         goal = objective.goal(neutral, positive, unconditional, strength=pair.guidance_scale, action=pair.action)
-        concept, pull, edit = positive - unconditional, neutral - base, goal - base
-        size = float(_dot(concept, concept))
-        share = float(_dot(pull, concept)) / size if size > 0 else 0.0
-        self._pull += float(_dot(pull - share * concept, pull - share * concept))
-        self._concept += size
-        self._edit += float(_dot(edit, edit))
-        self._base += float(_dot(base, base))
+        concept = objective.concept_of(goal, base, positive, unconditional, pair)
+        difference, pull, edit = positive - unconditional, neutral - base, goal - base
+        size = _dot(difference, difference)
+        beside = pull - (_dot(pull, difference) / size if size > 0 else 0.0) * difference
+        squares = {"edit": edit, "difference": difference, "base": base, "pull": beside}
+        for name, tensor in squares.items():
+            self._totals[name] += _dot(tensor, tensor)
+        self._totals["concept"] += weight * _dot(concept, concept)
+        self._totals["asked"] += weight * _dot(edit, concept)
+        end = goal if pair.guidance_scale == 0 else unconditional if pair.action == "erase" else positive
+        self._totals["whole"] += weight * _dot(end - base, concept)
         for at, prediction in students.items():
             change = objective.precise(prediction) - base
-            self._left[at] = self._left.get(at, 0.0) + float(_dot(change - edit, change - edit))
-            self._along[at] = self._along.get(at, 0.0) + float(_dot(change, edit))
+            self._by_strength["left"][at] += _dot(change - edit, change - edit)
+            self._by_strength["along"][at] += weight * _dot(change, concept)
+            self._by_strength["change"][at] += weight * _dot(change, change)
 
-    def figures(self, pair: PromptPair) -> PairFigures:
+    def figures(self) -> PairFigures:
         """The sums so far."""
-        return PairFigures(pair, self._edit, self._concept, self._base, self._pull, self._left, self._along)
+        by_strength: dict[str, Any] = {name: dict(self._by_strength[name]) for name in ("left", "along", "change")}
+        totals: dict[str, Any] = dict(self._totals)
+        return PairFigures(self._pair, **totals, **by_strength)
 
 
 def asks(pair: PromptPair) -> bool:
@@ -306,8 +362,12 @@ def _kept(prompt: str, resolution: tuple[int, int]) -> PromptPair:
     )
 
 
-def _dot(first: Tensor, second: Tensor) -> Tensor:
-    return (first * second).mean()
+def _dot(first: Tensor, second: Tensor) -> float:
+    return float(objective.dot(first, second))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
 
 
 def _sign(number: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from pydantic import BaseModel
@@ -29,6 +29,15 @@ def describe_run(job: JobConfig, seed: int) -> dict[str, str]:
     for number, pair in enumerate(job.pairs, start=1):
         options |= {f"pair {number} {name}": value for name, value in pair.model_dump(mode="json").items()}
     return {name: json.dumps(value) for name, value in options.items() if name not in _MAY_DIFFER}
+
+
+def describe_parts(pairs: Sequence[PromptPair], leco: LecoConfig, settings: Mapping[str, object]) -> dict[str, str]:
+    """The same for a host that keeps its own options: of LECO's, with whatever else ``settings`` holds."""
+    options: dict[str, object] = {f"leco.{name}": value for name, value in leco.model_dump(mode="json").items()}
+    options |= settings
+    for number, pair in enumerate(pairs, start=1):
+        options |= {f"pair {number} {name}": value for name, value in pair.model_dump(mode="json").items()}
+    return {name: json.dumps(value) for name, value in options.items()}
 
 
 def model_weights_hash(module: nn.Module) -> str:

@@ -34,19 +34,26 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean squared distances at one walk, () tensors; what was not asked at it is None."""
+    """Mean products of changes at one walk, () tensors; what was not asked at it is None.
+
+    All but ``now`` and ``before`` are of changes of the predicted picture; see ``objective.picture_weight``.
+    """
 
     pair: int
     now: Tensor | None = None
-    """From the student to the goal."""
+    """Squared distance from the student to the goal."""
     before: Tensor | None = None
     """From what the frozen model says for the target to the goal."""
     size: Tensor | None = None
-    """Of what the frozen model says for the target, from nothing."""
-    contrast: Tensor | None = None
-    """From what the frozen model says for the positive to what it says for the unconditional."""
+    """Square of what the frozen model says for the target."""
+    concept: Tensor | None = None
+    """Square of the concept."""
+    along: Tensor | None = None
+    """The student's change times the concept."""
+    change: Tensor | None = None
+    """Square of the student's change."""
     moved: Tensor | None = None
-    """From what the frozen model says for an untouched prompt to what the LoRA makes of it."""
+    """Square of the change of an untouched prompt."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +99,39 @@ class LecoStep:
             offset=self._settings.noise_offset,
             generator=own,
         )
-        turn = noise.draw_index(max(1, self._untouched.round), own)
+        turn = noise.draw_index(MEASURE_EVERY * max(1, self._untouched.round), own)
         device = denoiser.device
         return Walk(pair, latents.to(device), conditioning.to(device), sampler, own, turn=turn)
 
     def guide(self, walks: Sequence[Walk]) -> list[Tensor]:
         """Guided prediction (B, C, h, w) at every walk's state with the LoRA on at its pair's multiplier."""
-        targets = [self._target_row(i, walk) for i, walk in enumerate(walks)]
-        others = [row for i, walk in enumerate(walks) for row in self._walk_rows(i, walk)]
-        known = self._model.predict_distinct(walks, [*targets, *others])
-        return [self._guided(i, walk, known[targets[i]], known) for i, walk in enumerate(walks)]
+        known = self._model.predict_distinct(
+            walks, [r for i, walk in enumerate(walks) for r in self._guide_rows(i, walk)]
+        )
+        return [self._guided(i, walk, known[self._target_row(i, walk)], known) for i, walk in enumerate(walks)]
+
+    def leap(self, walk: Walk, prediction: Tensor, position: int) -> Tensor:
+        """Latents (B, C, h, w) of a walk after ``position`` steps, in one stride along its guided ``prediction``."""
+        denoiser, sampler = self._model.denoiser, walk.sampler
+        now, then = denoiser.snr(sampler.timesteps[[walk.position, position]])
+        # a sampler of its own: one that is asked at one place remembers that
+        unscaled = sampler.fresh().model_input(torch.ones_like(walk.latents), position)
+        latents = objective.stride(walk.model_input, prediction, now, then, denoiser.prediction_type)
+        return latents / unscaled
 
     def run(self, walks: Walks, backward: Backward) -> StepResult:
         """Draw walks, ask the teacher (LoRA off), train the student (LoRA on) at the same latents, move on.
 
         Backward runs while the LoRA still has the student's strength. The student's own prediction serves as the
-        conditional half of the walk's next move.
+        conditional half of the walk's next move. Walks between two stops move on by what the teacher's call adds.
         """
-        drawn = walks.draw()
-        known = self._model.predict_distinct(drawn, self._known_rows(drawn, walks.moves_on))
+        drawn = list(walks.draw())
+        behind = list(walks.behind())
+        every, late = drawn + behind, range(len(drawn), len(drawn) + len(behind))
+        rows = [*self._known_rows(drawn, walks.moves_on), *(r for i in late for r in self._guide_rows(i, every[i]))]
+        known = self._model.predict_distinct(every, rows)
+        for i in late:
+            every[i].advance(self._guided(i, every[i], known[self._target_row(i, every[i])], known))
         student = self._train(drawn, known, backward)
         # before the walks move on: which rows a walk has depends on its position
         measured = tuple(m for i, walk in enumerate(drawn) if (m := self._measured(i, walk, known, student)))
@@ -164,12 +185,13 @@ class LecoStep:
         """One preserved prompt, at both signs of the multiplier in turn."""
         if not self._untouched.preserve:
             return []
-        number = (walk.turn + walk.position) % self._untouched.round
+        number = (walk.turn // MEASURE_EVERY + walk.position) % self._untouched.round
         prompt, multiplier = self._untouched.preserve[number // 2], self._concepts[walk.pair].pair.multiplier
         return [Row(index, prompt, -multiplier if number % 2 else multiplier)]
 
     def _measuring_rows(self, index: int, walk: Walk) -> list[Row]:
-        if walk.position % MEASURE_EVERY != 1:
+        # those of each walk from another one on: together, every position equally often
+        if (walk.position + walk.turn) % MEASURE_EVERY:
             return []
         row = self._drift_row(index, walk)
         return [self._target_row(index, walk).base, *((row, row.base) if row else ())]
@@ -179,7 +201,7 @@ class LecoStep:
         others = () if self._untouched.preserve else self._untouched.watched
         if not others:
             return None
-        prompt = others[(walk.turn + walk.position // MEASURE_EVERY) % len(others)]
+        prompt = others[(walk.turn // MEASURE_EVERY + walk.position // MEASURE_EVERY) % len(others)]
         return Row(index, prompt, self._concepts[walk.pair].pair.multiplier)
 
     def _teacher_rows(self, index: int, walk: Walk) -> list[Row]:
@@ -192,6 +214,10 @@ class LecoStep:
         if self._settings.denoise_guidance_scale == 1.0:
             return []
         return [Row(index, concept.unconditional, concept.pair.multiplier)]
+
+    def _guide_rows(self, index: int, walk: Walk) -> list[Row]:
+        """What a walk is moved on with, where it is not trained at."""
+        return [self._target_row(index, walk), *self._walk_rows(index, walk)]
 
     def _target_row(self, index: int, walk: Walk) -> Row:
         concept = self._concepts[walk.pair]
@@ -227,21 +253,31 @@ class LecoStep:
 
     def _measured(self, index: int, walk: Walk, known: dict[Row, Tensor], student: _Student) -> Measured | None:
         """What this walk's rows tell; a pair that keeps its target tells how far that moved."""
-        row, moved = self._target_row(index, walk), self._moved(index, walk, known, student)
-        base, said = known.get(row.base), student.said[row]
-        if base is not None and self._concepts[walk.pair].pair.keeps:
-            return Measured(walk.pair, moved=objective.distance(said, base))
+        row, pair, weight = self._target_row(index, walk), self._concepts[walk.pair].pair, self._picture_weight(walk)
+        base, said, goal = known.get(row.base), student.said[row], student.goals[index]
+        if base is not None and pair.keeps:
+            return Measured(walk.pair, moved=weight * objective.distance(said, base))
+        distance = self._moved(index, walk, known, student)
+        moved = None if distance is None else weight * distance
         if base is None:
             return Measured(walk.pair, moved=moved) if moved is not None else None
         _, positive, unconditional = (known[row] for row in self._teacher_rows(index, walk))
+        concept = objective.concept_of(goal, base, positive, unconditional, pair)
+        change = objective.precise(said) - objective.precise(base)
         return Measured(
             walk.pair,
-            now=objective.distance(said, student.goals[index]),
-            before=objective.distance(base, student.goals[index]),
-            size=objective.distance(base, torch.zeros_like(base)),
-            contrast=objective.distance(positive, unconditional),
+            now=objective.distance(said, goal),
+            before=objective.distance(base, goal),
+            size=weight * objective.dot(base, base),
+            concept=weight * objective.dot(concept, concept),
+            along=weight * objective.dot(change, concept),
+            change=weight * objective.dot(change, change),
             moved=moved,
         )
+
+    def _picture_weight(self, walk: Walk) -> Tensor:
+        denoiser = self._model.denoiser
+        return objective.picture_weight(denoiser.snr(walk.timestep[None]), denoiser.prediction_type)[0]
 
     def _moved(self, index: int, walk: Walk, known: dict[Row, Tensor], student: _Student) -> Tensor | None:
         for row in self._preserved_rows(index, walk):

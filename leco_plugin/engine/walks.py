@@ -39,6 +39,7 @@ def _pool(leco: LecoConfig, step: LecoStep, pairs: Sequence[PromptPair], generat
     return PoolWalks(
         begin,
         step.guide,
+        step.leap,
         pairs=[number for number, pair in enumerate(pairs) for _ in range(pair.batch_size)],
         steps=leco.max_denoising_steps,
         size=walks_in_flight(leco, pairs),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Protocol, cast
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 import diffusers
 import torch
@@ -138,16 +139,29 @@ def make_sampler(name: str, config: Mapping[str, object], steps: int, device: to
     return DiffusersSampler(scheduler, device)
 
 
-def make_flow_sampler(config: Mapping[str, object], steps: int, device: torch.device, *, shift: float) -> FlowSampler:
-    """The sampler of a flow model with the scheduler ``config``; ``shift`` above 1 moves its steps towards the noise.
+def shifted_sigmas(config: Mapping[str, Any], steps: int, mu: float | None = None) -> Tensor:
+    """(N + 1,) shares of noise of a flow scheduler's ``config``; ``mu`` is its shift where that depends on the size.
 
-    A shift that depends on the size of the picture, exp(mu), is the same as this one.
+    1..1/N before the shift, as pipelines do, which leaves out the useless last steps next to the picture.
     """
-    own = {**config, "shift": shift, "use_dynamic_shifting": False, "shift_terminal": None}
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(own)
-    # as diffusers' pipelines do: the last step is as long as the others before the shift
-    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist())
-    return FlowSampler(cast(Tensor, scheduler.sigmas), device)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(config))
+    options = {"mu": mu} if config.get("use_dynamic_shifting") else {}
+    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), **options)
+    return cast(Tensor, scheduler.sigmas).float()
+
+
+def size_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """The line that a scheduler's config draws through two sizes. Source: ``calculate_shift`` in diffusers."""
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (most - least) / (high - low)
+    return float(tokens * slope + (least - slope * low))
+
+
+def flux2_shift(tokens: int, steps: int) -> float:
+    """FLUX.2's own formula, which depends on the steps, too."""
+    pipeline: Any = import_module("diffusers.pipelines.flux2.pipeline_flux2")
+    return float(pipeline.compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
 
 
 def _cuts(scheduler: _Scheduler, steps: int) -> bool:

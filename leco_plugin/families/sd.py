@@ -20,6 +20,7 @@ from leco_plugin.families.placement import Placement, free
 from leco_plugin.families.samplers import DiffusersSampler, cumulative_alphas, make_sampler
 from leco_plugin.families.source import Family, Source
 from leco_plugin.families.text import TensorRows, TensorTable
+from leco_plugin.families.tokens import similar_words
 
 PIXELS_PER_LATENT = 8
 
@@ -88,6 +89,12 @@ class SDDenoiser:
         tokenizer = self._source.tokenizer(0)
         learned = used_embeddings(self._options.embeddings_folder, words)
         return {word: tokenizer.tokenize(word) for word in words if word.lower() not in learned}
+
+    def similar(self, word: str, count: int) -> dict[str, float]:
+        """The words whose embeddings are the most alike, and how alike; see ``tokens.similar_words``."""
+        encoder = cast(Any, self._source.text_encoder(0))
+        embedding = encoder.get_input_embeddings().weight.detach().float()
+        return similar_words(self._source.tokenizer(0), embedding, word, count)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) at 8 pixels a latent; any multiple of 8 pixels fits."""

@@ -7,6 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+_ENDS, _BEGINS = "</w>", ("\u0120", "\u2581")
+"""How tokens of whole words end in CLIP's tokenizer, and begin in those of language models: with their space."""
+_LOOKED_AT = 8
+"""Tokens for each word that is wanted: some are parts of words, or no words."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -76,6 +84,28 @@ class PromptReader:
             plain = []
         parts.append(self._tokenizer.decode(plain))
         return " ".join(part.strip() for part in parts if part.strip())
+
+
+def similar_words(tokenizer: Any, embedding: Tensor, word: str, count: int) -> dict[str, float]:
+    """Whole words of one token whose rows in ``embedding`` (tokens, width) point where that of ``word`` does.
+
+    With their cosines, the nearest first; without ``word`` itself and what differs from it by an ending.
+    """
+    space = " " if tokenizer.tokenize(f"a {word}")[-1].startswith(_BEGINS) else ""
+    own = embedding[tokenizer(space + word, add_special_tokens=False).input_ids].mean(0, keepdim=True)
+    # a word that training hardly met has hardly a direction
+    known = embedding.norm(dim=1) > own.norm() / 2
+    alike = torch.cosine_similarity(embedding, own).where(known, -torch.ones(()))
+    best = alike.topk(min(_LOOKED_AT * count, len(alike)))
+    found: dict[str, float] = {}
+    for likeness, text in zip(
+        best.values.tolist(), tokenizer.convert_ids_to_tokens(best.indices.tolist()), strict=True
+    ):
+        other = str(text).removesuffix(_ENDS).lstrip("".join(_BEGINS)).lower()
+        whole = other.isalpha() and len(other) > 2 and tokenizer.tokenize(space + other) == [text]
+        if whole and len(found) < count and not (other.startswith(word) or word.startswith(other)):
+            found[other] = likeness
+    return found
 
 
 def word_pattern(words: Iterable[str]) -> re.Pattern[str]:

@@ -1,20 +1,22 @@
-"""`leco evaluate`: goal reached and drift over strengths, for files of any trainer side by side."""
+"""`leco evaluate`: effect, side effect and drift over strengths, for files of any trainer side by side."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leco_plugin.atomic import write_atomically
+from leco_plugin.config.words import effect_in_words
+from leco_plugin.contracts import Denoiser
 from leco_plugin.engine.measure import Measured, asks, unit
 from leco_plugin.errors import ConfigError
 from leco_plugin.lora.file import Lora
 from leco_plugin.lora.subject import Asked, Subject, find_subject, load_model
 from leco_plugin.network.matched import LeftOut
-from leco_plugin.observers.console.figures import percentage
+from leco_plugin.observers.console.figures import amount, percentage
 from leco_plugin.observers.console.pages import Page
 
 
@@ -28,7 +30,16 @@ class Evaluated:
     measured: Measured
 
 
-def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], output: Path | None) -> None:
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found for several files, and with what."""
+
+    subject: Subject
+    denoiser: Denoiser
+    found: Sequence[Evaluated]
+
+
+def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], output: Path | None) -> Evaluation:
     """Measure ``files`` at ``strengths``, print a table, and write ``output`` as JSON where it is given."""
     loras = [Lora.read(path) for path in files]
     subject = find_subject(loras, asked)
@@ -45,6 +56,14 @@ def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], ou
     _show(page, subject, found, strengths)
     if output is not None:
         _write(output, _fields(subject, found, strengths))
+    return Evaluation(subject, denoiser, found)
+
+
+def summary(one: Evaluated) -> str:
+    """What a file does at the strength that its pairs were trained at, in one line."""
+    pairs = [figures.pair for figures in one.measured.pairs]
+    effect = one.measured.at_own_side(unit(pairs))
+    return f"{effect_in_words(pairs, effect.along)}; side effect {amount(effect.beside)}"
 
 
 def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: Sequence[float]) -> None:
@@ -53,20 +72,22 @@ def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: S
     several = len(found) > 1
     page.lines(f"{number}: {name}" for number, name in enumerate(names, start=1)) if several else page.lines(names)
     # a row for each file: columns for each would be cut on a narrow terminal
-    head = ["strength", *(["file"] if several else []), "goal reached", "progress", "drift"]
+    head = ["strength", *(["file"] if several else []), "effect", "side effect", "drift", "goal reached"]
     rows = []
     for strength in strengths:
         for number, one in enumerate(found, start=1):
-            figures = one.measured.reached(strength), one.measured.progress(strength), one.measured.drift(strength)
-            rows.append([f"{strength:g}", *([str(number)] if several else []), *map(percentage, figures)])
+            figures = _figures(one.measured, strength)
+            cells = [amount(figures[what]) for what in ("effect", "side_effect", "drift")]
+            reached = percentage(figures["goal_reached"])
+            rows.append([f"{strength:g}", *([str(number)] if several else []), *cells, reached])
     page.table("", head, rows)
     for name, one in zip(names, found, strict=True):
         page.lines(f"{name}: {line}" if several else line for line in _remarks(one, strengths))
     page.lines(
         [
-            "goal reached: 0 % as before, 100 % as asked, below 0 further from it than before",
-            "progress: how far the model went in the direction asked for; drift: how far prompts that shall stay",
-            "moved, 100 % as much as the edit itself (both squared)",
+            "effect: how far pictures move, where 1 is what positive differs from unconditional; side effect: how far",
+            "they move besides; drift: how far those of prompts that shall stay move, in the same unit",
+            "goal: 0 % as before, 100 % as asked, below 0 further from it than before",
         ]
     )
 
@@ -95,7 +116,9 @@ def _remarks(one: Evaluated, strengths: Sequence[float]) -> Iterator[str]:
     even = one.measured.monotonicity(strengths)
     if one.measured.still:
         yield "it does nothing: the model predicts the same at every strength"
-    elif even is not None and len(strengths) > 2:
+    else:
+        yield summary(one)
+    if even is not None and not one.measured.still and len(strengths) > 2:
         yield f"monotonicity {even:.2f} (1: every strength goes further than the one before)"
     yield from one.left_out.sentences()
 
@@ -114,15 +137,7 @@ def _fields(subject: Subject, found: Sequence[Evaluated], strengths: Sequence[fl
 
 def _file_fields(one: Evaluated, strengths: Sequence[float]) -> dict[str, object]:
     measured = one.measured
-    by_strength = [
-        {
-            "strength": strength,
-            "goal_reached": _finite(measured.reached(strength)),
-            "progress": _finite(measured.progress(strength)),
-            "drift": _finite(measured.drift(strength)),
-        }
-        for strength in strengths
-    ]
+    by_strength = [{"strength": at, **_figures(measured, at)} for at in strengths]
     return {
         "file": str(one.lora.path),
         "layers": one.layers,
@@ -133,21 +148,33 @@ def _file_fields(one: Evaluated, strengths: Sequence[float]) -> dict[str, object
         "by_strength": by_strength,
         "pairs": [_pair_fields(measured, number) for number in range(len(measured.pairs))],
         "drift_by_prompt": {
-            prompt: {f"{at:g}": _finite(moved / measured.edit) if measured.edit else None for at, moved in each.items()}
+            prompt: {f"{at:g}": _finite(replace(measured, moved={prompt: each}).drift(at)) for at in each}
             for prompt, each in measured.moved.items()
         },
     }
 
 
+def _figures(measured: Measured, strength: float) -> dict[str, float | None]:
+    effect = measured.effect(strength)
+    figures = {
+        "effect": effect.along,
+        "side_effect": effect.beside,
+        "drift": measured.drift(strength),
+        "goal_reached": measured.reached(strength),
+    }
+    return {name: _finite(figure) for name, figure in figures.items()}
+
+
 def _pair_fields(measured: Measured, number: int) -> dict[str, object]:
-    """How much one pair has reached at its own multiplier."""
-    figures = measured.pairs[number]
-    at = math.copysign(unit([one.pair for one in measured.pairs]), figures.pair.multiplier)
-    reached = 1 - figures.left[at] / figures.edit if figures.edit > 0 else None
+    """What the LoRA does to one pair at its own multiplier."""
+    figures, strength = measured.pairs[number], unit([one.pair for one in measured.pairs])
+    alone = replace(measured, pairs=(figures,))
     return {
         **figures.pair.model_dump(mode="json", include={"target", "positive", "unconditional", "neutral", "action"}),
         "multiplier": figures.pair.multiplier,
-        "goal_reached": _finite(reached),
+        **_figures(alone, math.copysign(strength, figures.pair.multiplier)),
+        # towards what this pair asks for, whichever end of a slider that is
+        "effect": alone.at_own_side(strength).along,
         "contrast": _finite(figures.contrast),
     }
 

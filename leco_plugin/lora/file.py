@@ -25,7 +25,7 @@ class Lora(LoraFile):
     def pairs(self) -> tuple[PromptPair, ...]:
         """The pairs that it was trained with; none where it is not LECO's. NetworkError where they are damaged."""
         try:
-            return _PAIRS.validate_json(self.metadata.get("ss_leco_pairs", "[]"))
+            return _PAIRS.validate_json(self.metadata.get("ss_leco_pairs", "[]"), strict=False)
         except ValidationError as error:
             what = error.errors()[0]["msg"]
             raise NetworkError(f"{self.path}: its metadata ss_leco_pairs cannot be read: {what}", fix=_NAME) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leco_plugin.config.build import Loaded, load
+from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import JobConfig, LecoConfig, ModelConfig, PromptPair, TrainConfig
 from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.engine import setup
@@ -84,6 +85,7 @@ def find_subject(loras: Sequence[Lora], asked: Asked) -> Subject:
             job = job_for(pairs, find_model(loras, asked), asked.device)
     if not any(map(asks, pairs)):
         raise ConfigError("the prompts ask for nothing: every pair keeps its target", fix="name others with --prompts")
+    preserve = tuple(prompt for prompt in preserve if prompt != AUTO)
     untouched = asked.untouched or preserve or tuple(watched_prompts(pairs))
     return Subject(job, untouched, course)
 

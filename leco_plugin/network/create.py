@@ -7,7 +7,6 @@ from torch import nn
 
 from leco_plugin.config.layer_choice import Choice
 from leco_plugin.config.schema import NetworkConfig
-from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.flow_files import check_config, family_of
 from leco_plugin.network.layers import Plan, Size, plan_layers
@@ -24,11 +23,6 @@ def create_network(config: NetworkConfig, module: nn.Module, seed: int) -> PeftL
     ``seed`` fixes the initial weights. Raises NetworkError where it cannot be made, or the file does not fit; then
     ``module`` is as it was.
     """
-    if config.type == "dora":
-        raise NetworkError(
-            "DoRA is not trained here: ComfyUI, Forge, diffusers and others misread such files without a word",
-            fix="set network.type to lora",
-        )
     family = family_of(module)
     if family is not None:
         check_config(config, family)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from leco_plugin.checkpoint import Checkpoint
+from leco_plugin.config.recognise import Kind, expect
 from leco_plugin.errors import ModelError, NetworkError
 from leco_plugin.network.adapter import METADATA, Adapter, adapter_beside, adapter_in
 from leco_plugin.network.differences import Parts, bias_changes, networks, rank_of, weight_changes
@@ -64,7 +65,11 @@ class LoraFile:
 
     @classmethod
     def read(cls, path: Path, *, finite: bool = True) -> Self:
-        """Read a file or folder; NetworkError where it cannot be, or with ``finite`` where a weight is not."""
+        """Read a file or folder; NetworkError where it cannot be, or with ``finite`` where a weight is not.
+
+        ConfigError, with the right command, where it is a settings file.
+        """
+        expect(path, Kind.LORA, Kind.MODEL, Kind.EMBEDDING)
         path = _file_in(path) if path.is_dir() else path
         try:
             file = Checkpoint(path)

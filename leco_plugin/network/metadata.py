@@ -41,6 +41,11 @@ def run_metadata(
     }
 
 
+def effect_metadata(figures: Mapping[str, float | None]) -> dict[str, str]:
+    """What the training, or a later measurement, says of a file at strength 1, as far as it was measured."""
+    return {f"ss_leco_{name}": f"{figure:.3f}" for name, figure in figures.items() if figure is not None}
+
+
 def _model(job: JobConfig, family: str, prediction_type: str, distilled: bool) -> dict[str, str]:
     height, width = max(pair.resolution for pair in job.pairs)
     v_model = prediction_type == "v_prediction"

@@ -1,4 +1,4 @@
-"""The history of a run in a file beside its LoRA, NAME.run.jsonl: one event a line, the job with its start."""
+"""The history of a run in a file beside its LoRA, NAME.run.jsonl: an event a line, what the run is with its start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import TypeAdapter
 
 from leco_plugin.atomic import write_atomically
-from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.run import RunDescription
 from leco_plugin.errors import ConfigError, reason
 from leco_plugin.events import Event, RunStarted, StepDone, Warned
 
@@ -30,9 +30,9 @@ def history_path(folder: Path, name: str) -> Path:
 class HistoryWriter:
     """Writes every event as it comes; a run that goes on from a state goes on with the history up to its step."""
 
-    def __init__(self, job: JobConfig) -> None:
-        self._job, self._folder = job, job.output_folder
-        self._path = history_path(self._folder, job.name)
+    def __init__(self, run: RunDescription) -> None:
+        self._run, self._folder = run, run.folder
+        self._path = history_path(self._folder, run.name)
         self._before: list[Event] = []
         self._started = False
         self._step = 0
@@ -50,7 +50,7 @@ class HistoryWriter:
     def _start(self, event: RunStarted) -> None:
         self._step, self._started = event.done, True
         # one without a history, or with that of another run, has nothing to go on with
-        kept = [line for step, line in _steps(self._path, event.run) if step <= event.done] if event.done else []
+        kept = [line for step, line in _steps(self._path, event.run_id) if step <= event.done] if event.done else []
         new = [self._line(one) for one in (event, *self._before)]
         write_atomically(self._path, "".join([*kept, *new]).encode())
 
@@ -59,7 +59,7 @@ class HistoryWriter:
         self._step = getattr(event, "step", self._step)
         record = {"event": type(event).__name__, "at": self._step, **_KINDS[type(event).__name__].dump_python(event)}
         if isinstance(event, RunStarted):
-            record["job"] = self._job.model_dump(mode="json")
+            record["run"] = self._run.model_dump(mode="json")
         if isinstance(record.get("path"), Path):
             record["path"] = _within(record["path"], self._folder)
         return json.dumps(record, ensure_ascii=False) + "\n"
@@ -69,7 +69,7 @@ class HistoryWriter:
 class History:
     """What happened in a run."""
 
-    job: JobConfig
+    run: RunDescription
     events: tuple[Event, ...]
     """Since the run began, also where it was resumed; paths are where the files are now."""
 
@@ -88,9 +88,9 @@ def read_history(path: Path) -> History:
     """Read a history; a last line that was cut off is left out. ConfigError where it is none."""
     try:
         records = [record for record, _ in _records(path)]
-        job = next(record["job"] for record in reversed(records) if "job" in record)
-        # as JSON, since a list is no tuple to a strict schema
-        found = JobConfig.model_validate_json(json.dumps(job))
+        run = next(record["run"] for record in reversed(records) if "run" in record)
+        # not strict: in JSON a list stands for a tuple
+        found = RunDescription.model_validate(run, strict=False)
         events = tuple(_event(record, path.parent) for record in records if record["event"] in _KINDS)
     except (*_DAMAGE, StopIteration) as error:
         raise ConfigError(f"{path} is no history of a run: {reason(error)}", fix="name the LoRA file instead") from None
@@ -110,7 +110,7 @@ def _steps(path: Path, run: str) -> Iterator[tuple[int, str]]:
     """Every line of the history of ``run`` with the step that it belongs to; none of another's."""
     try:
         records = list(_records(path))
-        if all(record.get("run", run) == run for record, _ in records):
+        if all(record.get("run_id", run) == run for record, _ in records):
             yield from ((record["at"], line) for record, line in records)
     # a history that is damaged, or of no run, is begun anew: it must not keep a run from going on
     except _DAMAGE:

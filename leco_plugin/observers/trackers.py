@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Protocol, cast
 
-from leco_plugin.config.schema import JobConfig, LoggingConfig
+from leco_plugin.config.run import RunDescription
+from leco_plugin.config.schema import LoggingConfig
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import Event, RunEnded, RunStarted, StepDone
 
@@ -32,16 +33,16 @@ class Tracker(Protocol):
 class Trackers:
     """Hands what a run reports to trackers, which are made when it starts."""
 
-    def __init__(self, job: JobConfig, make: Callable[[LoggingConfig, str], list[Tracker]] | None = None) -> None:
-        self._job, self._make = job, make or make_trackers
+    def __init__(self, run: RunDescription, make: Callable[[LoggingConfig, str], list[Tracker]] | None = None) -> None:
+        self._run, self._make = run, make or make_trackers
         self._trackers: list[Tracker] = []
 
     def notify(self, event: Event) -> None:
         """Start, log or finish."""
         if isinstance(event, RunStarted):
-            self._trackers = self._make(self._job.logging, time.strftime("%Y%m%d%H%M%S"))
+            self._trackers = self._make(self._run.logging, time.strftime("%Y%m%d%H%M%S"))
             for tracker in self._trackers:
-                tracker.store_init_configuration(settings(self._job))
+                tracker.store_init_configuration(dict(self._run.options))
         elif isinstance(event, StepDone):
             for tracker in self._trackers:
                 tracker.log(figures(event), step=event.step)
@@ -103,19 +104,4 @@ def figures(event: StepDone) -> dict[str, Figure]:
         "memory_gib": event.memory_bytes / 2**30,
     }
     # not measured by every job
-    measured = {"goal_reached": event.goal_reached, "drift": event.drift}
-    return {**shown, **{name: figure for name, figure in measured.items() if figure is not None}}
-
-
-def settings(job: JobConfig) -> dict[str, Figure]:
-    """Every option by its dotted name, in the plain types that trackers take; folders are left out."""
-    left_out = {"pairs", "training_folder", "output_dir", "logging", "resume", "meta"}
-    tree = job.model_dump(mode="json", exclude=left_out)
-    flat: dict[str, Figure] = {"pairs": len(job.pairs)}
-    for section, values in tree.items():
-        for name, value in (values if isinstance(values, dict) else {"": values}).items():
-            dotted = f"{section}.{name}" if name else section
-            flat[dotted] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    # a path says more about the machine than a tracker on the network needs to know
-    flat["model.name_or_path"] = str(flat["model.name_or_path"]).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-    return flat
+    return {**shown, **event.measured}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from leco_plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from leco_plugin.config.run import RunDescription
     from leco_plugin.config.schema import JobConfig
     from leco_plugin.contracts import Denoiser, Network
     from leco_plugin.pictures.cover import Cover
@@ -23,10 +24,10 @@ def leco_pictures(job: JobConfig, denoiser: Denoiser, network: Network) -> Sampl
 
 
 @hookimpl
-def leco_observers(job: JobConfig) -> list[Cover]:
-    """What puts a picture into the finished file, where pictures are drawn."""
-    if not job.sample.asked:
+def leco_observers(run: RunDescription) -> list[Cover]:
+    """What puts a picture into the finished file, where pictures are drawn; a file of another host is its own."""
+    if run.job is None or not run.job.sample.asked:
         return []
     from leco_plugin.pictures.cover import Cover
 
-    return [Cover(job.save)]
+    return [Cover(run.job.save)]

@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT = 420, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 24
 _MOST_POINTS = 400
 _SMALL = 0.1
-"""A fraction; what moves within it is not to look large."""
+"""What moves within it is not to look large, but for a loss."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def draw_curve(curve: Curve) -> str:
         return ""
     points = _thinned(curve.points)
     smoothed = _smoothed(points) if curve.smooth else points
-    area = _Area(points, smoothed, curve.asked or (_SMALL if curve.percent else 0.0))
+    area = _Area(points, smoothed, curve.asked or (0.0 if curve.smooth else _SMALL))
     last = curve.write(smoothed[-1][1])
     steps = f"step {points[0][0]:g} to {points[-1][0]:g}"
     label = escape(f"{curve.title}, {steps}: from {curve.write(smoothed[0][1])} to {last}")

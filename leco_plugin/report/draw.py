@@ -83,16 +83,14 @@ def opened(page: Page, run: Run, wanted: Wanted) -> Iterator[Drawing]:
     if run.lora is None:
         raise ConfigError(f"the LoRA of {run.name} is not in {run.folder}", fix="name the LoRA file")
     lora = Lora.read(run.lora)
-    pairs = run.history.job.pairs if run.history else lora.pairs
-    prompts = wanted.prompts or _own_prompts(pairs)
+    pairs = run.history.run.pairs if run.history else lora.pairs
+    prompts = wanted.prompts or own_prompts(pairs)
     if not prompts:
         raise ConfigError(f"{lora.path} does not tell what it was trained with", fix="name a prompt with --prompt")
     job = _job(run, lora, pairs, wanted)
     with page.working(f"loading {job.model.name_or_path}"):
         denoiser = load_model(job)
-    strips = _strips(
-        prompts, pairs, wanted, denoiser, fit(job.model_copy(update={"sample": SampleConfig()}), denoiser).sample
-    )
+    strips = strips_of(prompts, pairs, wanted, denoiser, job)
     check_strips(denoiser, strips)
     network = LoadedLora(denoiser.module, lora)
     page.lines(network.left_out.sentences())
@@ -100,22 +98,24 @@ def opened(page: Page, run: Run, wanted: Wanted) -> Iterator[Drawing]:
         yield Drawing(strips, Painter(denoiser, network, prompts_of(strips), PictureSettings(), tick))
 
 
-def _own_prompts(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+def own_prompts(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
     """The first targets of what the LoRA was asked to change."""
     return tuple(dict.fromkeys(pair.target for pair in pairs if not pair.keeps))[:_MOST_PROMPTS]
 
 
 def _job(run: Run, lora: Lora, pairs: Sequence[PromptPair], wanted: Wanted) -> JobConfig:
     """A job that loads the model: the run's own where it is known."""
-    if run.history and wanted.model is None:
-        return run.history.job.model_copy(update={"device": wanted.device or "auto"})
+    if run.history and run.history.run.job and wanted.model is None:
+        return run.history.run.job.model_copy(update={"device": wanted.device or "auto"})
     model = find_model([lora], Asked(wanted.model))
     return job_for(tuple(pairs) or (PromptPair(target="", positive=""),), model, wanted.device)
 
 
-def _strips(
-    prompts: Sequence[str], pairs: Sequence[PromptPair], wanted: Wanted, denoiser: Denoiser, usually: SampleConfig
+def strips_of(
+    prompts: Sequence[str], pairs: Sequence[PromptPair], wanted: Wanted, denoiser: Denoiser, job: JobConfig
 ) -> list[Strip]:
+    """A strip for each of ``prompts``; what is not wanted otherwise is as the pairs and the model have it."""
+    usually = fit(job.model_copy(update={"sample": SampleConfig()}), denoiser).sample
     usual = 1024 if denoiser.family == "sdxl" else 512
     height, width = max((pair.resolution for pair in pairs), default=(usual, usual))
     settings = PictureSettings(

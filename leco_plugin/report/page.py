@@ -27,12 +27,12 @@ _ALL_SHOWN = 8
 
 @dataclass(frozen=True)
 class Shot:
-    """One prompt and seed at every strength, after one step or several."""
+    """One prompt and seed at every strength, after one step or several, with one LoRA or several."""
 
     prompt: str
     seed: int
-    frames: Mapping[tuple[int, int], Image.Image]
-    """By the number of the step and that of the strength."""
+    files: Mapping[str, Mapping[tuple[int, int], Image.Image]]
+    """For each LoRA file by its name, pictures by the number of the step and that of the strength."""
 
 
 @dataclass(frozen=True)
@@ -141,20 +141,27 @@ def _slider(name: str, title: str, labels: Sequence[str], at: int, number: int) 
 
 
 def _shot(shot: Shot, gallery: Gallery, start: int, newest: int) -> str:
-    base = gallery.multipliers.index(BASE)
-    shown = "".join(
-        _image(
-            picture,
-            f"{shot.prompt}, strength {label(gallery.multipliers[strength])}",
-            f' data-step="{step}" data-strength="{strength}"{"" if (step, strength) == (newest, start) else " hidden"}',
+    # a host's own samples need not have one of the base model
+    base = min(range(len(gallery.multipliers)), key=lambda column: abs(gallery.multipliers[column] - BASE))
+    left = "base model" if gallery.multipliers[base] == BASE else f"strength {gallery.multipliers[base]:+g}"
+    first = _image(next(iter(shot.files.values()))[newest, base], f"{shot.prompt}, {left}", "")
+    cells = [f"<figure>{first}<figcaption>{left}</figcaption></figure>"]
+    for name, frames in shot.files.items():
+        of_file = f"{name}, " if name else ""
+        shown = "".join(
+            _image(
+                picture,
+                f"{shot.prompt}, {of_file}strength {label(gallery.multipliers[at])}",
+                f' data-step="{step}" data-strength="{at}"{"" if (step, at) == (newest, start) else " hidden"}',
+            )
+            for (step, at), picture in frames.items()
         )
-        for (step, strength), picture in shot.frames.items()
-    )
-    first = _image(shot.frames[newest, base], f"{shot.prompt}, base model", "")
+        now = f'strength <span data-shows="strength">{label(gallery.multipliers[start])}</span>'
+        cells.append(f"<figure>{shown}<figcaption>{escape(of_file)}{now}</figcaption></figure>")
+    wide = " wide" if len(shot.files) > 1 else ""
     return (
-        f'<div class="shot"><p>{escape(shot.prompt) or "(empty prompt)"} <small>seed {shot.seed}</small></p><div>'
-        f"<figure>{first}<figcaption>base model</figcaption></figure><figure>{shown}<figcaption>strength "
-        f'<span data-shows="strength">{label(gallery.multipliers[start])}</span></figcaption></figure></div></div>'
+        f'<div class="shot{wide}"><p>{escape(shot.prompt) or "(empty prompt)"} <small>seed {shot.seed}</small></p>'
+        f"<div>{''.join(cells)}</div></div>"
     )
 
 

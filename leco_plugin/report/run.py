@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from leco_plugin.pictures.painter import cut
 from leco_plugin.report.page import Gallery, Shot
 
 _ENDINGS = (".safetensors", ".ckpt", ".pt")
+_STEP = re.compile(r"(-step|_)\d{8,}(-emergency)?$")
+"""What the built-in host and ai-toolkit put behind the name of an intermediate file."""
 _MOST_STEPS = 6
 """Steps of a run whose pictures go on a page, the first and the last among them."""
 
@@ -41,10 +43,10 @@ def find_run(path: Path) -> Run:
     if path.name.endswith(SUFFIX):
         history = read_history(path)
         files = [event.path for event in history.of(Saved) if event.path.suffix in _ENDINGS and event.path.is_file()]
-        return Run(path.parent, history.job.name, history, files[-1] if files else None)
+        return Run(path.parent, history.run.name, history, files[-1] if files else None)
     if path.suffix not in _ENDINGS:
         raise ConfigError(f"{path} is neither a run nor a LoRA", fix=f"name a folder, or a {_ENDINGS[0]} file")
-    name = re.sub(r"-step\d{8,}(-emergency)?$", "", path.stem)
+    name = _STEP.sub("", path.stem)
     beside = history_path(path.parent, name)
     return Run(path.parent, name, read_history(beside) if beside.is_file() else None, path)
 
@@ -52,9 +54,7 @@ def find_run(path: Path) -> Run:
 def _only(folder: Path) -> Path:
     """The one run in a folder: its history, or where there is none its LoRA."""
     for ending in (SUFFIX, *_ENDINGS):
-        found = sorted(
-            file for file in folder.glob(f"*{ending}") if not re.search(r"-step\d{8,}(-emergency)?$", file.stem)
-        )
+        found = sorted(file for file in folder.glob(f"*{ending}") if not _STEP.search(file.stem))
         if len(found) == 1:
             return found[0]
         if found:
@@ -70,9 +70,31 @@ def galleries(events: Iterable[PicturesDrawn]) -> list[Gallery]:
     # the run may be drawing right now
     complete = [event for event in there if counts[event.step] == event.of] or there
     groups: dict[tuple[float, ...], list[PicturesDrawn]] = {}
-    for event in complete:
+    for event in _beside(complete):
         groups.setdefault(event.multipliers, []).append(event)
     return [_gallery(multipliers, found) for multipliers, found in groups.items()]
+
+
+@dataclass(frozen=True)
+class _Beside(PicturesDrawn):
+    """Single pictures of a host that differ in the strength alone, as if they were on one sheet."""
+
+    paths: tuple[Path, ...] = ()
+
+
+def _beside(events: Iterable[PicturesDrawn]) -> Iterator[PicturesDrawn]:
+    """Sheets as they are, and single pictures of a prompt and seed together in the order of their strengths."""
+    groups: dict[tuple[int, str, int], list[PicturesDrawn]] = {}
+    for event in events:
+        if event.framed:
+            yield event
+        else:
+            groups.setdefault((event.step, event.prompt, event.seeds[0]), []).append(event)
+    for (step, prompt, seed), group in groups.items():
+        row = sorted({one.multipliers: one for one in group}.values(), key=lambda one: one.multipliers)
+        strengths = tuple(one.multipliers[0] for one in row)
+        paths = tuple(one.path for one in row)
+        yield _Beside(paths[0], step, prompt, (seed,), strengths, row[0].number, row[0].of, framed=False, paths=paths)
 
 
 def _gallery(multipliers: tuple[float, ...], events: list[PicturesDrawn]) -> Gallery:
@@ -91,16 +113,23 @@ def _gallery(multipliers: tuple[float, ...], events: list[PicturesDrawn]) -> Gal
             for place, step in enumerate(steps)
             for column, picture in enumerate(_row(*by_step[step]))
         }
-        shots.append(Shot(prompt, seed, frames))
+        shots.append(Shot(prompt, seed, {"": frames}))
     return Gallery(multipliers, tuple(steps), tuple(shots))
 
 
 def _row(event: PicturesDrawn, number: int) -> list[Image.Image]:
     try:
+        if isinstance(event, _Beside):
+            return [_whole(path) for path in event.paths]
         with Image.open(event.path) as sheet:
             return cut(sheet.convert("RGB"), len(event.seeds), len(event.multipliers))[number]
     except OSError as error:
         raise ConfigError(f"{event.path} cannot be read as a picture: {error}", fix="delete it") from None
+
+
+def _whole(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
 
 
 def _some(steps: list[int]) -> list[int]:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from leco_plugin import __version__
 from leco_plugin.atomic import write_atomically
+from leco_plugin.config.names import AUTO
+from leco_plugin.config.run import short_name
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import equation, quote
 from leco_plugin.errors import ConfigError, LecoError
 from leco_plugin.events import PicturesDrawn, RunEnded, RunStarted, StepDone, Warned
 from leco_plugin.lora.file import Lora
-from leco_plugin.observers.console.figures import duration, percentage
+from leco_plugin.observers.console.figures import amount, duration, percentage
 from leco_plugin.observers.console.pages import Page
 from leco_plugin.observers.history import History
-from leco_plugin.observers.trackers import settings
 from leco_plugin.pictures.strips import draw_rows
 from leco_plugin.report.curves import Curve
 from leco_plugin.report.draw import Wanted, opened
@@ -44,6 +45,12 @@ def report(path: Path, output: Path | None, *, pictures: bool, wanted: Wanted) -
     page.lines([f"the report is {target}"])
 
 
+def page_of(run: Run) -> str:
+    """The page of a run as it is now, with the pictures that were drawn so far."""
+    drawn = galleries(run.history.of(PicturesDrawn)) if run.history else []
+    return render(_content(run, drawn, "None were drawn so far."))
+
+
 def _pictures(page: Page, run: Run, wanted: Wanted) -> tuple[list[Gallery], str]:
     """Pictures, or the reason why there are none."""
     drawn = galleries(run.history.of(PicturesDrawn)) if run.history else []
@@ -64,7 +71,7 @@ def _draw(page: Page, run: Run, wanted: Wanted) -> list[Gallery]:
         for asked in drawing.strips:
             rows = draw_rows(drawing.painter, asked)
             shots += [
-                Shot(asked.prompt, seed, {(0, column): picture for column, picture in enumerate(row)})
+                Shot(asked.prompt, seed, {"": {(0, column): picture for column, picture in enumerate(row)}})
                 for seed, row in zip(asked.seeds, rows, strict=True)
             ]
     return [Gallery(drawing.strips[0].multipliers, (0,), tuple(shots))]
@@ -73,14 +80,14 @@ def _draw(page: Page, run: Run, wanted: Wanted) -> list[Gallery]:
 def _content(run: Run, shown: Sequence[Gallery], without: str) -> Content:
     lora = Lora.read(run.lora) if run.lora else None
     history = run.history
-    pairs = history.job.pairs if history else lora.pairs if lora else ()
+    pairs = history.run.pairs if history else lora.pairs if lora else ()
     name = run.lora.name if run.lora else run.name
     return Content(
         title=run.name,
         subtitle=_how_it_went(history) if history else "A LoRA file without the history of its training",
         figures=_figures(history) if history else (),
         warnings=_warnings(history) if history else (),
-        asked=[*_sentences(pairs), *(_preserved(history.job.leco.preserve) if history else ())],
+        asked=[*_sentences(pairs), *(_preserved(history.run.preserve) if history else ())],
         galleries=shown,
         without_pictures=without,
         curves=_curves(history.of(StepDone)) if history else (),
@@ -97,7 +104,10 @@ def _how_it_went(history: History) -> str:
         return f"{done} of {planned} steps; it still runs, or was cut off"
     if ended[-1].interrupted:
         return f"Stopped after {done} of {planned} steps"
-    return f"{done} steps, as many as were asked for" if done == planned else f"Goal reached after {done} of {planned}"
+    how = (
+        f"{done} steps, as many as were asked for" if done == planned else f"Far enough after {done} of {planned} steps"
+    )
+    return f"{how}: {ended[-1].means}" if ended[-1].means else how
 
 
 def _figures(history: History) -> Rows:
@@ -106,8 +116,10 @@ def _figures(history: History) -> Rows:
         return ()
     last = steps[-1]
     return (
+        ("Effect at strength 1", amount(last.effect)),
+        ("Side effect", amount(last.side_effect)),
+        ("Drift of other prompts", amount(last.drift)),
         ("Goal reached", percentage(last.goal_reached)),
-        ("Drift of other prompts", percentage(last.drift)),
         ("Steps", str(last.step)),
         ("Time of training", duration(sum(step.seconds for step in steps))),
     )
@@ -123,7 +135,9 @@ def _sentences(pairs: Sequence[PromptPair]) -> list[str]:
 
 
 def _preserved(prompts: Sequence[str]) -> Iterator[str]:
-    return (f"Preserve {quote(prompt)}: predict for it what the base model predicts" for prompt in prompts)
+    return (
+        f"Preserve {quote(prompt)}: predict for it what the base model predicts" for prompt in prompts if prompt != AUTO
+    )
 
 
 def _capitalized(text: str) -> str:
@@ -131,27 +145,27 @@ def _capitalized(text: str) -> str:
 
 
 def _curves(steps: Sequence[StepDone]) -> list[Curve]:
-    reached = [(step.step, step.goal_reached) for step in steps if step.goal_reached is not None]
-    drift = [(step.step, step.drift) for step in steps if step.drift is not None]
+    def points(name: str) -> list[tuple[int, float]]:
+        return [(step.step, value) for step in steps if (value := getattr(step, name)) is not None]
+
     return [
-        Curve("Goal reached", reached, percent=True, asked=1.0),
-        Curve("Drift of other prompts", drift, percent=True),
+        Curve("Effect", points("effect"), asked=1.0),
+        Curve("Drift of other prompts", points("drift")),
+        Curve("Goal reached", points("goal_reached"), percent=True, asked=1.0),
         Curve("Loss", [(step.step, step.loss) for step in steps], smooth=True),
     ]
 
 
 def _facts(history: History) -> Rows:
     """What the run said at its start, without the paths of this machine."""
-    job, short = history.job, str(settings(history.job)["model.name_or_path"])
+    model = history.run.model
     facts = history.of(RunStarted)[-1].facts
     return [
-        (_capitalized(name), value.replace(job.model.name_or_path, short))
-        for name, value in facts
-        if name != "saved to"
+        (_capitalized(name), value.replace(model, short_name(model))) for name, value in facts if name != "saved to"
     ]
 
 
 def _options(history: History | None, lora: Lora | None) -> Rows:
     if history:
-        return [(name, str(value)) for name, value in settings(history.job).items()]
+        return [(name, str(value)) for name, value in history.run.options.items()]
     return [(name, value[:_LONGEST]) for name, value in sorted(lora.metadata.items())] if lora else ()

@@ -35,7 +35,7 @@ _VAE_BLOCKS = 4
 def write_tokenizer_files(folder: Path) -> None:
     """Write vocab.json and merges.txt, the files that every version of transformers reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    letters = list(_byte_letters())
+    letters = list(byte_letters())
     vocabulary = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
     for word in WORDS:
@@ -177,7 +177,7 @@ def _zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-def _byte_letters() -> str:
+def byte_letters() -> str:
     """The 256 letters that byte-level BPE writes bytes with: printable Latin-1 first, then stand-ins from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return "".join(map(chr, printable)) + "".join(chr(256 + k) for k in range(256 - len(printable)))

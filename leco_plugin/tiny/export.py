@@ -9,9 +9,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from torch import nn
+from transformers import CLIPTextModel, Qwen2Tokenizer
 
 from leco_plugin.tiny.architecture import load_tokenizer, new_scheduler, write_tokenizer_files
+from leco_plugin.tiny.flow_architecture import Batched
+from leco_plugin.tiny.flow_architecture import new_scheduler as new_flow_scheduler
 
 Json = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
 
@@ -50,10 +53,7 @@ def export(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTex
 
     shutil.rmtree(folder, ignore_errors=True)
     write_tokenizer_files(folder / "tokenizer")
-    for model in (vae, unet, text_encoder):
-        for parameter in model.parameters():
-            # contiguous: the VAE trains in channels_last
-            parameter.data = parameter.data.to(torch.float16).contiguous()
+    _halve(vae, unet, text_encoder)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -72,6 +72,23 @@ def export(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTex
         _keep(folder / name, keys.split())
     # else transformers 5 loads float16 as it lies there, while diffusers loads its models in float32
     _add(folder / "text_encoder" / "config.json", "torch_dtype", "float32")
+
+
+def export_flow(vae: AutoencoderKL, model: Batched, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
+    """Write the whole flow pipeline to ``folder`` in float16; the models become float16 too."""
+    from diffusers import ZImagePipeline
+
+    shutil.rmtree(folder, ignore_errors=True)
+    _halve(vae, model)
+    pipeline = ZImagePipeline(new_flow_scheduler(), vae, model.text_encoder, tokenizer, model.transformer)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def _halve(*models: nn.Module) -> None:
+    for model in models:
+        for parameter in model.parameters():
+            # contiguous: the VAE trains in channels_last
+            parameter.data = parameter.data.to(torch.float16).contiguous()
 
 
 def _name_text_weights_as_ever(file: Path) -> None:

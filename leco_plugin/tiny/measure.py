@@ -18,7 +18,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from leco_plugin.errors import LecoError, ModelError
-from leco_plugin.tiny import MODEL_FOLDER
+from leco_plugin.tiny import BUILTIN, MODEL_FOLDER, WEIGHTS
 from leco_plugin.tiny.arguments import Parser, WholeNumber, say
 from leco_plugin.tiny.pictures import (
     BACKGROUNDS,
@@ -34,7 +34,7 @@ from leco_plugin.tiny.pictures import (
 from leco_plugin.tiny.reader import Reading, read
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 VALUES: Final = {"colour": COLOURS, "background": BACKGROUNDS, "size": SIZES, "shape": SHAPES}
 _BATCH = 64
@@ -76,8 +76,10 @@ def evenly(count: int, seed: int) -> list[Attributes]:
 
 
 def sample(folder: Path, prompts: Sequence[str], guidance: float, steps: int, seed: int) -> Pixels:
-    """Pictures for ``prompts``: uint8 (N, 64, 64, 3), sampled by DDIM in ``steps`` steps from noise of ``seed``."""
+    """Pictures for ``prompts``: uint8 (N, 64, 64, 3), sampled in ``steps`` steps from noise of ``seed``."""
     pipeline = _load(folder)
+    # Z-Image's pipeline counts guidance from 0
+    counted_from = 1.0 if "ZImage" in type(pipeline).__name__ else 0.0
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for start in range(0, len(prompts), _BATCH):
@@ -86,7 +88,7 @@ def sample(folder: Path, prompts: Sequence[str], guidance: float, steps: int, se
             batch,
             height=SIDE,
             width=SIDE,
-            guidance_scale=guidance,
+            guidance_scale=guidance - counted_from,
             num_inference_steps=steps,
             generator=generator,
             output_type="np",
@@ -136,17 +138,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(folder: Path) -> "StableDiffusionPipeline":
+def _load(folder: Path) -> "DiffusionPipeline":
     # this import is slow and talks of torchvision: a mistake in the arguments is told without it
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderKL, DiffusionPipeline
 
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{folder} is no diffusers folder: it has no model_index.json")
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    vae = AutoencoderKL.load_config(folder, subfolder="vae")
+    shared = AutoencoderKL.from_pretrained(WEIGHTS.get(folder / "vae", folder / "vae"))
+    shared.register_to_config(**{name: vae[name] for name in ("scaling_factor", "shift_factor") if name in vae})
+    pipeline = DiffusionPipeline.from_pretrained(folder, vae=shared, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _folder(text: str) -> Path:
+    return BUILTIN.get(text, Path(text))
 
 
 def _guidance(text: str) -> float:
@@ -162,10 +171,12 @@ def _guidance(text: str) -> float:
 def _parser() -> Parser:
     about = "Count how often the model draws its prompt."
     parser = Parser(prog="python -m leco_plugin.tiny.measure", description=about)
-    parser.add_argument("--model", type=Path, default=MODEL_FOLDER, help="diffusers folder [the built-in model]")
+    parser.add_argument(
+        "--model", type=_folder, default=MODEL_FOLDER, help="builtin:NAME or diffusers folder [builtin:tiny]"
+    )
     parser.add_argument("--prompts", type=WholeNumber(1), default=540, help="[%(default)s, each combination twice]")
     parser.add_argument("--guidance", type=_guidance, default=3.5, help="[%(default)s]")
-    parser.add_argument("--steps", type=WholeNumber(1), default=20, help="DDIM steps [%(default)s]")
+    parser.add_argument("--steps", type=WholeNumber(1), default=20, help="sampler steps [%(default)s]")
     parser.add_argument("--seed", type=WholeNumber(0), default=0, help="[%(default)s]")
     parser.add_argument("--threads", type=WholeNumber(1), default=2, help="CPU threads of torch [%(default)s]")
     parser.add_argument("--picture", type=Path, help="write all pictures to this PNG")

@@ -35,7 +35,7 @@ def train_vae(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path) ->
     """Teach ``vae`` to give back ``pixels`` (N, 64, 64, 3) through latents near unit variance."""
 
     def score(step: int, dice: Dice) -> Score:
-        images = to_tensor(pixels[_choice(len(pixels), stage.batch, dice)])
+        images = to_tensor(pixels[choice(len(pixels), stage.batch, dice)])
         posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample(generator=dice.torch)).sample
         squared, absolute = _errors(decoded, images, 4.0)
@@ -56,7 +56,7 @@ def train_decoder(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path
     trained = [*vae.decoder.parameters(), *post_quant_conv(vae).parameters()]
 
     def score(_step: int, dice: Dice) -> Score:
-        chosen = _choice(len(pixels), stage.batch, dice)
+        chosen = choice(len(pixels), stage.batch, dice)
         images = to_tensor(pixels[chosen])
         noise = torch.randn(mean[chosen].shape, generator=dice.torch)
         decoded = vae.decode(mean[chosen] + (std[chosen] + 0.03) * noise).sample
@@ -91,7 +91,7 @@ def train_unet(
     token_ids = _token_ids(tokenizer)
 
     def score(_step: int, dice: Dice) -> Score:
-        chosen = _choice(len(mean), stage.batch, dice)
+        chosen = choice(len(mean), stage.batch, dice)
         clean = mean[chosen] + std[chosen] * torch.randn(mean[chosen].shape, generator=dice.torch)
         # each caption of the batch is encoded once
         captions = [caption(shown[index], dice.numpy) for index in chosen.tolist()]
@@ -119,7 +119,8 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.cat([posterior.std for posterior in posteriors]).contiguous()
 
 
-def _choice(count: int, batch: int, dice: Dice) -> Tensor:
+def choice(count: int, batch: int, dice: Dice) -> Tensor:
+    """Which of ``count`` samples make a batch."""
     return torch.randint(0, count, (batch,), generator=dice.torch)
 
 

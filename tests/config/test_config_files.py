@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,30 @@ def test_prompt_lines_are_stripped_and_never_empty(tmp_path: Path):
     path = tmp_path / "n.txt"
     path.write_bytes("\ufeff a \r\n\r\n \t\nb\u2028c\rd\x0ce".encode())
     assert read_prompt_lines(path) == ["a", "b\u2028c", "d\x0ce"]
+
+
+def test_yaml_that_is_too_large_is_refused_before_it_is_parsed(tmp_path: Path):
+    """Its reader is slow; TOML and JSON of the same size are read."""
+    text = json.dumps({"prompts": ["x" * 100] * 12_000})
+    with pytest.raises(ConfigError, match="YAML is read too slowly"):
+        document(tmp_path, "x.yaml", text)
+    assert document(tmp_path, "x.json", text).tree == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("x.json", '{"a": ' * 60 + "1" + "}" * 60), ("x.toml", f"a = {'[' * 60}{']' * 60}\n")]
+)
+def test_what_is_nested_deeper_than_any_settings_is_refused(tmp_path: Path, name: str, text: str):
+    """Whatever reads it would have to call itself as often."""
+    assert refusal(tmp_path, name, text) == (None, ": nested more than 50 levels deep, so it is no settings file")
+
+
+def test_an_escape_that_names_no_character_is_refused(tmp_path: Path):
+    """Unicode ends at U+10FFFF."""
+    assert "names no character" in refusal(tmp_path, "x.yaml", 'a: "\\U00110000"\n')[1]
+
+
+def test_only_what_an_editor_counts_ends_a_line_of_yaml(tmp_path: Path):
+    """Not the Unicode separators that YAML 1.1 names."""
+    read = document(tmp_path, "x.yaml", "# a\u2028# b\x85# c\na: 1\nb: [2,\n  3]\n")
+    assert (read.lines[("a",)], read.lines[("b", 1)]) == (2, 4)

@@ -223,3 +223,9 @@ def test_fp16_weights_need_an_optimizer_that_keeps_no_squares_in_fp16(optimizer:
     else:
         with pytest.raises(pydantic.ValidationError, match=f"optimizer {optimizer} keeps"):
             schema.JobConfig.model_validate(values)
+
+
+def test_a_pair_comes_back_from_its_own_json():
+    """As it stands in a LoRA file's metadata and in a state."""
+    pair = PromptPair(target="a", positive="b", resolution=(64, 128))
+    assert PromptPair.model_validate_json(pair.model_dump_json()) == pair

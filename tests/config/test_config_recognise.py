@@ -13,6 +13,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
+from leco_plugin.commands.main import main
 from leco_plugin.config.build import load, load_job, load_prompts
 from leco_plugin.config.recognise import Kind, expect, recognise
 from leco_plugin.errors import ConfigError
@@ -160,6 +161,26 @@ def test_the_wrong_command_is_answered_with_the_right_one(tmp_path: Path, name: 
     assert len(caught.value.problems) == 1
     assert sentence.format(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [load, load_job, load_prompts])
+def test_what_is_no_settings_file_is_refused_by_what_it_is(tmp_path: Path, read):
+    """A LoRA and a model's folder, which people give to check and train."""
+    save_file({"x.lora_up.weight": numpy.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "m" / "unet").mkdir(parents=True)
+    for name, sentence in (
+        ("a.safetensors", "this is a LoRA: leco inspect"),
+        ("m", "this is a model: name it in a job"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            read(tmp_path / name)
+
+
+def test_a_lora_command_says_what_a_settings_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As check and train do."""
+    (tmp_path / "a.yaml").write_text(LECO, encoding="utf-8")
+    assert main(["inspect", str(tmp_path / "a.yaml")]) == 2
+    assert "this is a LECO config: leco convert" in capsys.readouterr().err
 
 
 def test_a_command_names_the_kinds_that_it_takes(tmp_path: Path):

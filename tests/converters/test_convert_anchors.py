@@ -69,7 +69,7 @@ def test_anchors_that_are_all_targets_leave_nothing_to_preserve(to_toml: Convert
     """They stand in the file as a comment, and no note says that they have an effect."""
     result = to_toml(job(f"anchors: [{{prompt: a}}], {TARGET}"))
     assert result.preserve == ()
-    assert '# anchors:\n#   - prompt: "a"\n' in result.text
+    assert '# anchors:\n#   prompt: "a"\n' in result.text
     assert not result.notes(f"{SLIDER}.anchors")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import foreign_keys as schemas
 import pytest
@@ -60,15 +61,16 @@ def read(settings: Mapping[str, object], rows: Mapping[str, Row] = SLIDER) -> Se
 
 def about(name: str, settings: Settings) -> list[tuple[str, str]]:
     """What became of one setting."""
-    return [(one.kind, one.was) for one in settings.outcomes if ".".join(map(str, one.node.key)) == name]
+    return [(note.kind, note.was) for note in settings.report.notes if note.where.key == name]
 
 
 def with_needs(name: str, row: Row, value: object) -> dict[str, object]:
     """A setting, with the one without which it asks for nothing."""
-    needs, _, wanted = row.needs.partition("=")
+    needs, _, wanted = row.needs.replace("flow", "model.arch=flux").partition("=")
     if needs.startswith(f"{name}."):
         return {name: {needs.rpartition(".")[2]: True, "more": value} if value else value}
-    return {**({needs: wanted or True} if needs else {}), name: value}
+    above = with_needs(needs, SLIDER.get(needs, Row()), wanted or True) if needs else {}
+    return {**above, name: value}
 
 
 @pytest.mark.parametrize("prefix", SCHEMAS)
@@ -107,7 +109,8 @@ def test_a_counterpart_is_an_option_of_a_job(rows: Mapping[str, Row]):
 def test_what_asks_for_nothing_in_the_source_is_no_loss(name: str):
     """Each setting at each of its off values, and at nothing, an empty text, list or table."""
     row = SLIDER[name]
-    for value in (*row.off, None, "", [], {}):
+    switch = () if row.to or True in row.off else (False,)
+    for value in (*row.off, *switch, None, "", [], {}):
         settings = read(with_needs(name, row, "anything" if value is ANY else value))
         assert about(name, settings) == [], value
 
@@ -118,10 +121,10 @@ def test_what_has_no_counterpart_is_lost_with_its_reason(name: str):
     row = SLIDER[name]
     assert about(name, read(with_needs(name, row, "strange"))) == [("lost", row.why)]
     if row.needs:
-        assert read({name: "strange"}).outcomes == []
+        assert read({name: "strange"}).report.notes == []
 
 
-UI = {
+UI: dict[str, Any] = {
     "sqlite_db_path": "./aitk_db.db", "trigger_word": None, "performance_log_every": 10, "training_folder": "output",
     "device": "cuda",
     "network": {
@@ -166,7 +169,9 @@ def test_a_job_of_the_web_ui_loses_its_pictures_alone(to_toml: Convert):
     result = to_toml(job({**UI, "datasets": pictures}, "concept_slider", CONCEPT), job=True)
     assert result.lost() == ["config.process[0].datasets"]
     loaded = load_job(result.conversion.written[1]).job
-    assert (loaded.network.conv, loaded.memory.fp8_base, loaded.model.is_xl) == (16, True, True)
+    assert (loaded.network.conv, loaded.model.is_xl) == (16, True)
+    # ai-toolkit quantizes flow models alone
+    assert not loaded.memory.fp8_base
     assert loaded.train.optimizer_params == {"weight_decay": 1e-4}
     assert [one.prompt for one in loaded.sample.samples] == ["a woman", "a bear"]
     assert {pair.resolution for pair in loaded.pairs} == {(768, 768), (1024, 1024)}
@@ -290,6 +295,13 @@ def test_of_two_names_of_one_setting_the_one_that_its_trainer_reads_counts(to_to
     result = to_toml(job({"network": {"linear": 4, "rank": 8}}), job=True)
     assert load_job(result.conversion.written[1]).job.network.linear == 8
     assert any("network.rank counts" in note.was for note in result.conversion.report.notes)
+
+
+def test_pictures_that_are_off_or_said_twice_are_drawn_as_there(to_toml: Convert):
+    """None between the first and the last; of two lists the one that ai-toolkit reads."""
+    sample = {"sample_every": 0, "prompts": ["a"], "samples": [{"prompt": "b"}]}
+    loaded = load_job(to_toml(job({"train": {"steps": 70}, "sample": sample}), job=True).conversion.written[1]).job
+    assert (loaded.sample.sample_every, [one.prompt for one in loaded.sample.asked]) == (70, ["b"])
 
 
 def test_published_prompts_of_concept_sliders_are_carried_on_with_one_note(to_toml: Convert):

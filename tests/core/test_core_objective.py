@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from models import randn
 
-from leco_plugin.core.objective import distance, goal, min_snr_weight, precise, squared_error
+from leco_plugin.core.objective import distance, goal, min_snr_weight, precise, squared_error, stride
 
 
 def full(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -105,3 +106,23 @@ def test_a_distance_is_the_mean_square_and_has_no_gradient():
     """From 3 to 5, whatever the shape."""
     found = distance(full(3).requires_grad_(), full(5))
     assert (found.item(), found.shape, found.requires_grad) == (4.0, (), False)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [2, 5, 10])
+def test_a_stride_is_ddims_step(kind, steps):
+    """However long: compared with diffusers' scheduler, of so many steps."""
+    scheduler = DDIMScheduler(clip_sample=False, prediction_type=kind, beta_schedule="scaled_linear")
+    scheduler.set_timesteps(steps)
+    latents, said = randn(1, 4, 8, 8), randn(1, 4, 8, 8, seed=1)
+    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    now, then = scheduler.timesteps[:2]
+    expected = scheduler.step(said, now, latents, return_dict=False)[0]
+    torch.testing.assert_close(stride(latents, said, snr[now], snr[then], kind), expected)
+
+
+def test_a_stride_of_flow_is_eulers():
+    """From sigma 0.9 to 0.25, along noise - picture."""
+    latents, said = randn(1, 4, 8, 8), randn(1, 4, 8, 8, seed=1)
+    snr = ((1 - torch.tensor([0.9, 0.25])) / torch.tensor([0.9, 0.25])) ** 2
+    torch.testing.assert_close(stride(latents, said, snr[0], snr[1], "flow"), latents - 0.65 * said)

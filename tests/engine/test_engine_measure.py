@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from models import LineModel, pair
 
-from leco_plugin.config.schema import JobConfig
-from leco_plugin.engine.measure import HELD_OUT, Bench, Course, Measured, NoNetwork, _stops
+from leco_plugin.config.schema import JobConfig, PromptPair
+from leco_plugin.engine.measure import HELD_OUT, Bench, Course, Measured, NoNetwork, _stops, _Sums
 
 COURSE = Course(steps=5, guidance=1.0, samples=2, most_states=2)
 SLIDER = [
@@ -37,20 +38,52 @@ def test_the_sides_of_a_slider_are_judged_by_their_own_pairs():
     assert measure(LineModel(lora=4.0), -1, pairs=SLIDER[:1]).reached(-1) is None
 
 
-def test_progress_has_a_sign_and_goes_on_beyond_the_goal():
-    """It is the change along what is asked, as a fraction of it; at the other side of the slider it is negative."""
-    measured = measure(LineModel(lora=1.0), -4, 1, 8)
-    assert [measured.progress(at) for at in (-4, 1, 8)] == pytest.approx([-1, 0.25, 2])
+def test_the_effect_has_a_sign_and_the_concept_as_its_unit():
+    """The concept is 5 - 1 = 4, whatever edit strength is asked for; at the other side of the slider it is negative."""
+    twice = [one.model_copy(update={"guidance_scale": 2.0}) for one in SLIDER]
+    for pairs, asked in ((SLIDER, 1), (twice, 2)):
+        measured = measure(LineModel(lora=1.0), -4, 1, 8, pairs=pairs)
+        assert [measured.effect(at).along for at in (-4, 1, 8)] == pytest.approx([-1, 0.25, 2])
+        assert measured.asked == pytest.approx(asked)
+        assert measured.effect(8).beside == pytest.approx(0, abs=1e-6)
 
 
-def test_drift_has_the_size_of_the_edit_as_its_unit():
-    """Untouched prompts that move by 1 where the edit is 4 have drifted by 1/16; twice as strong, by 4/16."""
+def test_the_whole_effect_ends_where_the_edit_leads_to():
+    """From 2 the concept 5 - 1 leads to 5, or to 1 at the other end: 3/4 and 1/4; erasing 5 leads to nothing at all."""
+    assert [measure(LineModel(), pairs=[one]).whole for one in SLIDER] == pytest.approx([3 / 4, 1 / 4])
+    assert measure(LineModel(), pairs=[pair(5, 5, 0, 0)]).whole == pytest.approx(1)
+    assert measure(LineModel(), pairs=[pair(5, 5, 0, 3, guidance_scale=0.0)]).whole == pytest.approx(1)
+
+
+def test_what_is_no_concept_is_the_side_effect():
+    """A change of (4, 3) where the concept is (4, 0) has effect 1 and a side effect of three quarters."""
+    half = torch.zeros(1, 2, 1, 1)
+    concept, beside = half.clone(), half.clone()
+    concept[:, 0], beside[:, 1] = 4.0, 3.0
+    sums = _Sums(PromptPair(target="", positive="x", action="enhance"))
+    sums.add([half, half, concept, half], {1.0: concept + beside}, 0.5)
+    effect = Measured((sums.figures(),), {}, states=1).effect(1.0)
+    assert (effect.along, effect.beside) == pytest.approx((1, 0.75))
+
+
+def test_states_count_as_they_do_in_the_picture():
+    """An epsilon at a fourth of the noise's power counts a fourth: both states move by 1 of 4, and nothing changes."""
+    model = LineModel(lora=1.0)
+    model.snr_by_timestep = {10: 4.0, 20: 1.0, 30: 0.5, 40: 0.25}
+    weighted, even = measure(model, 1), measure(LineModel(lora=1.0), 1)
+    assert weighted.effect(1).along == even.effect(1).along == pytest.approx(0.25)
+    assert weighted.concept != pytest.approx(even.concept)
+    assert weighted.drift(1) == pytest.approx(even.drift(1))
+
+
+def test_drift_has_the_concept_as_its_unit():
+    """Untouched prompts that move by 1 where the concept is 4 have drifted by a quarter; twice as strong, by a half."""
     measured = measure(LineModel(lora=1.0), 1, 2)
-    assert [measured.drift(at) for at in (1, 2)] == pytest.approx([1 / 16, 4 / 16])
+    assert [measured.drift(at) for at in (1, 2)] == pytest.approx([1 / 4, 2 / 4])
     assert measure(LineModel(lora=1.0), 1, drift=False).drift(1) is None
 
 
-def test_monotonicity_is_net_progress_over_all_progress():
+def test_monotonicity_is_net_effect_over_all_its_changes():
     """1 where every strength goes further, None where nothing moves, however the strengths are ordered."""
     assert measure(LineModel(lora=1.0), 2, -1, 1).monotonicity([2, -1, 1]) == pytest.approx(1)
     assert measure(LineModel(lora=-1.0), 2, 1).monotonicity([1, 2]) == pytest.approx(-1)
@@ -63,7 +96,7 @@ def test_pairs_are_judged_in_proportion_to_their_multipliers():
     measured = measure(LineModel(lora=2.0), 2, pairs=pairs)
     first, second = measured.pairs
     assert (first.left[2], second.left[2]) == pytest.approx((0, 0), abs=1e-9)
-    assert measured.at_own_side(2).reached == pytest.approx(1)
+    assert measured.at_own_side(2).along == pytest.approx(1)
     assert first.contrast == pytest.approx(4**2 / 2**2)
 
 
@@ -72,7 +105,7 @@ def test_only_its_own_side_of_a_pair_is_asked_where_that_is_enough():
     both, own = (measure(LineModel(lora=1.0), 1, -1, own_side=side) for side in (False, True))
     assert set(own.pairs[0].left) == {1}
     assert own.at_own_side(1) == both.at_own_side(1)
-    assert own.progress(-1) == both.progress(-1)
+    assert own.effect(-1) == both.effect(-1)
 
 
 def test_a_pull_is_what_a_neutral_adds_besides_the_concept():

@@ -128,7 +128,8 @@ class Run:
         common = {"steps": STEPS, "per_step": per_step, "generator": self.generator}
         if kind == "fresh":
             return FreshWalks(self.begin, self.step.guide, pairs=len(self.pairs), **common)
-        return PoolWalks(self.begin, self.step.guide, pairs=range(len(self.pairs)), size=max(3, per_step), **common)
+        size = max(3, per_step)
+        return PoolWalks(self.begin, self.step.guide, self.step.leap, pairs=range(len(self.pairs)), size=size, **common)
 
     def compare(self, walks: FreshWalks | PoolWalks) -> list[tuple[int, int]]:
         """One step; returns the (pair, stop) that it was at."""
@@ -153,7 +154,7 @@ class Watched:
     """Walks that note the state they were drawn at."""
 
     def __init__(self, walks: FreshWalks | PoolWalks) -> None:
-        self.walks, self.moves_on, self.moved = walks, walks.moves_on, walks.moved
+        self.walks, self.moves_on, self.behind, self.moved = walks, walks.moves_on, walks.behind, walks.moved
 
     def draw(self) -> Sequence[Walk]:
         walks = self.walks.draw()

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from models import (
+    CPU,
     Call,
     LineModel,
     LineSampler,
     SmallDenoiser,
     line_step,
     pair,
+    randn,
     randomize,
     seeded,
     small_unet,
@@ -23,9 +25,13 @@ from torch import Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.walk import FreshWalks, PoolWalks, Walk
-from leco_plugin.engine.step import LecoStep, Measured, StepResult
+from leco_plugin.engine.assemble import assemble
+from leco_plugin.engine.step import LecoStep, Measured, StepResult, StepSettings
 from leco_plugin.engine.walks import make_walks
+from leco_plugin.families.load import load_model
 from leco_plugin.network.peft_lora import PeftLora
+
+SAMPLERS = ["ddim", "ddpm", "euler", "euler_a", "dpmsolver++"]
 
 
 class GivenWalks:
@@ -38,6 +44,9 @@ class GivenWalks:
 
     def draw(self) -> Sequence[Walk]:
         return self.walks
+
+    def behind(self) -> Sequence[Walk]:
+        return ()
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         raise AssertionError("these walks stay")
@@ -58,10 +67,15 @@ class MovingWalks(GivenWalks):
 
 
 def begin(step: LecoStep, pair: int = 0, position: int = 0) -> Walk:
-    """A walk of this pair at this position, without asking the model."""
-    walk = step.begin(pair, seeded(pair))
+    """A walk of this pair at this position, without asking the model; it is measured at 1, 9, 17, ..."""
+    walk = turned(step.begin(pair, seeded(pair)), 7)
     for _ in range(position):
         walk.advance(torch.zeros_like(walk.latents))
+    return walk
+
+
+def turned(walk: Walk, turn: int) -> Walk:
+    walk.turn = turn
     return walk
 
 
@@ -299,29 +313,52 @@ def test_min_snr_of_a_velocity_model_divides_by_one_more():
     assert train(model, pair(target=1, positive=0), min_snr_gamma=5.0).loss.item() == pytest.approx(4 * 5 / 21)
 
 
-def test_goal_reached_is_measured_where_the_rows_tell():
-    """Erasing 5 towards -5: from 5 the distance is 100, with the LoRA at -4 it is 36; a slider does not ask it."""
-    (measured,) = train(LineModel(lora=-4.0), pair(target=5, positive=5)).measured
-    assert measured == Measured(0, now=36.0, before=100.0, size=25.0, contrast=25.0, moved=None)
-    assert train(LineModel(lora=-4.0), pair(target=2, positive=5, unconditional=3, neutral=4)).measured == ()
+def test_the_effect_is_measured_where_the_rows_tell():
+    """Erasing 5 towards -5 takes -5 away; with the LoRA at -4, 5 has become 1. A slider's rows tell nothing of it.
+
+    At a signal-to-noise ratio of 4 an epsilon counts a quarter in the picture.
+    """
+    model = LineModel(lora=-4.0)
+    model.snr_by_timestep = {40: 4.0}
+    (measured,) = train(model, pair(target=5, positive=5)).measured
+    assert measured == Measured(
+        0, now=36.0, before=100.0, size=25 / 4, concept=25 / 4, along=20 / 4, change=16 / 4, moved=None
+    )
+    step = line_step(LineModel(lora=-4.0), pair(target=2, positive=5, unconditional=3, neutral=4))
+    assert step.run(GivenWalks(turned(begin(step), 1)), torch.autograd.backward).measured == ()
 
 
-def test_goal_and_drift_are_measured_at_every_eighth_position():
+def test_effect_and_drift_are_measured_at_every_eighth_position():
     """A slider's walk there also asks the frozen model for the target, and for an untouched prompt with the LoRA."""
-    for position, expected in ((1, True), (2, False), (8, False), (9, True)):
+    for position, turn, expected in ((1, 7, True), (2, 7, False), (8, 7, False), (9, 7, True), (3, 5, True)):
         model = LineModel(lora=10.0, steps=12)
         step = line_step(model, pair(target=2, positive=5, unconditional=3, neutral=6, multiplier=-1.0))
-        result = step.run(GivenWalks(begin(step, position=position)), torch.autograd.backward)
+        result = step.run(GivenWalks(turned(begin(step, position=position), turn)), torch.autograd.backward)
         # the goal is 6 - (5 - 3), the student says 2 - 10; around the pair stand 3, 6 and "", each moved by 10
-        measured = Measured(0, now=144.0, before=4.0, size=4.0, contrast=4.0, moved=100.0)
+        measured = Measured(0, now=144.0, before=4.0, size=4.0, concept=4.0, along=20.0, change=100.0, moved=100.0)
         assert result.measured == ((measured,) if expected else ())
         assert rows(model.calls, gradient=False) in ({5, 6} if expected else {3})
 
 
+def test_walks_are_measured_at_positions_that_they_draw():
+    """Together every position equally often, and every untouched prompt at each of them."""
+    step = line_step(LineModel(), pair(), preserve=["7", "8"])
+    generator = seeded(0)
+    turns = {step.begin(0, generator).turn for _ in range(500)}
+    assert turns == set(range(8 * 4))
+
+
 def test_a_pair_that_keeps_its_target_tells_of_drift():
-    """Its goal is what the model says anyway, so a distance from it is no missing progress."""
+    """Its goal is what the model says anyway, so a distance from it is no missing effect."""
     (measured,) = train(LineModel(lora=3.0), pair(target=5, positive=5, neutral=5, guidance_scale=0.0)).measured
     assert measured == Measured(0, moved=9.0)
+
+
+def test_what_is_only_replaced_is_a_concept_of_its_own():
+    """Without an edit strength, 2 shall say what 6 says: the effect is measured on the way there."""
+    kept = pair(target=2, positive=2, neutral=6, guidance_scale=0.0)
+    (measured,) = train(LineModel(lora=1.0), kept).measured
+    assert (measured.concept, measured.along) == (16.0, 4.0)
 
 
 def test_preserved_prompts_are_held_at_both_signs():
@@ -474,3 +511,43 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     for one, two in zip(plain, checkpointed, strict=True):
         assert one.abs().max() > 0
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_step_of_a_pool_asks_the_model_twice(stride):
+    """Once without gradient, for the teacher and whoever has to move on, and once with it."""
+    model = LineModel(steps=8)
+    pairs = [pair(2, 5), pair(3, 7, multiplier=-1.0)]
+    step = line_step(model, *pairs)
+    leco = LecoConfig(max_denoising_steps=8, pairs_per_step=2, pool_stride=stride)
+    walks = make_walks(leco, step, pairs, seeded(0))
+    step.run(walks, torch.autograd.backward)
+    for _ in range(40):
+        model.calls.clear()
+        step.run(walks, torch.autograd.backward)
+        assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_leap_keeps_the_scale_of_its_sampler(name):
+    """A model that knows the noise, and so the picture, is led to the picture at any noise level."""
+    denoiser = load_model("builtin:tiny", dtype="fp32", device=CPU)
+    pairs = [PromptPair(target="red", positive="red", resolution=(64, 64))]
+    network = PeftLora(denoiser.module, rank=2, alpha=2.0, seed=0)
+    training = assemble(
+        pairs,
+        LecoConfig(max_denoising_steps=20),
+        StepSettings(),
+        denoiser=denoiser,
+        network=network,
+        sampler=name,
+        generator=seeded(0),
+    )
+    walk = training.step.begin(0, seeded(1))
+    picture = randn(*walk.latents.shape, seed=2)
+    snr = denoiser.snr(walk.sampler.timesteps[[0, 12]])
+    signal, share = (snr / (1 + snr)).sqrt(), (1 / (1 + snr)).sqrt()
+    noise = (walk.model_input - signal[0] * picture) / share[0]
+    walk.leap(training.step.leap(walk, noise, 12), 12)
+    # samplers that have timesteps between two of the training are that much off
+    torch.testing.assert_close(walk.model_input, signal[1] * picture + share[1] * noise, rtol=1e-2, atol=1e-2)

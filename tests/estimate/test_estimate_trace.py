@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 from models import tiny_job
+from saved import kept_by
 from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,9 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser
-from leco_plugin.estimate.cuda import LikeCuda
-from leco_plugin.estimate.live import Live
-from leco_plugin.estimate.steps import Rows, Wide
+from leco_plugin.estimate.machine import LikeCuda, Live
+from leco_plugin.estimate.steps import Call
 from leco_plugin.estimate.trace import Traced
 from leco_plugin.families.load import load_model
 from leco_plugin.network.create import create_network
@@ -54,7 +53,7 @@ def test_weights_and_operations_are_those_that_torch_counts(tmp_path, network):
     text = denoiser.encode(["a"]).rows([0] * ROWS)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         predict(denoiser, text)
-    assert traced.call(Rows(SHAPE, gradient=False), Wide(ROWS, 1.0)).flops == counter.get_total_flops()
+    assert traced.cost(Call(SHAPE, ROWS)).flops == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["", "checkpointing"])
@@ -63,17 +62,9 @@ def test_the_student_keeps_what_is_estimated(tmp_path, network, again):
     """Bytes of all tensors that wait for the backward pass, within a twentieth."""
     settings = job(tmp_path, network, gradient_checkpointing=again)
     denoiser, _ = real(settings)
-    there = {parameter.untyped_storage().data_ptr() for parameter in denoiser.module.parameters()}
-    kept, text = dict[int, torch.Tensor](), denoiser.encode(["a"]).rows([0] * ROWS)
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        predict(denoiser, text)
-    found = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in there)
-    call = Traced(settings).call(Rows(SHAPE, gradient=True), Wide(ROWS, 1.0), again=again)
+    text = denoiser.encode(["a"]).rows([0] * ROWS)
+    found = kept_by(denoiser.module, lambda: predict(denoiser, text))
+    call = Traced(settings).cost(Call(SHAPE, ROWS, gradient=True), again=again)
     assert call.kept == pytest.approx(found, rel=0.05)
     assert call.most > call.kept
 
@@ -81,25 +72,18 @@ def test_the_student_keeps_what_is_estimated(tmp_path, network, again):
 def test_a_model_can_recompute_and_keep_in_turn(tmp_path):
     """What is kept falls, and operations grow by a forward pass of the blocks."""
     traced = Traced(job(tmp_path))
-    kind, wide = Rows(SHAPE, gradient=True), Wide(1, 1.0)
-    keeps, recomputes, keeps_again = (traced.call(kind, wide, again=again) for again in (False, True, False))
+    student = Call(SHAPE, 1, gradient=True)
+    keeps, recomputes, keeps_again = (traced.cost(student, again=again) for again in (False, True, False))
     assert keeps == keeps_again
     assert recomputes.kept < keeps.kept / 2
-    forward = traced.call(Rows(SHAPE, gradient=False), wide).flops
+    forward = traced.cost(Call(SHAPE, 1)).flops
     assert keeps.flops < recomputes.flops < keeps.flops + forward
-
-
-def test_rows_beyond_what_can_be_traced_take_so_many_times_as_much(tmp_path):
-    """However large the number."""
-    traced, kind = Traced(job(tmp_path)), Rows((4, 8, 8), gradient=False)
-    few, many = (traced.call(kind, Wide(2, 1.0, Fraction(times))) for times in (1, 10**400))
-    assert many.most == few.most * 10**400
 
 
 def test_rows_without_the_network_cost_less(tmp_path):
     """As many operations less as the network has on them."""
-    traced, kind = Traced(job(tmp_path)), Rows(SHAPE, gradient=False)
-    off, half, on = (traced.call(kind, Wide(2, strength)).flops for strength in (0.0, (0.0, 1.0), 1.0))
+    traced = Traced(job(tmp_path))
+    off, half, on = (traced.cost(Call(SHAPE, 2, strength=strength)).flops for strength in (0.0, (0.0, 1.0), 1.0))
     assert off < half < on
     assert half - off == on - half
 

@@ -75,7 +75,8 @@ def test_a_walk_is_the_pipelines_own(kind: str, scale: float, flow_folder: Folde
     """Step by step, with guidance and without."""
     if kind == "flux2" and scale != 1:
         pytest.skip("its pipeline has no classifier-free guidance")
-    model = load_flow_model(flow_folder(kind), guidance_embedding=EMBEDDING)
+    embedding = EMBEDDING if kind in ("flux", "flux2") else None
+    model = load_flow_model(flow_folder(kind), guidance_embedding=embedding)
     noise = randn(1, *model.latent_shape(HEIGHT, WIDTH), seed=3)
     layout = model._layout
     packed = kind not in ("flux2", "flux2_klein") and layout.channels > 1
@@ -90,7 +91,7 @@ def test_a_walk_is_the_pipelines_own(kind: str, scale: float, flow_folder: Folde
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_does_not_see_the_others_of_its_batch(kind: str, flow_folder: Folder) -> None:
     """Prompts of other lengths, and other times, beside it change nothing; its own prompt does."""
-    model = load_flow_model(flow_folder(kind), guidance_embedding=EMBEDDING)
+    model = load_flow_model(flow_folder(kind))
     table = model.encode([POSITIVE, NEGATIVE])
     noise, times = randn(2, *model.latent_shape(HEIGHT, WIDTH)), torch.tensor([800.0, 300.0])
     sizes = torch.zeros(2, 6)
@@ -106,7 +107,7 @@ def test_a_row_does_not_see_the_others_of_its_batch(kind: str, flow_folder: Fold
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_are_the_pipelines_own(kind: str, flow_folder: Folder) -> None:
     """Latents of the last step, through the VAE as the pipeline scales them."""
-    model = load_flow_model(flow_folder(kind), guidance_embedding=EMBEDDING)
+    model = load_flow_model(flow_folder(kind))
     latents = randn(1, *model.latent_shape(HEIGHT, WIDTH))
     pipe = diffusers.DiffusionPipeline.from_pretrained(flow_folder(kind))
     pipe.set_progress_bar_config(disable=True)

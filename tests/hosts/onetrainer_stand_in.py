@@ -226,6 +226,16 @@ class Trainer:
     def create_model_saver(self) -> Saver:
         return Saver(self.optimizer)
 
+    def create_model_sampler(self, model: Model) -> Any:
+        return SimpleNamespace(
+            sample=lambda sample_config, destination, image_format: Path(
+                destination + image_format.extension()
+            ).write_bytes(b"a picture")
+        )
+
+    def end(self) -> None:
+        self.save("KOHYA_LORA", self.config.output_model_destination)
+
     def start(self) -> None:
         self.setup, self.model = self.create_model_setup(), Model()
         self.setup.setup_model(self.model, self.config)
@@ -235,7 +245,8 @@ class Trainer:
         if backup:
             self._resume(torch.load(Path(backup) / "state.pt"))
         self.loader = self.create_data_loader(self.model, self.setup, self.model.train_progress)
-        self.saver = self.create_model_saver()
+        self.saver = self.model_saver = self.create_model_saver()
+        self.sampler = self.create_model_sampler(self.model)
 
     def train(self) -> None:
         progress = self.model.train_progress
@@ -252,7 +263,8 @@ class Trainer:
                 self.losses.append(loss.item())
                 if (progress.global_step + 1) % self.config.gradient_accumulation_steps == 0:
                     self.optimizer.step()
-                    self.setup.report_to_tensorboard(self.model, self.config, None, self)
+                    schedule = SimpleNamespace(get_last_lr=lambda: [1e-2])
+                    self.setup.report_to_tensorboard(self.model, self.config, schedule, self)
                     self.optimizer.zero_grad()
                 progress.epoch_step, progress.global_step = progress.epoch_step + 1, progress.global_step + 1
                 if self.commands.stopped:

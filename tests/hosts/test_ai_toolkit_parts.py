@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +15,11 @@ from torch import Tensor, nn
 
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.row_check import rows_differ
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ModelError
 from leco_plugin.families.samplers import FlowSampler, make_sampler
-from leco_plugin.hosts.ai_toolkit.model import HostDenoiser, flow_sigmas
+from leco_plugin.hosts.ai_toolkit.model import HostDenoiser
 from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
 
 SD = {**SD_SCHEDULE, "steps_offset": 0, "timestep_spacing": "leading"}
@@ -73,20 +76,8 @@ class StrictNetwork(nn.Module):
         Path(file).write_text(f"{dtype} {metadata}")
 
 
-class FlowSchedule:
-    """The host's flow scheduler: only 'shift' sets noise levels along with the timesteps."""
-
-    def __init__(self) -> None:
-        self.sigmas = torch.linspace(1, 0, 1001)
-
-    def set_train_timesteps(
-        self, steps: int, device: Any, timestep_type: str, latents: Tensor, patch_size: int
-    ) -> None:
-        assert timestep_type == "shift"
-        assert latents.ndim == 4
-        shift = 1 + latents.shape[-1] / patch_size / 64
-        sigmas = torch.linspace(1, 0.1, steps)
-        self.sigmas = torch.cat([shift * sigmas / (1 + (shift - 1) * sigmas), torch.zeros(1)])
+FLUX = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0}
+"""The schedule of FLUX.1, which depends on the size of the picture."""
 
 
 class StrictSd:
@@ -100,7 +91,7 @@ class StrictSd:
     def __init__(self, lora: float = 0.0, *, flow: bool = False) -> None:
         self.network = StrictNetwork(lora)
         self.is_flow_matching = flow
-        self.noise_scheduler: Any = FlowSchedule() if flow else SimpleNamespace(config=SD)
+        self.noise_scheduler: Any = SimpleNamespace(config=FLUX if flow else SD)
         self.unet = nn.Identity()
         self.asked: list[dict[str, Any]] = []
 
@@ -108,7 +99,7 @@ class StrictSd:
         self.encoder_at = device
 
     def encode_prompt(self, prompt: list[str]) -> Embeds:
-        assert self.encoder_at == CPU
+        assert self.encoder_at == CPU, "encoders are moved to where the host computes"
         value = float(prompt[0] or 0)
         prompt[0] = "edited in place, as some pipelines do"
         return Embeds(torch.tensor([value]))
@@ -280,16 +271,99 @@ def test_a_flow_walk_along_a_true_velocity_ends_at_the_data() -> None:
     torch.testing.assert_close(latents, data)
 
 
-def test_a_flow_schedule_is_the_hosts_for_the_size_of_the_picture() -> None:
-    """Asked of a copy: the host samples with its own."""
-    sd = StrictSd(flow=True)
-    before = sd.noise_scheduler.sigmas
-    small, large = (flow_sigmas(sd, 4, torch.empty(1, 4, side, side)) for side in (64, 128))
-    assert sd.noise_scheduler.sigmas is before
-    assert small[1] < large[1]
-    for side, sigmas in ((64, small), (128, large)):
-        sampler = denoiser_of(sd).sampler("ddpm", 4, (4, side, side))
-        assert sampler.timesteps.tolist() == pytest.approx((1000 * sigmas[:-1]).tolist())
+def encoded(sd: StrictSd, *prompts: str) -> HostDenoiser:
+    denoiser = denoiser_of(sd)
+    denoiser.encode(prompts or ("1", "2"))
+    return denoiser
+
+
+def test_a_flow_model_without_sampling_of_its_own_has_its_pipelines_schedule() -> None:
+    """sigma = s e^mu / (1 + s (e^mu - 1)) with mu on the line from 0.5 at 256 tokens to 1.15 at 4096, from 1 to 1/N."""
+    for side, mu in ((64, 0.5 + 0.65 * (1024 - 256) / 3840), (128, 1.15)):
+        even, shift = torch.tensor([1.0, 0.75, 0.5, 0.25]), math.exp(mu)
+        sampler = encoded(StrictSd(flow=True)).sampler("ddpm", 4, (4, side, side))
+        assert sampler.timesteps.tolist() == pytest.approx((1000 * even * shift / (1 + (shift - 1) * even)).tolist())
+
+
+class Drawn(StrictSd):
+    """A flow model that the host draws with in its own way: the time is 1 - sigma, and guidance asks twice."""
+
+    def __init__(self, times: Callable[[int, int], Tensor]) -> None:
+        super().__init__(flow=True)
+        self.times, self.computed = times, 0
+        self.unet = nn.Module()
+        self.unet.forward = self._forward
+
+    def _forward(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        self.computed += 1
+        return latents
+
+    def get_generation_pipeline(self) -> str:
+        return "pipeline"
+
+    def generate_single_image(self, pipeline: Any, asked: Any, one: Any, other: Any, generator: Any, more: Any) -> None:
+        assert (pipeline, asked.guidance_scale, asked.ctrl_img) == ("pipeline", 1.0, None)
+        for time in self.times(asked.height, asked.num_inference_steps):
+            for _ in range(2):
+                self.unet(torch.zeros(1), timestep=time[None])
+        raise AssertionError("there is nothing to decode")
+
+
+def test_a_flow_schedule_is_recorded_while_the_host_draws() -> None:
+    """Whatever the family counts and shifts; it computes once, and nothing is decoded."""
+    sd = Drawn(lambda height, steps: 1 - torch.linspace(1, height / 4096, steps))
+    own = sd.unet.forward
+    denoiser = encoded(sd)
+    for height in (512, 1024):
+        sampler = denoiser.sampler("flow", 4, (4, height // 8, 64))
+        assert sampler.timesteps.tolist() == pytest.approx(torch.linspace(1000, 1000 * height / 4096, 4).tolist())
+    assert (sd.computed, sd.unet.forward, denoiser.remarks) == (2, own, [])
+    denoiser.sampler("flow", 4, (4, 64, 64))
+    assert sd.computed == 2, "a schedule is recorded once"
+
+
+def test_sampling_that_cannot_be_understood_is_said() -> None:
+    """The walk goes by the scheduler's config then."""
+    denoiser = encoded(Drawn(lambda height, steps: torch.ones(steps)))
+    expected = encoded(StrictSd(flow=True)).sampler("flow", 4, (4, 64, 64)).timesteps
+    assert denoiser.sampler("flow", 4, (4, 64, 64)).timesteps.tolist() == expected.tolist()
+    assert "how ai-toolkit samples sd1 is not known" in denoiser.remarks[0]
+
+
+class Mixing(StrictSd):
+    """A model that lets the prompts of one call disturb one another, or takes only prompts of one kind in a call."""
+
+    def __init__(self, *, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def predict_noise(self, latents: Tensor, conditional_embeddings: Embeds, timestep: Tensor, **more: Any) -> Tensor:
+        values = conditional_embeddings.text_embeds
+        if self.fails and len(set(values.tolist())) > 1:
+            raise RuntimeError("prompts of unequal length")
+        mixed = Embeds(values.mean().expand(len(values)))
+        return super().predict_noise(latents, mixed, timestep, **more)
+
+
+@pytest.mark.parametrize(("fails", "said"), [(False, "they differ by 50"), (True, "RuntimeError: prompts of unequal")])
+def test_rows_that_disturb_one_another_are_noticed(fails: bool, said: str) -> None:
+    """1 and 2 alone are 1 and 2, and 1.5 both together; asked one by one they are right."""
+    denoiser = encoded(Mixing(fails=fails))
+    table = denoiser.encode(["1", "2"])
+    assert said in rows_differ(denoiser, table, [0, 1], (4, 8, 8), exact=True)
+    denoiser.separate = True
+    assert rows_differ(denoiser, table, [0, 1], (4, 8, 8), exact=True) == ""
+    plain = encoded(StrictSd())
+    assert rows_differ(plain, plain.encode(["1", "2"]), [0, 1], (4, 8, 8), exact=True) == ""
+
+
+def test_a_model_that_fails_for_one_prompt_is_refused_before_the_first_step() -> None:
+    """With what it says."""
+    sd = StrictSd()
+    sd.predict_noise = None  # type: ignore[method-assign,assignment]
+    denoiser = encoded(sd)
+    with pytest.raises(ModelError, match="does not predict for a prompt: TypeError"):
+        rows_differ(denoiser, denoiser.encode(["1"]), [0, 0], (4, 8, 8), exact=True)
 
 
 def test_signal_to_noise_of_flow_models() -> None:

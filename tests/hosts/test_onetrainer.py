@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import SmallDenoiser, randn, randomize, seeded
+from models import Recorder, SmallDenoiser, randn, randomize, seeded
 from onetrainer_stand_in import ALPHA, RANK, Commands, Model, Setup, Trainer, kind
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -20,10 +20,13 @@ from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, ModelError, TrainingError
+from leco_plugin.events import Warned
+from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.run import Plan, Run, begin
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
 from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
+from leco_plugin.hosts.reported import Reported
 from leco_plugin.network.layers import Size
 from leco_plugin.network.peft_lora import PeftLora
 
@@ -43,6 +46,11 @@ def config_of(folder: Path | None = None, **changes: Any) -> Any:
         "debug_mode": False,
         "epochs": 2,
         "batch_size": 1,
+        "base_model_name": "some/model",
+        "peft_type": "LORA",
+        "lora_rank": RANK,
+        "lora_alpha": ALPHA,
+        "learning_rate": 1e-2,
         "gradient_accumulation_steps": 1,
         "dropout_probability": 0.0,
         "rescale_noise_scheduler_to_zero_terminal_snr": False,
@@ -59,7 +67,15 @@ class MixedSetup(LecoMixin, Setup):
 
 
 def plan_of(pairs: Any = PAIRS, **changes: Any) -> Plan:
-    values = {"pairs": pairs, "leco": LECO, "settings": StepSettings(), "sampler": "ddim", "epoch_steps": 3, "seed": 5}
+    values = {
+        "pairs": pairs,
+        "leco": LECO,
+        "settings": StepSettings(),
+        "sampler": "ddim",
+        "epoch_steps": 3,
+        "seed": 5,
+        "epochs": 2,
+    }
     return Plan(**{**values, **changes})
 
 
@@ -70,8 +86,11 @@ def begun(model: Model, plan: Plan | None = None, **changes: Any) -> Run:
     setup.setup_model(model, config)
     randomize(model.lora.parameters(), std=0.2)
     commands = Commands()
-    run = begin(plan or plan_of(), setup, model, config, scaled=False, stop=commands.stop, wants_stop=lambda: False)
-    setup.leco = run
+    heard = Recorder()
+    reported = reported_in(Path("unused"), [heard])
+    wishes = {"stop": commands.stop, "wants_stop": lambda: False}
+    run = begin(plan or plan_of(), setup, model, config, scaled=False, reported=reported, **wishes)
+    setup.leco, run.heard = run, heard
     return run
 
 
@@ -83,6 +102,19 @@ def builtin_training(layers: list[str]) -> tuple[Training, PeftLora]:
     denoiser, plan = SmallDenoiser(unet), plan_of()
     parts = {"denoiser": denoiser, "network": network, "sampler": "ddim"}
     return assemble(plan.pairs, plan.leco, plan.settings, **parts, generator=seeded(plan.seed)), network
+
+
+def reported_in(folder: Path, observers: list[Any]) -> Reported:
+    """What tells ``observers`` of a run in ``folder``."""
+    plan, config = (
+        plan_of(),
+        SimpleNamespace(
+            output_model_destination="lora.safetensors", workspace_dir=folder, base_model_name="some/model"
+        ),
+    )
+    reported = Reported(describe(plan, config))
+    reported._report._observers = observers
+    return reported
 
 
 def alphas(model: Model) -> list[float]:
@@ -193,6 +225,57 @@ def test_a_flow_is_walked_from_noise_along_its_velocity():
     assert run.loss().isfinite()
 
 
+class Mixing(Model):
+    """A model that lets the prompts of one call disturb one another."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = self.unet.forward
+        self.unet.forward = lambda x, t, text: own(x, t, text.mean(0, keepdim=True).expand_as(text))
+
+
+def test_rows_that_disturb_one_another_are_asked_one_by_one():
+    """It is said once; every call of the run is for one row then, and a model that keeps them apart has its batches."""
+    model = Mixing()
+    run = begun(model)
+    model.asked.clear()
+    run.loss()
+    assert set(model.asked) == {1}
+    assert next(event.message for event in run.heard.of(Warned)).startswith("kind takes one prompt a call: ")
+    plain = Model()
+    apart = begun(plain)
+    plain.asked.clear()
+    apart.loss()
+    assert max(plain.asked) > 1
+    assert not [event for event in apart.heard.of(Warned) if "a call" in event.message]
+
+
+LINE = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "shift", "terminal"),
+    [("FLUX_DEV_1", LINE, math.exp(1.15), None),
+     # what diffusers' formula for FLUX.2 gives for 4096 tokens and 40 steps
+     ("FLUX_2", LINE, 8.02, None),
+     ("QWEN", {**LINE, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02},
+      math.exp(0.5 + 0.4 * 3840 / 7936), 0.02),
+     ("SANA", {"flow_shift": 3.0}, 3.0, None), ("Z_IMAGE", {"shift": 6.0}, 6.0, None)],
+)  # fmt: skip
+def test_a_flow_schedule_is_that_of_the_family(model_type, config, shift, terminal):
+    """At 1024 x 1024 pixels and 40 steps: s k / (1 + (k - 1) s) from 1 to 1/40; Qwen's is stretched to its end."""
+    model = Model(flow=True)
+    run = begun(model)
+    run.denoiser.config = SimpleNamespace(model_type=kind(model_type, "is_flow_matching"), train_device="cpu")
+    model.noise_scheduler = SimpleNamespace(config=config)
+    even = torch.linspace(1, 1 / 40, 40)
+    expected = shift * even / (1 + (shift - 1) * even)
+    if terminal:
+        expected = 1 - (1 - expected) * (1 - terminal) / (1 - expected[-1])
+    sampler = run.denoiser.sampler("flow", 40, (4, 128, 128))
+    torch.testing.assert_close(sampler.timesteps, 1000 * expected, rtol=1e-3, atol=0.1)
+
+
 # --- gradients ---------------------------------------------------------------------------------------------------
 
 
@@ -246,8 +329,15 @@ class MixedTrainer(TrainerMixin, Trainer):
     )
 
 
-def trained(folder: Path, **changes: Any) -> MixedTrainer:
+def trainer_in(folder: Path, **changes: Any) -> MixedTrainer:
     trainer = MixedTrainer(config_of(folder, **changes), None, Commands())
+    trainer.heard = Recorder()
+    trainer.leco_reported = reported_in(folder, [trainer.heard])
+    return trainer
+
+
+def trained(folder: Path, **changes: Any) -> MixedTrainer:
+    trainer = trainer_in(folder, **changes)
     trainer.start()
     trainer.train()
     return trainer
@@ -268,6 +358,26 @@ def test_a_run_that_goes_on_from_a_backup_gives_the_same_lora(tmp_path):
     assert {"lr/unet", "leco/goal_reached"} <= rest.scalars.keys()
 
 
+def test_a_run_speaks_in_events(tmp_path):
+    """The same ones as in every host: started, a step at a time, the file; a picture as the host drew it."""
+    trainer = trainer_in(tmp_path)
+    trainer.start()
+    sample = SimpleNamespace(prompt="a cat", seed=7)
+    form = SimpleNamespace(extension=lambda: ".png")
+    trainer.sampler.sample(sample_config=sample, destination=str(tmp_path / "cat"), image_format=form)
+    trainer.train()
+    trainer.config.output_model_destination = str(tmp_path / "lora.safetensors")
+    trainer.leco_end(interrupted=False)
+    started, drawn, *steps, saved, ended = [e for e in trainer.heard.events if not isinstance(e, Warned)]
+    assert (started.steps, started.done, dict(started.facts)["targets"]) == (6, 0, "'cat', 'dog'")
+    assert (drawn.path, drawn.seeds, drawn.multipliers) == (tmp_path / "cat.png", (7,), (1.0,))
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.loss for step in steps] == pytest.approx(trainer.losses)
+    assert (saved.path, saved.step, saved.final) == (tmp_path / "lora.safetensors", 6, True)
+    assert (ended.path, ended.steps, ended.interrupted) == (saved.path, 6, False)
+    assert steps[0].learning_rate == 1e-2
+
+
 def test_a_file_says_what_was_asked_of_it(tmp_path):
     """Beside what the host says of it."""
     trainer = trained(tmp_path)
@@ -283,12 +393,12 @@ def test_a_file_says_what_was_asked_of_it(tmp_path):
 def test_a_backup_of_another_run_is_refused(tmp_path):
     """With what differs; and so is one that LECO has not written."""
     trained(tmp_path, backup_at=4)
-    trainer = MixedTrainer(config_of(tmp_path, continue_last_backup=True), None, Commands())
+    trainer = trainer_in(tmp_path, continue_last_backup=True)
     trainer.leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=5, walk="pool", pool_size=2))
     with pytest.raises(ConfigError, match=r"leco\.max_denoising_steps: 4 in the state, 5 now"):
         trainer.start()
     (tmp_path / "backup" / "leco" / "state.json").unlink()
-    trainer = MixedTrainer(config_of(tmp_path, continue_last_backup=True), None, Commands())
+    trainer = trainer_in(tmp_path, continue_last_backup=True)
     with pytest.raises(ConfigError, match=r"state\.json is missing"):
         trainer.start()
 
@@ -296,7 +406,7 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
 @pytest.mark.parametrize("wish", ["the user's", "the goal's"])
 def test_a_run_ends_after_the_step_at_which_it_is_asked_to(tmp_path, wish):
     """By the user, or because enough of the goal is reached."""
-    trainer = MixedTrainer(config_of(tmp_path), None, Commands())
+    trainer = trainer_in(tmp_path)
     trainer.leco_wants_stop = lambda: wish == "the user's" and len(trainer.losses) == 1
     trainer.leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=4, stop_at=0.5))
     trainer.start()
@@ -308,7 +418,7 @@ def test_a_run_ends_after_the_step_at_which_it_is_asked_to(tmp_path, wish):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     """Before the weights are touched."""
-    trainer = MixedTrainer(config_of(tmp_path), None, Commands())
+    trainer = trainer_in(tmp_path)
     trainer.start()
     before = [weight.clone() for weight in weights(trainer)]
     trainer.model.unet.conv_out.weight.data[0, 0] = math.nan

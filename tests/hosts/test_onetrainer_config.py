@@ -14,6 +14,7 @@ from onetrainer_stand_in import kind
 from leco_plugin.commands.main import main
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError, LecoError, NetworkError, PluginError
+from leco_plugin.hosts.folders import remember
 from leco_plugin.hosts.onetrainer import contract, host_config
 from leco_plugin.hosts.onetrainer.flags import read_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
@@ -60,7 +61,12 @@ def default_config() -> Config:
         cloud=Config(enabled=False),
         epochs=100,
         lora_rank=16,
+        output_model_format="KOHYA_LORA",
         validation=False,
+        debug_mode=False,
+        learning_rate_scaler="NONE",
+        batch_size=1,
+        gradient_accumulation_steps=2,
         masked_training=False,
         only_cache=False,
         latent_caching=False,
@@ -157,6 +163,55 @@ def test_a_value_that_the_host_would_drop_is_refused(tmp_path, value):
         read(tmp_path, {}, "--config-value", value)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"epochs": "many"}, r"c\.json: epochs: OneTrainer does not take this value"),
+        ({"epoch": 3}, r"c\.json: epoch: OneTrainer has no such value\n  fix: did you mean 'epochs'"),
+        ({"optimizer": {"weight_deca": 1}}, r"optimizer\.weight_deca: .*\n  fix: did you mean 'weight_decay'"),
+        ({"__version": 99}, "its version is 99, and this OneTrainer reads 11 and older"),
+    ],
+)
+def test_what_the_host_would_drop_from_a_file_is_refused(tmp_path, config, message):
+    """It would train something else than asked, and exit with 0."""
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, config)
+
+
+@pytest.mark.parametrize(("steps", "epochs", "length"), [(500, 10, 100), (75, 2, 75), (211, 1, 422), (None, 100, 100)])
+def test_a_run_can_be_told_its_steps(tmp_path, steps, epochs, length):
+    """Of two batches each, in epochs of about the usual length."""
+    config = read(tmp_path, {})
+    flags = read_flags([*NEEDED, *(["--steps", str(steps)] if steps else [])])
+    assert (host_config.set_steps(config, flags), config.epochs) == (length, epochs)
+    assert steps is None or epochs * length == 2 * steps
+
+
+def test_a_command_line_can_be_short(tmp_path, monkeypatch):
+    """The folder is the one that was checked or used last."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PluginError, match="the folder of onetrainer is not known yet"):
+        read_flags(["c.json", "p.toml"])
+    remember("onetrainer", tmp_path / "ot")
+    flags = read_flags(["c.json", "p.toml"])
+    assert flags == read_flags(["--root", "ot", "--config-path", "c.json", "--prompts", "p.toml"])
+    for wrong, message in (
+        (["c.json"], "are needed"),
+        (["c.json", "p.toml", "--steps", "1", "--epoch-steps", "1"], "both"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_flags(wrong)
+
+
+def test_mistakes_in_files_are_said_before_the_host_is_imported(tmp_path, monkeypatch, capsys):
+    """There is no such host: importing it would be another error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.toml").write_text('[[targets]]\ntarget = "a"\npositive = "a"\n')
+    (tmp_path / "c.json").write_text("{,}")
+    assert main(["host", "run", "onetrainer", "c.json", "p.toml", "--root", "ot"]) == 2
+    assert "c.json:1" in capsys.readouterr().err
+
+
 def test_a_config_that_is_none_is_refused(tmp_path):
     """With its name."""
     with pytest.raises(ConfigError, match=r"c\.json: this is no config"):
@@ -173,6 +228,7 @@ def test_a_config_that_is_none_is_refused(tmp_path):
         ({"model_type": kind("IDEOGRAM_4", "is_ideogram")}, "IDEOGRAM_4"),
         ({"model_type": kind("HUNYUAN_VIDEO", "is_video_model")}, "HUNYUAN_VIDEO.*video"),
         ({"multi_gpu": True}, "multi_gpu"),
+        ({"output_model_format": "SAFETENSORS"}, "output_model_format is SAFETENSORS"),
         ({"cloud": Config(enabled=True)}, "cloud"),
     ],
 )

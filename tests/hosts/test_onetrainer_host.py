@@ -130,7 +130,7 @@ def place(tmp_path):
 
 class Watching(Recorder):
     @hookimpl
-    def leco_observers(self, job: object) -> list[Recorder]:
+    def leco_observers(self, run: object) -> list[Recorder]:
         return [self]
 
 

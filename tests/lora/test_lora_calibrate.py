@@ -1,4 +1,4 @@
-"""`leco calibrate`: strength 1 becomes the strength at which the goal is reached."""
+"""`leco calibrate`: strength 1 becomes the strength with the whole effect."""
 
 from __future__ import annotations
 
@@ -33,15 +33,19 @@ def calibrated(slider: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return strong, result
 
 
-def test_strength_one_reaches_the_goal_best(slider: Path, calibrated: tuple[Path, Path], tmp_path: Path) -> None:
-    """Before, strength 1 does more harm than good; afterwards both sides together are at their best there."""
-    before, after = evaluated(tmp_path, *calibrated, *FEW, "--strengths", "-2,-1,-0.5,0.5,1,2")["files"]
+def test_strength_one_has_the_whole_effect(slider: Path, calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    """Before, strength 1 does more harm than good; afterwards both sides have half of what the two ends differ by.
 
-    def both_sides(file: dict[str, Any], strength: float) -> float:
-        return sum(row["goal_reached"] for row in file["by_strength"] if abs(row["strength"]) == strength) / 2
+    A shape of any size lies between a small and a big one.
+    """
+    before, after = evaluated(tmp_path, *calibrated, *FEW, "--strengths", "-1,1")["files"]
 
-    assert both_sides(before, 1) < 0.2
-    assert both_sides(after, 1) > max(0.4, both_sides(after, 0.5), both_sides(after, 2))
+    def both_sides(file: dict[str, Any]) -> float:
+        return sum(pair["effect"] for pair in file["pairs"]) / 2
+
+    assert sum(row["goal_reached"] for row in before["by_strength"]) < 0
+    assert both_sides(after) == pytest.approx(0.5, abs=0.15)
+    assert float(parts(calibrated[1])[1]["ss_leco_effect"]) == pytest.approx(both_sides(after), abs=0.03)
 
 
 def test_the_file_tells_of_it(slider: Path, calibrated: tuple[Path, Path]) -> None:
@@ -78,21 +82,23 @@ def test_the_input_is_overwritten_only_when_told(
     assert target_of(copy, None) == tmp_path / "copy-calibrated.safetensors"
 
 
-def measured(progress: dict[float, float], drift: dict[float, float]) -> Measured:
-    """One pair whose edit is 1, and one prompt that shall stay."""
+def measured(along: dict[float, float], drift: dict[float, float]) -> Measured:
+    """One pair whose concept is 1, and one prompt that shall stay."""
     pair = PromptPair(target="a", positive="b")
-    return Measured((PairFigures(pair, 1.0, 1.0, 1.0, 0.0, {}, progress),), {"c": drift}, states=1)
+    figures = PairFigures(pair, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, {}, along, {at: x * x for at, x in along.items()})
+    return Measured((figures,), {"c": {at: x * x for at, x in drift.items()}}, states=1)
 
 
 def test_the_range_ends_where_drift_or_the_way_back_begins() -> None:
-    """At strength 2 a drift of t squared is below 4 up to twice that; progress that turns back ends it, too."""
+    """A drift of t at t times the useful strength is below 2 up to twice that; an effect that turns back ends it."""
     grid = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-    calm, quick = ({2 * at: factor * at**2 for at in grid} for factor in (0.1, 1.0))
+    calm, quick = ({2 * at: factor * at for at in grid} for factor in (0.1, 1.0))
     on, back = {2 * at: at for at in grid}, {2 * at: min(at, 3.2 - at) for at in grid}
-    assert end_of(measured(on, calm), 1.0, 2.0, drift_limit=4.0) == 3.0
-    assert end_of(measured(on, quick), 1.0, 2.0, drift_limit=4.0) == 2.0
-    assert end_of(measured(on, quick), 1.0, 2.0, drift_limit=2.9) == 1.7
-    assert end_of(measured(back, calm), 1.0, 2.0, drift_limit=4.0) == 1.5
+    assert end_of(measured(on, calm), 1.0, 2.0, drift_limit=2.0) == 3.0
+    assert end_of(measured(on, quick), 1.0, 2.0, drift_limit=2.0) == 2.0
+    assert end_of(measured(on, quick), 1.0, 2.0, drift_limit=1.7) == 1.7
+    assert end_of(measured(back, calm), 1.0, 2.0, drift_limit=2.0) == 1.5
+    assert end_of(measured(on, calm), 1.0, 2.0, drift_limit=2.0, most=1.2) == 1.2
 
 
 def refused(capsys: pytest.CaptureFixture[str], path: Path, *more: object) -> str:
@@ -105,7 +111,7 @@ def test_what_cannot_be_calibrated_is_refused(slider: Path, tmp_path: Path, caps
     """A file that does nothing, one that goes the wrong way, a DoRA, an output that holds no metadata."""
     assert "does nothing" in refused(capsys, changed(slider, tmp_path / "idle.safetensors", nothing))
     backwards = changed(slider, tmp_path / "backwards.safetensors", alphas_times(-1.0))
-    assert "moves away from the goal" in refused(capsys, backwards)
+    assert "moves away from its concept" in refused(capsys, backwards)
     dora = changed(
         slider,
         tmp_path / "dora.safetensors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from leco_plugin.lora.evaluate import short_names
 from leco_plugin.lora.file import Lora
 
+NAMES = "1: tiny.safetensors", "2: idle.safetensors"
 FEW = ("--seeds", "1", "--strengths", "-1,0,1")
 
 
@@ -32,9 +34,10 @@ def test_files_are_measured_side_by_side(slider: Path, tmp_path: Path, capsys: p
     low, none, high = trained["by_strength"]
     assert low["goal_reached"] > 0.2
     assert high["goal_reached"] > 0.2
-    assert (none["goal_reached"], none["progress"], none["drift"]) == (0, 0, 0)
-    assert low["progress"] < 0 < high["progress"]
-    assert 0 < high["drift"] < 10
+    assert (none["effect"], none["side_effect"], none["drift"], none["goal_reached"]) == (0, 0, 0, 0)
+    assert low["effect"] < 0 < high["effect"]
+    assert 0 < high["side_effect"] < 2
+    assert high["drift"] == trained["drift_by_prompt"]["a cross"]["1"] > 0
     assert trained["monotonicity"] == pytest.approx(1)
     assert still["monotonicity"] is None
     assert [abs(row["goal_reached"]) for row in still["by_strength"]] == pytest.approx([0, 0, 0], abs=1e-4)
@@ -42,7 +45,10 @@ def test_files_are_measured_side_by_side(slider: Path, tmp_path: Path, capsys: p
     out = capsys.readouterr().out
     assert "idle.safetensors: it does nothing" in out
     assert (trained["does_nothing"], still["does_nothing"]) == (False, True)
-    assert "goal reached" in out
+    assert "side effect" in out
+    assert re.search(
+        r"at strength 1 it moves pictures by 0\.\d\d of what 'a big shape' differs from 'a small shape'", out
+    )
 
 
 def test_the_key_format_makes_no_difference(slider: Path, tmp_path: Path) -> None:
@@ -103,7 +109,24 @@ def test_files_of_one_name_are_told_apart(
         assert f"{number}: {folder}/run/lora.safetensors\n" in out
         assert f"{folder}/run/lora.safetensors: it does nothing" in out
     assert "\u2026" not in out
-    assert all(head in out for head in ("strength", "file", "goal reached", "progress", "drift"))
+    assert all(head in out for head in ("strength", "file", "effect", "side effect", "drift", "goal reached"))
+
+
+def test_files_are_drawn_beside_one_another(slider: Path, tmp_path: Path) -> None:
+    """One page: for each target and seed the base model, and every file at every strength under one slider."""
+    idle = changed(slider, tmp_path / "idle.safetensors", nothing)
+    target = tmp_path / "page.html"
+    assert run("evaluate", slider, idle, *FEW, "--pictures", target) == 0
+    page = target.read_text("utf-8")
+    assert len(re.findall(r'<div class="shot wide">', page)) == 2
+    assert len(re.findall(r'<input type="range"', page)) == 1
+    # two seeds: the base model once, and two files at three strengths
+    assert len(re.findall("<img ", page)) == 2 * (1 + 2 * 3)
+    assert "1: tiny.safetensors" in page
+    assert "2: idle.safetensors" in page
+    first, second = (re.findall(rf'src="([^"]+)"[^>]*alt="a shape, {name}, strength [+]1"', page) for name in NAMES)
+    base = re.findall(r'src="([^"]+)"[^>]*alt="a shape, base model"', page)
+    assert first != base == second
 
 
 def test_names_are_as_short_as_they_tell_apart() -> None:

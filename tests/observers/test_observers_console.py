@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ from leco_plugin.observers.console.view import console_view
 
 STARTED = RunStarted("size [1]", 100, (("model", "builtin:tiny"), ("prompts", "'a [red] star', 'étoile'")))
 ENDED = RunEnded(Path("out/size.safetensors"), 100, 83.4, interrupted=False)
+MEASURED = replace(ENDED, goal_reached=0.5, effect=0.42, side_effect=0.3, drift=0.12, means="it moves pictures by 0.42")
 
 
 def step(number: int, *, loss: float = 0.25, reached: float | None = 0.5) -> StepDone:
-    return StepDone(number, 100, loss, 1e-4, reached, samples=2, seconds=0.5, memory_bytes=3 * 2**30, drift=0.12)
+    figures = {"effect": reached and 0.8 * reached, "side_effect": -0.001, "drift": 0.12}
+    return StepDone(number, 100, loss, 1e-4, reached, samples=2, seconds=0.5, memory_bytes=3 * 2**30, **figures)
 
 
 def plain(*events: Event) -> list[str]:
@@ -41,7 +44,8 @@ def test_the_facts_come_first_as_they_are():
 def test_a_step_is_one_line_with_all_figures():
     """Two samples in half a second are four a second; 99 steps of half a second are left."""
     assert plain(step(1)) == [
-        "step 1/100  loss 0.25000  goal reached 50 %  drift 12 %  lr 1.00e-04  4.0 samples/s  3.0 GiB  0:50 left"
+        "step 1/100  loss 0.25000  effect 0.40  side 0.00  drift 0.12  goal reached 50 %  "
+        "lr 1.00e-04  4.0 samples/s  3.0 GiB  0:50 left"
     ]
 
 
@@ -66,11 +70,14 @@ def test_warnings_files_and_the_end_are_lines_of_their_own():
         Saved(Path("a-step00000005.safetensors"), 5, final=False),
         Saved(Path("a.safetensors"), 100, final=True),
         ENDED,
+        MEASURED,
     ) == [
         "warning: mind the gap",
         "saved a-step00000005.safetensors (step 5)",
         "saved a.safetensors",
         "finished 100 steps in 1:23; the LoRA is out/size.safetensors",
+        "finished 100 steps in 1:23, effect 0.42: it moves pictures by 0.42; side effect 0.30, drift of other prompts "
+        "0.12, goal reached 50 %; the LoRA is out/size.safetensors",
     ]
 
 
@@ -120,13 +127,13 @@ def test_one_line_shows_all_figures():
     """Those of the last step."""
     shown = rich(STARTED, step(1, loss=0.75, reached=None), step(50), ENDED)
     last = [line for line in shown.splitlines() if "training" in line][-1]
-    for figure in ("50/100", "loss 0.2500", "goal 50 %", "lr 1.0e-04", "samples/s", "3.0 GiB", "left"):
+    for figure in ("50/100", "loss 0.2500", "effect 0.40", "goal 50 %", "lr 1.0e-04", "samples/s", "3.0 GiB", "left"):
         assert figure in last
 
 
 def test_no_goal_is_a_dash():
     """Where nothing measures it."""
-    assert "goal -" in rich(STARTED, step(1, reached=None), ENDED)
+    assert "effect -" in rich(STARTED, step(1, reached=None), ENDED)
 
 
 def test_warnings_files_and_the_end_are_printed_as_they_are():

@@ -9,7 +9,7 @@ import pytest
 from models import Recorder, tiny_job
 
 import leco_plugin
-from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.run import RunDescription, describe_job
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 from leco_plugin.observers.history import HistoryWriter, history_path, read_history
@@ -20,8 +20,12 @@ def step(number: int, loss: float = 0.5) -> StepDone:
     return StepDone(number, 9, loss, 1e-4, 0.25, samples=1, seconds=0.5, memory_bytes=5, drift=0.01)
 
 
+def described(folder: Path) -> RunDescription:
+    return describe_job(tiny_job(folder, pairs=[{"target": "é\u2028 <b>", "positive": "红"}]))
+
+
 def write(folder: Path, *events: Event) -> Path:
-    writer = HistoryWriter(tiny_job(folder, pairs=[{"target": "é\u2028 <b>", "positive": "红"}]))
+    writer = HistoryWriter(described(folder))
     (folder / "tiny").mkdir(exist_ok=True)
     for event in events:
         writer.notify(event)
@@ -37,12 +41,12 @@ def test_what_was_written_is_read_again(tmp_path):
         PicturesDrawn(folder / "samples" / "a.png", 0, "'a'\n", (1, 2), (-1.0, 0.0), 1, 1),
         step(1),
         Saved(folder / "tiny.safetensors", 1, final=True),
-        RunEnded(folder / "tiny.safetensors", 1, 2.5, interrupted=False, goal_reached=0.25, drift=None),
+        RunEnded(folder / "tiny.safetensors", 1, 2.5, interrupted=False, goal_reached=0.25, effect=0.5, means="a"),
     ]
     # noticed before the start, as it is when a state is damaged
     history = read_history(write(tmp_path, Warned("a state was cut off"), *events))
     assert history.events == (started, Warned("a state was cut off"), *events[1:])
-    assert history.job == tiny_job(tmp_path, pairs=[{"target": "é\u2028 <b>", "positive": "红"}])
+    assert history.run == described(tmp_path)
 
 
 def test_a_new_run_begins_a_new_history_and_a_resumed_one_drops_what_it_does_again(tmp_path):
@@ -90,7 +94,7 @@ def test_files_outside_the_folder_of_the_run_are_not_named(tmp_path):
 
 class Plugin(Recorder):
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> list[Recorder]:
+    def leco_observers(self, run: RunDescription) -> list[Recorder]:
         return [self]
 
 
@@ -106,4 +110,4 @@ def test_a_run_that_was_resumed_has_one_history(tmp_path):
     assert [event.step for event in history.of(StepDone)] == [1, 2, 3]
     assert [event.done for event in history.of(RunStarted)] == [0, 2]
     assert history.last_part == tuple(again.events)
-    assert history.job == resumed
+    assert history.run.job == resumed

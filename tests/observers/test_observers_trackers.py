@@ -12,16 +12,17 @@ from models import Recorder, tiny_job
 from pydantic import ValidationError
 
 import leco_plugin
-from leco_plugin.config.schema import JobConfig, LoggingConfig
+from leco_plugin.config.run import RunDescription, describe_job
+from leco_plugin.config.schema import LoggingConfig
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import RunEnded, RunStarted, StepDone, Warned
-from leco_plugin.observers.trackers import Trackers, check_logging, figures, settings, wanted_trackers
+from leco_plugin.observers.trackers import Trackers, check_logging, figures, wanted_trackers
 from leco_plugin.plugins import plugin_manager, run_job
 
 
 class Watching(Recorder):
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> list[Recorder]:
+    def leco_observers(self, run: RunDescription) -> list[Recorder]:
         return [self]
 
 
@@ -41,7 +42,7 @@ class Remembering:
         self.told.append("finished")
 
 
-STEP = StepDone(3, 9, 0.5, 1e-4, 0.25, samples=4, seconds=2.0, memory_bytes=2**31)
+STEP = StepDone(3, 9, 0.5, 1e-4, 0.25, samples=4, seconds=2.0, memory_bytes=2**31, effect=0.5)
 
 
 def test_a_tracker_is_told_what_the_console_shows(tmp_path):
@@ -54,12 +55,12 @@ def test_a_tracker_is_told_what_the_console_shows(tmp_path):
         return [tracker]
 
     job = tiny_job(tmp_path, logging={"logging_dir": tmp_path})
-    observer = Trackers(job, make)
+    observer = Trackers(describe_job(job), make)
     for event in (RunStarted("tiny", 9, ()), Warned("x"), STEP, RunEnded(tmp_path, 9, 1.0, False)):
         observer.notify(event)
     assert made[0][0] is job.logging
-    shown = {"loss": 0.5, "lr": 1e-4, "samples_per_second": 2.0, "memory_gib": 2.0, "goal_reached": 0.25}
-    assert tracker.told == [settings(job), (3, shown), "finished"]
+    shown = {"loss": 0.5, "lr": 1e-4, "samples_per_second": 2.0, "memory_gib": 2.0, "goal_reached": 0.25, "effect": 0.5}
+    assert tracker.told == [describe_job(job).options, (3, shown), "finished"]
 
 
 def test_what_was_not_measured_is_not_logged():
@@ -70,7 +71,7 @@ def test_what_was_not_measured_is_not_logged():
 def test_settings_are_plain_and_tell_nothing_of_the_machine(tmp_path):
     """Dotted names, and of paths only the last part."""
     job = tiny_job(tmp_path, model={"name_or_path": str(tmp_path / "my_model")}, output_dir=tmp_path)
-    found = settings(job)
+    found = describe_job(job).options
     assert (found["train.steps"], found["leco.walk"], found["pairs"]) == (3, "pool", 1)
     assert found["model.name_or_path"] == "my_model"
     assert all(isinstance(value, (bool, int, float, str)) for value in found.values())
@@ -130,7 +131,7 @@ def test_tensorboard_holds_the_figures_of_the_run(tmp_path):
     logging = {"logging_dir": tmp_path / "logs", "log_prefix": "try_", "log_tracker_name": "mine"}
     watching = Watching()
     run_job(tiny_job(tmp_path, logging=logging), manager=plugin_manager([watching], installed=False))
-    assert [event for event in watching.of(Warned) if "goal" not in event.message] == []
+    assert [event for event in watching.of(Warned) if "show little" not in event.message] == []
     (folder,) = (tmp_path / "logs").iterdir()
     assert folder.name.startswith("try_20")
     found = EventAccumulator(str(folder / "mine")).Reload()
@@ -148,14 +149,14 @@ def test_wandb_is_given_the_run_offline(tmp_path, monkeypatch):
     logging = {"logging_dir": tmp_path / "logs", "log_with": "wandb", "wandb_run_name": "first"}
     watching = Watching()
     run_job(tiny_job(tmp_path, logging=logging), manager=plugin_manager([watching], installed=False))
-    assert [event for event in watching.of(Warned) if "goal" not in event.message] == []
+    assert [event for event in watching.of(Warned) if "show little" not in event.message] == []
     assert list(Path(tmp_path / "logs").rglob("*.wandb"))
 
 
 def test_without_trackers_accelerate_is_not_loaded_for_them(tmp_path):
     """The usual run."""
     manager = plugin_manager(installed=False)
-    observers = manager.subset_hook_caller("leco_observers", [])(job=tiny_job(tmp_path))
+    observers = manager.subset_hook_caller("leco_observers", [])(run=describe_job(tiny_job(tmp_path)))
     kinds = [type(observer).__name__ for some in observers for observer in some]
     assert "Trackers" not in kinds
     assert "wandb" not in sys.modules or importlib.util.find_spec("wandb")

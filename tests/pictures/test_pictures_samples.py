@@ -13,6 +13,7 @@ from models import LineModel, Recorder, pair, tiny_job
 from PIL import Image
 
 import leco_plugin
+from leco_plugin.config.run import RunDescription
 from leco_plugin.config.sample import SampleConfig
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ModelError
@@ -75,7 +76,7 @@ class Plugin(Recorder):
         self.pictures = pictures
 
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> list[Recorder]:
+    def leco_observers(self, run: RunDescription) -> list[Recorder]:
         return [self]
 
     @leco_plugin.hookimpl

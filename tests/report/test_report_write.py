@@ -16,6 +16,7 @@ from models import tiny_job
 from PIL import Image
 
 from leco_plugin.commands.main import main
+from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
@@ -34,11 +35,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def write_run(folder: Path) -> JobConfig:
     """A run's folder with a history and pictures: one colour a strength, darker at the first step."""
     job = tiny_job(folder, name="my run", pairs=[{"target": EVIL, "positive": "red"}])
-    writer, output = HistoryWriter(job), job.output_folder
+    writer, output = HistoryWriter(describe_job(job)), job.output_folder
     writer.notify(RunStarted(job.name, 2, (("model", "builtin:tiny"), ("saved to", "/home/somebody/my run"))))
     for step in (0, 2):
         if step:
-            writer.notify(StepDone(2, 2, 0.25, 1e-4, 0.5, 1, 1.5, 2**20, drift=0.125))
+            writer.notify(StepDone(2, 2, 0.25, 1e-4, 0.5, 1, 1.5, 2**20, effect=0.4, side_effect=0.3, drift=0.125))
         for number in (1, 2):
             path = output / "samples" / f"{step}-{number}.png"
             tiles = [
@@ -47,7 +48,7 @@ def write_run(folder: Path) -> JobConfig:
             save_picture(path, strip([tiles], ["-1", "base", "+1"]))
             writer.notify(PicturesDrawn(path, step, EVIL, (number,), (-1.0, 0.0, 1.0), number, 2))
     writer.notify(Warned(f"it warns of {EVIL}"))
-    writer.notify(RunEnded(output / "my run.safetensors", 2, 3.0, interrupted=False, goal_reached=0.5, drift=0.125))
+    writer.notify(RunEnded(output / "my run.safetensors", 2, 3.0, interrupted=False, means="it moves pictures"))
     return job
 
 
@@ -80,7 +81,9 @@ def test_what_the_run_was_is_on_the_page(page_file):
     text = " ".join(Tags(page_file.read_text("utf-8")).text.split())
     assert f"Erase 'red': when asked for '{EVIL}', predict what '' predicts, minus 1.0 x what 'red' adds" in text
     assert f"it warns of {EVIL}" in text
-    assert re.search(r"Goal reached 50 % .*Drift of other prompts 1[23] % .*Steps 2 .*Time of training 0:02", text)
+    assert re.search(
+        r"Effect at strength 1 0.40 .*Drift of other prompts 0.12 .*Goal reached 50 % .*Time of training 0:02", text
+    )
     assert "Model builtin:tiny" in text
     assert "train.lr 0.001 " in text
     assert "/home/somebody" not in text
@@ -269,7 +272,7 @@ def test_pictures_of_a_long_run_are_some_of_them(tmp_path):
     events[0].path.unlink()
     (gallery,) = galleries(events)
     assert (gallery.steps[0], gallery.steps[-1], len(gallery.steps)) == (10, 100, 6)
-    assert len(gallery.shots[0].frames) == 12
+    assert len(gallery.shots[0].files[""]) == 12
 
 
 def test_prompts_that_were_added_later_are_shown_at_the_steps_that_all_have(tmp_path):
@@ -317,7 +320,7 @@ def test_any_figures_make_a_curve(points):
 def test_saved_states_are_no_loras(tmp_path):
     """A history without a LoRA that is still there has none."""
     job = write_run(tmp_path)
-    writer = HistoryWriter(job)
+    writer = HistoryWriter(describe_job(job))
     writer.notify(RunStarted(job.name, 2, ()))
     (job.output_folder / "x-state").mkdir()
     writer.notify(Saved(job.output_folder / "x-state", 1, final=False))

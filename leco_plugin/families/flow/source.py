@@ -19,6 +19,7 @@ from leco_plugin.errors import ModelError
 from leco_plugin.families.folder import read_json
 from leco_plugin.families.placement import free
 from leco_plugin.families.source import loading
+from leco_plugin.tiny import WEIGHTS
 
 
 class FlowSource:
@@ -31,11 +32,7 @@ class FlowSource:
         self.folder, self.family, self.file = folder, family, file
         self.index = read_json(folder / "model_index.json")
         self._name = name or str(file or folder)
-        if not hasattr(diffusers, family.pipeline):
-            raise ModelError(
-                f"{family.title} needs diffusers {family.since} or newer, and {diffusers.__version__} is installed",
-                fix="pip install --upgrade diffusers",
-            )
+        self._pipeline = _pipeline(family)
 
     def __str__(self) -> str:
         return self._name
@@ -70,9 +67,12 @@ class FlowSource:
 
     def vae(self) -> Any:
         """The VAE in float32, on the CPU."""
-        kind = getattr(diffusers, self.index["vae"][1])
-        with loading(self.folder / "vae"):
-            return kind.from_pretrained(self.folder, subfolder="vae", torch_dtype=torch.float32).eval()
+        kind, own = getattr(diffusers, self.index["vae"][1]), self.folder / "vae"
+        with loading(own):
+            vae = kind.from_pretrained(WEIGHTS.get(own, own), torch_dtype=torch.float32).eval()
+        if own in WEIGHTS:
+            vae.register_to_config(**{name: self.config("vae")[name] for name in ("scaling_factor", "shift_factor")})
+        return vae
 
     @contextmanager
     def text_pipeline(self, dtype: torch.dtype, device: torch.device) -> Iterator[Any]:
@@ -80,9 +80,7 @@ class FlowSource:
         if self.index.get("tokenizer", [""])[-1] == "PixtralProcessor" and find_spec("torchvision") is None:
             raise ModelError(f"the tokenizer of {self.family.title} needs torchvision", fix="pip install torchvision")
         with loading(self.folder):
-            pipe = getattr(diffusers, self.family.pipeline).from_pretrained(
-                self.folder, transformer=None, vae=None, torch_dtype=dtype
-            )
+            pipe = self._pipeline.from_pretrained(self.folder, transformer=None, vae=None, torch_dtype=dtype)
         # Stable Diffusion 3 without its T5 asks how wide the text would be
         object.__setattr__(pipe, "transformer", SimpleNamespace(config=SimpleNamespace(**self.config("transformer"))))
         try:
@@ -99,6 +97,24 @@ class FlowSource:
         blocks = config.get("block_out_channels") or config["temperal_downsample"]
         # video VAEs name their halvings, the others their levels
         return int(2 ** (len(blocks) - ("block_out_channels" in config)))
+
+
+def _pipeline(family: FlowFamily) -> Any:
+    """The class of the family's pipeline; ModelError where the installed libraries do not have it."""
+    try:
+        return getattr(diffusers, family.pipeline)
+    except AttributeError:
+        raise ModelError(
+            f"{family.title} needs diffusers {family.since} or newer, and {diffusers.__version__} is installed",
+            fix="pip install --upgrade diffusers",
+        ) from None
+    # what diffusers makes of a library that is missing or too old for it
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(
+            f"diffusers cannot load its pipeline of {family.title}: {reason}",
+            fix="pip install --upgrade diffusers transformers",
+        ) from error
 
 
 def find_family(folder: Path) -> FlowFamily | None:

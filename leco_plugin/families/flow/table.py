@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from leco_plugin.families.flow.rows import FlowRows, Text
+from leco_plugin.families.samplers import flux2_shift, size_shift
 
 Config = Mapping[str, Any]
 
@@ -48,17 +48,11 @@ class Recipe:
 
 
 def _line(config: Config, tokens: int, steps: int) -> float:
-    """The line that the scheduler's config draws through two sizes. Source: ``calculate_shift`` in diffusers."""
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    slope = (most - least) / (high - low)
-    return float(tokens * slope + (least - slope * low))
+    return size_shift(config, tokens)
 
 
 def _flux2_mu(config: Config, tokens: int, steps: int) -> float:
-    """FLUX.2's own formula, which depends on the steps, too."""
-    pipeline: Any = import_module("diffusers.pipelines.flux2.pipeline_flux2")
-    return float(pipeline.compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
+    return flux2_shift(tokens, steps)
 
 
 def _grid(h: int, w: int, device: torch.device) -> Tensor:

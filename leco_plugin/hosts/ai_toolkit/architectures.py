@@ -13,7 +13,7 @@ DIFFUSION = frozenset({"sd1", "sd2", "sdxl"})
 """Predict epsilon or v."""
 FLOW = frozenset(
     {
-        "anima", "boogu_image", "chroma", "ernie_image", "flex2", "flux", "flux2", "flux2_klein_4b", "flux2_klein_9b",
+        "anima", "boogu_image", "chroma", "ernie_image", "flux", "flux2", "flux2_klein_4b", "flux2_klein_9b",
         "hidream", "ideogram4", "krea2", "lumina2", "mageflow", "nucleus_image", "qwen_image", "sd3", "zimage",
     }
 )  # fmt: skip
@@ -22,6 +22,7 @@ _EDIT = "edits pictures, and needs one beside every prompt"
 _MOVES = "makes video or sound, not pictures"
 _PIXELS = "works on pixels in a way that LECO was not made for"
 _REASONS: Mapping[str, str] = {
+    "flex2": "paints into a picture, and needs one beside every prompt",
     "omnigen2": "predicts data - noise",
     "f-lite": "predicts data - noise",
     "prx_pixel": "predicts the picture itself",
@@ -44,6 +45,10 @@ _FAMILIES: Mapping[str, str] = {"wan": _MOVES, "ltx": _MOVES, "minimax": _MOVES,
 
 ROWS = frozenset({"sd1", "sd2", "sdxl", "flux"})
 """Families in which every layer sees the rows of a batch apart, so that each can have a LoRA strength of its own."""
+
+
+FLOWMATCH = frozenset({"flux", "sd3", "lumina2"})
+"""Flow models that the host itself gives the scheduler which the job names."""
 
 
 def check_architecture(arch: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -16,6 +15,7 @@ from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
 from leco_plugin.families.samplers import FlowSampler, cumulative_alphas, make_sampler
+from leco_plugin.hosts.ai_toolkit.schedule import Nothing, flow_sigmas
 
 Join = Callable[[list[Any]], Any]
 """One of the host's prompt embeddings from several."""
@@ -23,23 +23,15 @@ _TEMPLATE_SIDE = 256
 """Pixels of the picture that shows how large latents are."""
 
 
-class _NoBatch:
-    """The batch of a job without pictures: whatever a model looks for in it is not there."""
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
 @dataclass(frozen=True)
 class HostTexts:
     """Embeddings of every distinct prompt, each in the host's own kind."""
 
     embeds: Sequence[Any]
-    join: Join
 
     def rows(self, prompts: Sequence[int]) -> TextRows:
         """The embeddings of a batch."""
-        return cast(TextRows, self.join([self.embeds[prompt] for prompt in prompts]))
+        return HostTexts([self.embeds[prompt] for prompt in prompts])
 
 
 class HostDenoiser:
@@ -53,6 +45,12 @@ class HostDenoiser:
         self._sd, self._join = sd, join
         self._more = {"bypass_guidance_embedding": bypass_guidance_embedding}
         self._template: Tensor | None = None
+        self._texts = HostTexts(())
+        self._samplers: dict[tuple[int, tuple[int, int, int]], FlowSampler] = {}
+        self.separate = False
+        """Whether rows are asked one by one, since this model mixes those of one call."""
+        self.remarks: list[str] = []
+        """What a user has to know of how the model is asked."""
         if not sd.is_flow_matching:
             self._alphas_cumprod = cumulative_alphas(sd.noise_scheduler.config)
 
@@ -90,7 +88,15 @@ class HostDenoiser:
         sd = self._sd
         sd.text_encoder_to(sd.device_torch)
         embeds = [sd.encode_prompt([prompt]).to(sd.device_torch, dtype=sd.torch_dtype).detach() for prompt in prompts]
-        return HostTexts(embeds, self._join)
+        # beside the transformer there may be no room for them
+        sd.text_encoder_to("cpu")
+        self._texts, self._prompts = HostTexts(embeds), list(prompts)
+        return self._texts
+
+    def unlike_prompts(self) -> list[int]:
+        """Numbers of the shortest and the longest prompt, which are the most likely to disturb each other."""
+        order = sorted(range(len(self._prompts)), key=lambda number: len(self._prompts[number]))
+        return [order[0], order[-1]]
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """None: the host does not tell."""
@@ -121,6 +127,13 @@ class HostDenoiser:
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
         """The host's prediction (R, C, h, w), without guidance."""
+        embeds = cast(HostTexts, text).embeds
+        if len(embeds) > 1 and self.separate:
+            rows = [slice(row, row + 1) for row in range(len(embeds))]
+            return torch.cat([self._predict(latents[i], timesteps[i], embeds[i.start], sizes[i]) for i in rows])
+        return self._predict(latents, timesteps, embeds[0] if len(embeds) == 1 else self._join(list(embeds)), sizes)
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, text: Any, sizes: Tensor) -> Tensor:
         sd = self._sd
         added = {"add_time_ids": sizes} if self.uses_size_conditioning else {}
         predicted = sd.predict_noise(
@@ -131,7 +144,7 @@ class HostDenoiser:
             guidance_embedding_scale=1.0,
             # the walk's own sampler has scaled them: the host's scheduler is at no step of the walk
             is_input_scaled=True,
-            batch=_NoBatch(),
+            batch=Nothing(),
             **self._more,
             **added,
         )
@@ -140,10 +153,23 @@ class HostDenoiser:
     def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> Sampler:
         """The sampler of a walk of ``steps`` steps; flow models have one, whatever the name."""
         if self._sd.is_flow_matching:
-            return FlowSampler(flow_sigmas(self._sd, steps, torch.empty(1, *shape)), self.device)
+            return self._flow_sampler(steps, shape)
         # Stable Diffusion's own schedule has this offset, which the host leaves out
         config = {**self._sd.noise_scheduler.config, "steps_offset": 1}
         return make_sampler(name, config, steps, self.device)
+
+    def _flow_sampler(self, steps: int, shape: tuple[int, int, int]) -> FlowSampler:
+        if (steps, shape) not in self._samplers:
+            sigmas, problem = flow_sigmas(self._sd, steps, self._pixels(shape), shape, self._texts.embeds[0])
+            if problem:
+                self.remarks.append(problem)
+            self._samplers[steps, shape] = FlowSampler(sigmas, self.device)
+        return self._samplers[steps, shape]
+
+    def _pixels(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """(height, width) of a picture whose latents have this shape."""
+        template, side = self._latents_of_nothing(int(self._sd.get_bucket_divisibility()))
+        return shape[1] * side // template.shape[2], shape[2] * side // template.shape[3]
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Signal-to-noise ratio (R,) at ``timesteps`` (R,)."""
@@ -151,22 +177,3 @@ class HostDenoiser:
             noise = timesteps.float() / 1000
             return ((1 - noise) / noise).square()
         return diffusion_snr(self._alphas_cumprod, timesteps)
-
-
-def flow_sigmas(sd: Any, steps: int, latents: Tensor) -> Tensor:
-    """(N + 1,) shares of noise at which the host's flow model is sampled in ``steps`` steps for such latents."""
-    # a copy: the host's own is part of its sampling
-    scheduler = copy.deepcopy(sd.noise_scheduler)
-    # 'shift' alone sets noise levels along with the timesteps, and as the model is sampled
-    scheduler.set_train_timesteps(
-        steps, device="cpu", timestep_type="shift", latents=latents, patch_size=_patch_size(sd)
-    )
-    return cast(Tensor, scheduler.sigmas)
-
-
-def _patch_size(sd: Any) -> int:
-    """Latent pixels in a token's side, as the host counts them for its schedule."""
-    if sd.is_flux or "flex" in sd.arch:
-        return 2
-    size = getattr(getattr(sd.unet, "config", None), "patch_size", 1)
-    return size if isinstance(size, int) else 1

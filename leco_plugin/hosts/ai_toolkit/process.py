@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,14 +14,24 @@ from toolkit.lora_special import LoRANetwork
 from toolkit.prompt_utils import concat_prompt_embeds
 from torch import Generator, Tensor
 
+from leco_plugin.core.walk import Walks
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
+from leco_plugin.engine.row_check import rows_differ
+from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import TrainingError
+from leco_plugin.hosts.ai_toolkit import resume
 from leco_plugin.hosts.ai_toolkit.architectures import ROWS
+from leco_plugin.hosts.ai_toolkit.description import describe, facts
 from leco_plugin.hosts.ai_toolkit.metadata import file_metadata
 from leco_plugin.hosts.ai_toolkit.model import HostDenoiser
 from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
+from leco_plugin.hosts.ai_toolkit.samples import drawn
 from leco_plugin.hosts.ai_toolkit.settings import read_job
+from leco_plugin.hosts.reported import Reported
+from leco_plugin.network.metadata import effect_metadata
 
 
 class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
@@ -30,12 +43,18 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         # with cache_text_embeddings the host goes through datasets unasked
         config.setdefault("datasets", [])
         super().__init__(process_id, job, config, **options)
+        # the host asks its datasets whether texts are cached, and LECO has none: the encoders are let go of
+        self.is_caching_text_embeddings = bool(self.train_config.cache_text_embeddings)
+        # prompts are encoded once, and nothing of a step needs the encoders
+        self.train_device_state_preset["text_encoder"]["device"] = "cpu"
+        self._training: Training | None = None
+        self._stop, self._signals = Stop(), ExitStack()
 
     def hook_before_model_load(self) -> None:
         """Check the job before anything large is loaded."""
         self._leco = read_job(self.job, self.process_id, self.train_config, self.model_config)
-        for warning in self._leco.section.warnings:
-            self.print(f"LECO: warning: {warning}")
+        self._reported = Reported(describe(self._leco, self))
+        self._reported.warn(map(str, self._leco.section.warnings))
         self._layers_found = list(LoRANetwork.UNET_TARGET_REPLACE_MODULE)
         super().hook_before_model_load()
 
@@ -43,22 +62,65 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Encode the prompts while the text encoder is there, and begin the walks."""
         # `conv` adds to this list of the host for good, and would change the next job of the same program
         LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
-        self._training: Training | None = self._assemble()
+        if self.is_caching_text_embeddings:
+            # as the host does: there may be no room for both
+            self.sd.unet.to("cpu")
+        self._training = self._assemble()
         self._progress = Progress(self._leco.section.pairs)
-        self._enough: tuple[int, Tensor] | None = None
+        self._enough: resume.Enough | None = None
         """Steps done and their last loss, once the goal is reached."""
+        self._done = self._updates = self.step_num
+        if self.is_ui_trainer:
+            self.update_status("running", "Checking the model")
         super().hook_before_train_loop()
+        self._check_model()
+        device = self.sd.device_torch
+        self._reported.prepare(self._progress, self.train_config.steps, device)
+        self._reported.start(facts(self._leco, self, device), self._done)
+        if self._done:
+            self._resume(self._training.walks, device)
+        self._stop = self._signals.enter_context(stop_on_signal())
+
+    def _check_model(self) -> None:
+        """What only a model that is loaded can tell: whether its rows mix, and how the host samples it."""
+        assert self._training
+        self.sd.set_device_state(self.train_device_state_preset)
+        model, pairs = self._training.model, self._leco.section.pairs
+        denoiser, network = self._denoiser, self._host_network
+        shape = denoiser.latent_shape(*pairs[0].resolution)
+        exact = self.train_config.dtype in ("fp32", "float32", "float")
+        with network.multiplier(0.0):
+            problem = rows_differ(denoiser, model.table, denoiser.unlike_prompts(), shape, exact=exact)
+            for pair in pairs:
+                denoiser.sampler(
+                    self._leco.sampler,
+                    self._leco.section.leco.max_denoising_steps,
+                    denoiser.latent_shape(*pair.resolution),
+                )
+        if problem:
+            denoiser.separate, network.takes_rows = True, False
+            self._reported.warn([f"{denoiser.family} takes one prompt a call: in one call for several {problem}"])
+        self._reported.warn(denoiser.remarks)
+
+    def _resume(self, walks: Walks, device: torch.device) -> None:
+        folder, meter = Path(self.save_root), self._reported.meter
+        self._enough, problem = resume.restore(folder, self._leco, self._updates, walks, meter, device)
+        if problem:
+            self._reported.warn([problem])
+        if self._enough:
+            self._done = self._enough[0]
 
     def _assemble(self) -> Training:
         section, train = self._leco.section, self.train_config
-        denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=train.bypass_guidance_embedding)
+        self._denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=train.bypass_guidance_embedding)
         rows = takes_rows(self.network_config, arch_takes_rows=self.model_config.arch in ROWS)
+        self._host_network = HostNetwork(self.network, takes_rows=rows)
         return assemble(
             section.pairs,
-            section.leco,
+            preserved(section.leco, self._denoiser, section.pairs, Course()),
             self._leco.step,
-            denoiser=denoiser,
-            network=HostNetwork(self.network, takes_rows=rows),
+            denoiser=self._denoiser,
+            network=self._host_network,
             sampler=self._leco.sampler,
             generator=self._generator(),
         )
@@ -67,7 +129,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """The loss () of one LECO step, after its backward pass; there is no ``batch``."""
         if self._enough:
             # without gradients the host's optimizer leaves the weights alone, and the last steps pass at once
-            return self._enough[1].clone()
+            return torch.tensor(self._enough[1])
         assert self._training
         result = self._training.step.run(self._training.walks, self._backward)
         # the host reads every loss, too
@@ -76,33 +138,96 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
                 f"the loss is {float(result.loss)} at step {self.step_num + 1}; the files saved before are kept",
                 fix="try a lower lr, dtype bf16 or fp32 instead of fp16, or a smaller guidance_scale",
             )
-        self._progress.add(result.measured)
-        self._report(result.loss)
+        self._reported.step(result)
         return result.loss
 
-    def _report(self, loss: Tensor) -> None:
-        reached, stop_at = self._progress.goal_reached, self._leco.section.leco.stop_at
-        figures = {"leco/goal_reached": reached, "leco/drift": self._progress.drift}
-        self.additional_logs.update({name: value for name, value in figures.items() if value is not None})
+    def hook_train_loop(self, batch: Any) -> Any:
+        """One optimizer step of the host, reported."""
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        losses = super().hook_train_loop(batch)
+        self._updates = self.step_num + 1
+        if not self._enough:
+            self._done = self.step_num + 1
+            event = self._reported.optimizer_step(self._done, rate)
+            if event:
+                self.additional_logs.update({f"leco/{name}": value for name, value in event.measured.items()})
+                self._stop_at_goal(losses["loss"])
+        return losses
+
+    def _stop_at_goal(self, loss: float) -> None:
+        stop_at = self._leco.section.leco.stop_at
         if stop_at is not None and self._progress.reached(stop_at):
-            self.print(f"LECO: {reached:.0%} of the goal reached after {self.step_num + 1} steps; no more is trained")
-            self._enough = self.step_num + 1, loss
+            self.print(f"LECO: after {self._done} steps {self._progress.means}; no more is trained")
+            self._enough = self._done, loss
 
     def _backward(self, loss: Tensor) -> None:
         # the host adds up what one optimizer step accumulates; its mean is meant
         self.accelerator.backward(loss / self.train_config.gradient_accumulation)
 
+    def end_step_hook(self) -> None:
+        """Save where the user stops the run; the host would drop what it learned since the last file."""
+        if self._stop.asked or (self.is_ui_trainer and (self.should_stop() or self.should_return_to_queue())):
+            # past the UI's own check, which would end the run before the file is written
+            super(DiffusionTrainer, self).save(self.step_num)
+            self._reported.end(self._newest(), self._done, interrupted=True)
+        if self._stop.asked:
+            raise KeyboardInterrupt
+        super().end_step_hook()
+
     def update_training_metadata(self) -> None:
         """Say in the file what LECO did, and what the host leaves out about the network."""
         super().update_training_metadata()
-        self.add_meta(file_metadata(self._leco, self, self._enough[0] if self._enough else self.step_num))
+        figures = effect_metadata(self._progress.figures)
+        self.add_meta({**file_metadata(self._leco, self, self._done), **figures})
+
+    def post_save_hook(self, save_path: str) -> None:
+        """Write LECO's state beside the host's, and report the file."""
+        super().post_save_hook(save_path)
+        assert self._training
+        walks, meter, device = self._training.walks, self._reported.meter, self.sd.device_torch
+        resume.store(Path(self.save_root), self._leco, self._updates, walks, meter, self._enough, device)
+        self._reported.saved(self._newest(), self._done, final=self._updates >= self.train_config.steps)
+
+    def get_training_info(self) -> Any:
+        """With the steps that are done: the host saves within a step, and would do that one again."""
+        return OrderedDict({**super().get_training_info(), "step": self._updates})
+
+    def get_latest_save_path(self, name: Any = None, post: str = "", include_pretrained_lora: bool = True) -> Any:
+        """The newest LoRA; the host would take whatever begins with the job's name, such as the history."""
+        found = resume.newest(Path(self.save_root), str(name or self.job.name))
+        if found:
+            return str(found)
+        given = self.network_config.pretrained_lora_path
+        return given if include_pretrained_lora and given and Path(given).exists() else None
+
+    def sample(self, step: int | None = None, is_first: bool = False) -> None:
+        """The host's samples, reported."""
+        self._asked_samples: list[Any] = []
+        with self._reported.meter.paused():
+            super().sample(step, is_first)
+        for event in drawn(self._asked_samples, self._done):
+            self._reported.drew(event)
+
+    def post_process_generate_image_config_list(self, generate_image_config_list: list[Any]) -> list[Any]:
+        """What the host is about to draw, kept for the report of it."""
+        self._asked_samples = super().post_process_generate_image_config_list(generate_image_config_list)
+        return self._asked_samples
+
+    def _newest(self) -> Path:
+        return resume.newest(Path(self.save_root), self.job.name) or Path(self.save_root)
 
     def done_hook(self) -> None:
-        """Tell a user whose LoRA does next to nothing; let go of the model, for the next job of the same program."""
+        """Tell a user how it ended; let go of the model, for the next job of the same program."""
         self._training = None
-        for complaint in self._progress.complaints():
-            self.print(f"LECO: warning: {complaint}")
+        self._signals.close()
+        self._reported.end(self._newest(), self._done, interrupted=False)
         super().done_hook()
+
+    def on_error(self, error: Exception) -> None:
+        """Let go of the signals and the model."""
+        self._training = None
+        self._signals.close()
+        super().on_error(error)
 
     def _join(self, embeds: list[Any]) -> Any:
         return concat_prompt_embeds(embeds, padding_side=self.sd.te_padding_side)
@@ -111,5 +236,4 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Everything that LECO draws; a resumed run goes on with other numbers than it began with."""
         if self.training_seed is None:
             self.training_seed = torch.seed() % 2**32
-        self.print(f"LECO: training_seed {self.training_seed}")
         return Generator().manual_seed((self.training_seed + self.step_num * 2**32) % 2**63)

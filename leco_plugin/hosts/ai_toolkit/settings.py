@@ -14,7 +14,7 @@ from leco_plugin.config.names import SAMPLERS
 from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, LecoError
-from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, check_architecture
+from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, FLOWMATCH, check_architecture
 
 _LOSSES: Mapping[str, LossType] = {"mse": "l2", "l2": "l2", "mae": "l1", "l1": "l1", "pseudo_huber": "huber"}
 _REFUSED = {
@@ -82,7 +82,10 @@ def _check_host_options(process: Mapping[str, Any]) -> None:
 
 
 def _check_sampler(name: str, arch: str) -> None:
-    """Flow models have one sampler, whatever the job says."""
+    """Flow models have one sampler, whatever the job says; some fail in the host unless it says so."""
+    if arch in FLOWMATCH and name != "flowmatch":
+        message = f"train.noise_scheduler {name!r} is none for {arch}, which is a flow model"
+        raise ConfigError(message, fix="noise_scheduler: flowmatch")
     if arch in DIFFUSION and name not in SAMPLERS:
         message = f"train.noise_scheduler {name!r} cannot be the sampler of {arch}'s walks"
         raise ConfigError(message, fix=f"choose one of {', '.join(SAMPLERS)}")
@@ -94,16 +97,25 @@ def _document(job: Any) -> Document:
     The host hands on only the tree. The file is the one of its command line that holds a job of this name; prompt
     files are relative to its folder, and to the working folder where it is not found.
     """
-    for argument in sys.argv[1:]:
-        for path in (Path(argument), Path("config", argument)):
-            if (document := _read(path)) and _name(document.tree) in (job.name, "[name]"):
-                return replace(document, tree=job.raw_config)
-    return Document(Path(f"job {job.name}"), job.raw_config)
+    there = [path for argument in sys.argv[1:] for path in _places(argument) if path.is_file()]
+    read = [(path, _read(path)) for path in there]
+    for _, document in read:
+        if document and _name(document.tree) in (job.name, "[name]"):
+            return replace(document, tree=job.raw_config)
+    # such as JSON with comments
+    unread = [path for path, document in read if document is None]
+    return Document(unread[0] if unread else Path(f"job {job.name}"), job.raw_config)
+
+
+def _places(argument: str) -> list[Path]:
+    """Where the host looks for a job that is named on its command line."""
+    endings = ("", ".yaml", ".yml", ".json", ".jsonc")
+    return [Path(argument), *(Path("config", f"{argument}{ending}") for ending in endings)]
 
 
 def _read(path: Path) -> Document | None:
     try:
-        return read_document(path) if path.suffix in (".yaml", ".yml", ".json") and path.is_file() else None
+        return read_document(path)
     except LecoError:
         # the host has read it: its own reader allows more than ours
         return None

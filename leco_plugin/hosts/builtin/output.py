@@ -19,7 +19,10 @@ from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.errors import ConfigError, NetworkError, reason
 from leco_plugin.events import Warned
-from leco_plugin.network.metadata import is_sidecar, run_metadata, sidecar
+from leco_plugin.network.metadata import effect_metadata, is_sidecar, run_metadata, sidecar
+
+Figures = Mapping[str, float | None]
+"""What a run has reached so far, by name."""
 
 
 @dataclass
@@ -75,9 +78,9 @@ class Output:
         name = self.job.name if step is None else f"{self.job.name}-step{step:08d}"
         return self.job.output_folder / f"{name}.{self.job.save.format}"
 
-    def write(self, path: Path, denoiser: Denoiser, network: Network, step: int) -> None:
-        """Write to ``path`` the LoRA as it is after ``step`` steps, in float32 where it needs that."""
-        save, metadata = self.job.save, self.metadata(denoiser, step)
+    def write(self, path: Path, network: Network, metadata: dict[str, str]) -> None:
+        """Write the LoRA as it is to ``path``, in float32 where it needs that."""
+        save = self.job.save
         try:
             save_network(network, path, save, metadata)
         except NetworkError as error:
@@ -88,11 +91,11 @@ class Output:
                 Warned(f"{path.name} is written in float32, since {save.dtype} does not hold it: {reason(error)}")
             )
 
-    def write_sidecar(self, path: Path, denoiser: Denoiser, step: int) -> None:
+    def write_sidecar(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write what UIs read of the LoRA ``path`` beside it."""
-        write_atomically(path.with_suffix(".json"), sidecar(self.metadata(denoiser, step)))
+        write_atomically(path.with_suffix(".json"), sidecar(metadata))
 
-    def metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
+    def metadata(self, denoiser: Denoiser, step: int, figures: Mapping[str, float | None]) -> dict[str, str]:
         """What the LoRA says of itself after ``step`` steps; ConfigError where the environment is in its way."""
         job, train = self.job, self.job.train
         metadata = run_metadata(
@@ -108,7 +111,7 @@ class Output:
             metadata["ss_leco_optimizer_params"] = json.dumps(train.optimizer_params)
         if job.save.training_comment:
             metadata["ss_training_comment"] = job.save.training_comment
-        return metadata
+        return {**metadata, **effect_metadata(figures)}
 
 
 def save_network(network: Network, path: Path, save: SaveConfig, metadata: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ class BuiltinHost:
     """Runs the process that the job asks for, in this Python."""
 
     name = "builtin"
+    about = "diffusers models and PEFT networks, with nothing else installed: leco train JOB"
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
@@ -29,6 +30,6 @@ class BuiltinHost:
 
 
 @hookimpl
-def leco_host(name: str, hooks: Hooks) -> BuiltinHost | None:
+def leco_host(hooks: Hooks) -> BuiltinHost:
     """The host `builtin`."""
-    return BuiltinHost(hooks) if name == BuiltinHost.name else None
+    return BuiltinHost(hooks)

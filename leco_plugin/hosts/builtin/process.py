@@ -11,9 +11,12 @@ from typing import Any, cast
 from torch import Generator
 
 from leco_plugin.config.flow_rules import remarks
+from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
@@ -49,7 +52,7 @@ class LecoProcess:
     def __init__(self, job: JobConfig, hooks: Hooks) -> None:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
-        self._report = Report(observer for some in hooks.leco_observers(job=job) for observer in some)
+        self._report = Report(observer for some in hooks.leco_observers(run=describe_job(job)) for observer in some)
         self._run = new_run_id()
 
     def run(self) -> Outcome:
@@ -74,7 +77,7 @@ class LecoProcess:
         denoiser = load_model(job, self._hooks)
         # as the job has it: what the model leaves open to itself is not known when the next run asks for a state
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
-        self._job = job = fit(job, denoiser)
+        job = self._job = _completed(job, denoiser)
         output = Output(job, self._seed, self._report)
         saving = self._saving(denoiser, self._create_network(denoiser), output, States(job, self._run, described))
         loop = saving.loop
@@ -102,7 +105,7 @@ class LecoProcess:
             for complaint in loop.progress.complaints():
                 self._report(Warned(complaint))
         progress, seconds = loop.progress, time.perf_counter() - began
-        self._report(RunEnded(path, loop.done, seconds, interrupted, progress.goal_reached, progress.drift))
+        self._report(RunEnded(path, loop.done, seconds, interrupted, **progress.figures, means=progress.means))
         saving.refuse_troubles()
         return Outcome(path, loop.done, interrupted)
 
@@ -207,6 +210,13 @@ class LecoProcess:
             *((("goes on", f"after step {stored.step}"),) if stored else ()),
             ("saved to", str(path)),
         )  # fmt: skip
+
+
+def _completed(job: JobConfig, denoiser: Denoiser) -> JobConfig:
+    """``job`` with what it leaves to the model: its own defaults, and prompts that shall stay as they are."""
+    job = fit(job, denoiser)
+    course = Course(job.train.noise_scheduler, job.leco.max_denoising_steps, job.leco.denoise_guidance_scale)
+    return job.model_copy(update={"leco": preserved(job.leco, denoiser, job.pairs, course)})
 
 
 def _settings(job: JobConfig) -> StepSettings:

@@ -37,7 +37,7 @@ class Saving:
 
     def __post_init__(self) -> None:
         # what is in the way of every file is said before the first step
-        self.output.metadata(self.denoiser, 0)
+        self._metadata(0)
 
     def in_between(self, step: int) -> Path | None:
         """Write the LoRA that is due after ``step`` steps, and a state; what fails is said, and training goes on.
@@ -78,7 +78,7 @@ class Saving:
         elif interrupted:
             self.output.kept.add(step, path)
         elif save.sidecar:
-            self._try(written.with_suffix(".json"), lambda: self.output.write_sidecar(written, self.denoiser, step))
+            self._try(written.with_suffix(".json"), lambda: self.output.write_sidecar(written, self._metadata(step)))
         return written or path
 
     def refuse_troubles(self) -> None:
@@ -86,9 +86,12 @@ class Saving:
         if self._troubles:
             raise TrainingError("; ".join(self._troubles), fix=self._fix)
 
+    def _metadata(self, step: int) -> dict[str, str]:
+        return self.output.metadata(self.denoiser, step, self.loop.progress.figures)
+
     def _write(self, path: Path, step: int, *, final: bool = False) -> None:
         with self.loop.averaged():
-            self.output.write(path, self.denoiser, self.network, step)
+            self.output.write(path, self.network, self._metadata(step))
         self.report(Saved(path, step, final))
 
     def _write_state(self, folder: Path, step: int, files: Mapping[int, str]) -> None:

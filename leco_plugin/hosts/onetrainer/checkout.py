@@ -26,7 +26,11 @@ try:
     contract.enter(Path(sys.argv[1]))
     answer["lacking"] = contract.lacking()
 except Exception as error:
-    answer["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    causes = []
+    while error:
+        causes.append(f"{type(error).__name__}: {error}".strip())
+        error = error.__cause__ or error.__context__
+    answer["error"] = "; because of ".join(dict.fromkeys(" ".join(cause.split()) for cause in causes))
 print("\\n" + json.dumps(answer))
 """
 
@@ -46,7 +50,7 @@ def check(path: Path) -> Iterator[str]:
         raise PluginError(f"OneTrainer cannot be imported here: {answer['error']}", fix=fix)
     if answer["lacking"]:
         raise PluginError(f"this OneTrainer lacks {', '.join(answer['lacking'])}", fix=f"use commit {TESTED}")
-    yield f"ready: leco host run onetrainer --root {path} --config-path CONFIG.json --prompts PROMPTS.toml"
+    yield "ready: leco host run onetrainer CONFIG.json PROMPTS.toml"
 
 
 def _import_host(path: Path) -> dict[str, str]:

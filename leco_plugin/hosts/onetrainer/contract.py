@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ METHODS = {
     "modules.modelSetup.mixin.ModelSetupDiffusionMixin:ModelSetupDiffusionMixin": ("_add_noise_discrete",),
     "modules.modelSetup.mixin.ModelSetupFlowMatchingMixin:ModelSetupFlowMatchingMixin": ("_add_noise_discrete",),
     "modules.model.BaseModel:BaseModel": ("adapters",),
+    "modules.util.enum.ModelType:ModelType": ("model_parts", "denoising_model_part", "is_flow_matching"),
+    "modules.modelSetup.StableDiffusionXLLoRASetup:StableDiffusionXLLoRASetup": (
+        "LAYER_PRESETS",
+        "prepare_text_caching",
+    ),
     "modules.util.create": ("get_model_setup_class",),
 }
 """What is called or overridden, by the class or module that has it."""
@@ -83,8 +89,10 @@ def enter(root: Path) -> Host:
 
 
 def lacking() -> list[str]:
-    """What an imported host lacks of ``METHODS``."""
-    return [
+    """What an imported host lacks of ``METHODS``, and of how its configs are read."""
+    read = signature(_find(MODULES["config"]).from_dict).parameters
+    found = [] if "migrate" in read else ["TrainConfig.from_dict(migrate=)"]
+    return found + [
         f"{place.rpartition(':')[2]}.{name}"
         for place, names in METHODS.items()
         for name in names

@@ -14,6 +14,10 @@ from leco_plugin.config.findings import Findings
 from leco_plugin.config.names import SAMPLERS
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError
+from leco_plugin.hosts.folders import folder_of
+
+EPOCH_STEPS = 100
+_PROGRAM = "leco host run onetrainer"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Flags:
     sampler: str | None
     """Sampler of the walk; None is the model's own kind: ddim, or Euler along a flow."""
     epoch_steps: int
-    """Steps that the host counts as one epoch."""
+    """Batches that the host counts as one epoch."""
+    steps: int | None
+    """Optimizer steps of the run; the host's epochs say it where absent."""
     seed: int | None
 
 
@@ -43,36 +49,44 @@ class _Parser(argparse.ArgumentParser):
 def read_flags(arguments: Sequence[str]) -> Flags:
     """Read a command line; raises ConfigError for what cannot be meant."""
     given = _parser().parse_args(list(arguments))
+    config, prompts = given.config_path or given.config, given.prompts_path or given.prompts
+    if config is None or prompts is None:
+        raise ConfigError("a config of OneTrainer and a prompt file are needed", fix=f"{_PROGRAM} CONFIG PROMPTS")
+    if given.steps and given.epoch_steps:
+        raise ConfigError("--steps and --epoch-steps both say how long the run is", fix="leave out one of them")
     return Flags(
-        root=given.root.absolute(),
-        config=given.config_path.absolute(),
+        root=folder_of("onetrainer", given.root),
+        config=config.absolute(),
         preset=given.preset_path and given.preset_path.absolute(),
         secrets=given.secrets_path and given.secrets_path.absolute(),
         values=tuple(given.config_value),
-        prompts=given.prompts.absolute(),
+        prompts=prompts.absolute(),
         leco=_leco(given.leco, given.preserve),
         sampler=given.noise_scheduler,
-        epoch_steps=given.epoch_steps,
+        epoch_steps=given.epoch_steps or EPOCH_STEPS,
+        steps=given.steps,
         seed=given.seed,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="leco host run onetrainer",
+        prog=_PROGRAM,
         description="Train a LECO LoRA in OneTrainer, from a config that its UI has exported and a prompt file.",
         allow_abbrev=False,
     )
     host = parser.add_argument_group("OneTrainer")
-    host.add_argument("--root", type=Path, required=True, metavar="DIR", help="its folder")
-    host.add_argument("--config-path", type=Path, required=True, metavar="FILE", help="its config (JSON)")
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="config that its UI has exported (JSON)")
+    parser.add_argument("prompts", type=Path, nargs="?", metavar="PROMPTS", help="prompt file (TOML, YAML or JSON)")
+    host.add_argument("--root", type=Path, metavar="DIR", help="its folder (default: the one last checked or used)")
+    host.add_argument("--config-path", type=Path, metavar="FILE", help="the same as CONFIG")
     host.add_argument("--preset-path", type=Path, metavar="FILE", help="one of its presets, read before the config")
     host.add_argument(
         "--config-value", action="append", default=[], metavar="KEY=VALUE", help="change one value of its config"
     )
     host.add_argument("--secrets-path", type=Path, metavar="FILE", help="its secrets (JSON)")
     leco = parser.add_argument_group("LECO")
-    leco.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="prompt file (TOML, YAML or JSON)")
+    leco.add_argument("--prompts", dest="prompts_path", type=Path, metavar="FILE", help="the same as PROMPTS")
     leco.add_argument(
         "--leco",
         action="append",
@@ -87,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         "--noise-scheduler", choices=SAMPLERS, help="sampler of the walk (default: ddim; Euler for flows)"
     )
     leco.add_argument(
-        "--epoch-steps", type=_positive, default=100, metavar="N", help="steps of an epoch (default: %(default)s)"
+        "--epoch-steps", type=_positive, metavar="N", help=f"batches of an epoch (default: {EPOCH_STEPS})"
+    )
+    leco.add_argument(
+        "--steps", type=_positive, metavar="N", help="optimizer steps of the run, whatever the epochs say"
     )
     leco.add_argument("--seed", type=_seed, metavar="N", help="fixes everything that is drawn (default: drawn, shown)")
     return parser

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, ModelError, Problem, Where
 from leco_plugin.hosts.onetrainer.contract import Host
-from leco_plugin.hosts.onetrainer.flags import Flags
+from leco_plugin.hosts.onetrainer.flags import EPOCH_STEPS, Flags
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 _LOSSES: dict[str, LossType] = {"mse_strength": "l2", "mae_strength": "l1"}
+_KEY = re.compile(r" set (\w+) as ")
 _OTHER_LOSSES = ("log_cosh_strength", "huber_strength")
 
 
@@ -28,14 +31,21 @@ def read_config(host: Host, flags: Flags) -> Any:
     """
     config = host.config.default_values()
     if flags.preset:
-        config.from_dict(_read(flags.preset), migrate=False)
+        _fill(config, read_file(flags.preset), flags.preset, migrate=False)
     # a file without a version is of now: the host would take it for its oldest format
-    config.from_dict({"__version": config.config_version, **_read(flags.config)}, migrate=flags.preset is None)
+    tree = {"__version": config.config_version, **read_file(flags.config)}
+    if tree["__version"] == config.config_version:
+        if unknown := [*_unknown(config, tree, flags.config)]:
+            raise ConfigError(unknown)
+    elif not isinstance(tree["__version"], int) or tree["__version"] > config.config_version:
+        message = f"its version is {tree['__version']}, and this OneTrainer reads {config.config_version} and older"
+        raise ConfigError(Problem(Where(flags.config), message, "update OneTrainer, or export the config again"))
+    _fill(config, tree, flags.config, migrate=flags.preset is None)
     for value in flags.values:
         _set(config, value)
     secrets = flags.secrets or flags.root / "secrets.json"
     if flags.secrets or secrets.is_file():
-        config.secrets = host.secrets.default_values().from_dict(_read(secrets))
+        config.secrets = host.secrets.default_values().from_dict(read_file(secrets))
     return config
 
 
@@ -60,6 +70,12 @@ def refuse(host: Host, config: Any) -> None:
     for name, on in (("multi_gpu", config.multi_gpu), ("cloud", config.cloud.enabled)):
         if on:
             raise ConfigError(f"LECO in OneTrainer trains on one device of this machine, and {name} is on", fix="off")
+    if not str(config.output_model_format).endswith("LORA"):
+        # after the training, which is lost then
+        raise ConfigError(
+            f"output_model_format is {config.output_model_format}, which OneTrainer does not write a LoRA in",
+            fix="KOHYA_LORA for SD and SDXL, COMFY_LORA or DIFFUSERS_LORA for others",
+        )
     if host.create.get_model_setup_class(kind, config.training_method) is None:
         raise ModelError(f"OneTrainer has no LoRA training for {kind}")
 
@@ -79,6 +95,11 @@ def adapt(host: Host, config: Any) -> Iterator[str]:
         if getattr(config, name):
             yield f"{name} is off: there are no pictures"
         setattr(config, name, False)
+    if config.debug_mode:
+        yield "debug_mode is off: it draws the pictures that are trained on"
+        config.debug_mode = False
+    if str(config.learning_rate_scaler) in ("BATCH", "BOTH"):
+        yield f"learning_rate_scaler goes by batch_size, which is {config.batch_size}, not by that of the prompts"
     if config.optimizer.fused_back_pass:
         yield "fused_back_pass is off: a step has several backward passes"
         config.optimizer.fused_back_pass = False
@@ -115,11 +136,51 @@ def step_settings(config: Any, leco: LecoConfig) -> StepSettings:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def set_steps(config: Any, flags: Flags) -> int:
+    """Set the host's epochs so that the run has ``flags.steps`` optimizer steps; gives the batches of an epoch."""
+    if flags.steps is None:
+        return flags.epoch_steps
+    batches = flags.steps * config.gradient_accumulation_steps
+    # epochs of about the usual length, since saving, sampling and backups may go by them
+    length = next((n for n in range(EPOCH_STEPS, EPOCH_STEPS // 10 - 1, -1) if batches % n == 0), batches)
+    config.epochs = batches // length
+    return length
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a JSON file of the host holds; ConfigError where that is no config."""
     tree = read_document(path).tree
     if not isinstance(tree, dict):
         raise ConfigError(Problem(Where(path), "this is no config of OneTrainer", "export one from its UI"))
     return tree
+
+
+def _fill(config: Any, tree: dict[str, Any], path: Path, *, migrate: bool) -> None:
+    rejected = _rejected(config, tree, migrate=migrate)
+    if rejected:
+        fix = "export the config again, or see its choices in OneTrainer's UI"
+        raise ConfigError(
+            [Problem(Where(path, key=name), "OneTrainer does not take this value", fix) for name in rejected]
+        )
+
+
+def _rejected(config: Any, tree: dict[str, Any], *, migrate: bool) -> list[str]:
+    """Set what ``tree`` says; gives the keys whose values the host leaves out, which it says on its output alone."""
+    with redirect_stdout(io.StringIO()) as said:
+        config.from_dict(tree, migrate=migrate)
+    return [found[1] if (found := _KEY.search(line)) else line for line in said.getvalue().splitlines()]
+
+
+def _unknown(config: Any, tree: Mapping[str, Any], path: Path, above: str = "") -> Iterator[Problem]:
+    """Keys that the host would leave out without a word."""
+    types: Mapping[str, Any] = getattr(config, "types", {})
+    for key, value in tree.items():
+        if key != "__version" and key not in types:
+            near = get_close_matches(key, types, 1)
+            fix = f"did you mean {near[0]!r}?" if near else "remove it"
+            yield Problem(Where(path, key=f"{above}{key}"), "OneTrainer has no such value", fix)
+        elif isinstance(value, dict) and hasattr(getattr(config, key, None), "types"):
+            yield from _unknown(getattr(config, key), value, path, f"{above}{key}.")
 
 
 def _set(config: Any, argument: str) -> None:
@@ -133,10 +194,7 @@ def _set(config: Any, argument: str) -> None:
     if not equals or leaf not in types:
         raise ConfigError(f"--config-value {argument}: OneTrainer has no such value", fix="write KEY=VALUE")
     value: object = text.lower() in ("true", "1", "yes") if types[leaf] is bool else text
-    # the host says that a value does not fit, and goes on without it
-    with redirect_stdout(io.StringIO()) as said:
-        target.from_dict({leaf: value}, migrate=False)
-    if said.getvalue():
+    if _rejected(target, {leaf: value}, migrate=False):
         raise ConfigError(f"--config-value {argument}: OneTrainer does not take that value")
     if key == "layer_filter":
         config.layer_filter_preset = "custom"

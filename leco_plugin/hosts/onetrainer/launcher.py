@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from leco_plugin.config.build import load_prompts
@@ -11,11 +11,14 @@ from leco_plugin.config.schema import PromptPair
 from leco_plugin.engine.setup import draw_seed
 from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import ConfigError, ModelError
+from leco_plugin.hosts.folders import remember
 from leco_plugin.hosts.onetrainer import contract, host_config
+from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.flags import Flags, read_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
 from leco_plugin.hosts.onetrainer.run import Plan
 from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
+from leco_plugin.hosts.reported import Reported
 from leco_plugin.streams import write_lines
 
 DONE, INTERRUPTED = 0, 130
@@ -25,8 +28,12 @@ def run(arguments: Sequence[str]) -> int:
     """Train as a command line says; the exit code. LecoError for what the user can put right."""
     flags = read_flags(arguments)
     loaded = load_prompts(flags.prompts)
-    write_lines(sys.stderr, (f"warning: {warning}" for warning in loaded.warnings))
+    # what is wrong in these is said at once: importing the host takes 20 s
+    for path in (flags.config, flags.preset, flags.secrets):
+        if path:
+            host_config.read_file(path)
     host = contract.enter(flags.root)
+    remember("onetrainer", flags.root)
     config = host_config.read_config(host, flags)
     host_config.refuse(host, config)
     # what is preserved is so at both ends
@@ -34,11 +41,13 @@ def run(arguments: Sequence[str]) -> int:
     refuse_strengths(config, strengths)
     write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
     plan = _plan(flags, loaded.pairs, config)
-    write_lines(sys.stdout, (f"LECO: {line}" for line in _facts(plan, config)))
+    reported = Reported(describe(plan, config))
+    reported.warn(map(str, loaded.warnings))
     with stop_on_signal() as stop:
         mixed: Any = type("LecoTrainer", (TrainerMixin, host.trainer), {})
         trainer = mixed(config, host.callbacks(), host.commands())
         trainer.leco_host, trainer.leco_plan, trainer.leco_wants_stop = host, plan, lambda: stop.asked
+        trainer.leco_reported = reported
         return _train(trainer, config, stop)
 
 
@@ -54,32 +63,29 @@ def _plan(flags: Flags, pairs: tuple[PromptPair, ...], config: Any) -> Plan:
         leco=flags.leco,
         settings=host_config.step_settings(config, flags.leco),
         sampler="flow" if flow else flags.sampler or "ddim",
-        epoch_steps=flags.epoch_steps,
+        epoch_steps=host_config.set_steps(config, flags),
         seed=draw_seed() if flags.seed is None else flags.seed,
+        epochs=config.epochs,
+        accumulation=config.gradient_accumulation_steps,
     )
-
-
-def _facts(plan: Plan, config: Any) -> Iterator[str]:
-    leco, epochs = plan.leco, config.epochs
-    yield f"{len(plan.pairs)} pairs, seed {plan.seed}"
-    yield f"{epochs} epochs of {plan.epoch_steps} steps, {epochs * plan.epoch_steps} steps in all"
-    yield f"{leco.walk} walks of {leco.max_denoising_steps} {plan.sampler} steps at {leco.denoise_guidance_scale:g}"
 
 
 def _train(trainer: Any, config: Any, stop: Stop) -> int:
     """The host's sequence; what a run that was broken off leaves follows the host's rule."""
-    _start(trainer)
     try:
+        _start(trainer)
         trainer.train()
-    except KeyboardInterrupt:
-        if config.backup_before_save:
+    except BaseException as error:
+        # whatever happens: the host ends its TensorBoard there, which would go on for ever
+        keeps = isinstance(error, KeyboardInterrupt) and config.backup_before_save
+        trainer.one_step_trained = trainer.one_step_trained and keeps
+        if keeps and trainer.one_step_trained:
+            trainer.leco_end(interrupted=True)
+        else:
             trainer.end()
         raise
-    trainer.end()
-    if stop.asked:
-        return INTERRUPTED
-    write_lines(sys.stderr, (f"warning: {complaint}" for complaint in trainer.leco_complaints()))
-    return DONE
+    trainer.leco_end(interrupted=stop.asked)
+    return INTERRUPTED if stop.asked else DONE
 
 
 def _start(trainer: Any) -> None:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Generator, Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
-from leco_plugin.engine.same_run import refuse_other_run
+from leco_plugin.engine.same_run import describe_parts, refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Label, Stored, read_state, write_state
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, TrainingError
 from leco_plugin.hosts.onetrainer.denoiser import HostDenoiser
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.network import HostNetwork
+from leco_plugin.hosts.random_state import random_state, restore_random
+from leco_plugin.hosts.reported import Reported
 
 STATE = "leco"
 """Folder of our state in a backup of the host."""
@@ -37,7 +39,16 @@ class Plan:
     settings: StepSettings
     sampler: str
     epoch_steps: int
+    """Batches that the host counts as one epoch."""
     seed: int
+    epochs: int = 1
+    accumulation: int = 1
+    """Batches of an optimizer step."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.epoch_steps // self.accumulation
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -46,11 +57,8 @@ class Plan:
 
     def described(self) -> dict[str, str]:
         """What a run that goes on with a backup must share with the one that made it."""
-        options: dict[str, object] = {f"leco.{k}": v for k, v in self.leco.model_dump(mode="json").items()}
-        options |= {**vars(self.settings), "noise_scheduler": self.sampler, "epoch_steps": self.epoch_steps}
-        for number, pair in enumerate(self.pairs, start=1):
-            options |= {f"pair {number} {k}": v for k, v in pair.model_dump(mode="json").items()}
-        return {name: json.dumps(value) for name, value in options.items()}
+        own = {**vars(self.settings), "noise_scheduler": self.sampler, "epoch_steps": self.epoch_steps}
+        return describe_parts(self.pairs, self.leco, own)
 
 
 @dataclass
@@ -63,6 +71,7 @@ class Run:
     network: HostNetwork
     gradients: Gradients
     progress: Progress
+    reported: Reported
     stop: Callable[[], None]
     """Asks the host to stop after this step."""
     wants_stop: Callable[[], bool]
@@ -81,26 +90,28 @@ class Run:
             self.stop()
         return loss
 
-    def figures(self) -> dict[str, float]:
-        """How far the run has come, by name; asked for after every optimizer step."""
+    def optimizer_step(self, batches: int, learning_rate: float) -> dict[str, float]:
+        """How far the run has come after so many batches, by name, where that is due."""
+        event = self.reported.optimizer_step(batches // self.plan.accumulation, learning_rate)
+        if event is None:
+            return {}
         stop_at = self.plan.leco.stop_at
         if stop_at is not None and self.progress.reached(stop_at):
             self.stop()
-        found = {"goal_reached": self.progress.goal_reached, "drift": self.progress.drift}
-        return {name: value for name, value in found.items() if value is not None}
+        return event.measured
 
     def _step(self, backward: Callable[[Tensor], None]) -> Tensor:
         result = self.training.step.run(self.training.walks, backward)
-        self.progress.add(result.measured)
+        self.reported.step(result)
         return result.loss
 
     def write(self, folder: Path, step: int) -> None:
         """Write beside a backup of the host what the host does not know of."""
         tree: StateTree = {
             "walks": cast(Stateful, self.training.walks).state(),
-            "random": [torch.get_rng_state(), *(_cuda(self.denoiser.device) or ())],
+            "random": random_state(self.denoiser.device),
             "scale": self.gradients.scale,
-            "progress": self.progress.state(),
+            "meter": self.reported.meter.state(),
         }
         write_state(folder / STATE, Stored(Label(step), self.plan.described(), tree))
 
@@ -117,11 +128,8 @@ class Run:
         tree = cast(Mapping[str, Any], stored.tree)
         cast(Stateful, self.training.walks).restore(tree["walks"])
         self.gradients.scale = tree["scale"]
-        self.progress.restore(tree["progress"])
-        cpu, *devices = cast(Sequence[Tensor], tree["random"])
-        torch.set_rng_state(cpu)
-        if devices and self.denoiser.device.type == "cuda":
-            torch.cuda.set_rng_state(devices[0], self.denoiser.device)
+        self.reported.meter.restore(tree["meter"])
+        restore_random(tree["random"], self.denoiser.device)
 
 
 def begin(
@@ -131,6 +139,7 @@ def begin(
     config: Any,
     *,
     scaled: bool,
+    reported: Reported,
     stop: Callable[[], None],
     wants_stop: Callable[[], bool],
 ) -> Run:
@@ -142,16 +151,15 @@ def begin(
         denoiser.latent_shape(*pair.resolution)
     training = assemble(
         plan.pairs,
-        plan.leco,
+        preserved(plan.leco, denoiser, plan.pairs, Course()),
         plan.settings,
         denoiser=denoiser,
         network=network,
         sampler=plan.sampler,
         generator=Generator().manual_seed(plan.seed),
     )
+    if mixes := denoiser.check_rows(training.model.table):
+        reported.warn([mixes])
     gradients, progress = Gradients(scaled=scaled), Progress(plan.pairs)
-    return Run(plan, training, denoiser, network, gradients, progress, stop, wants_stop)
-
-
-def _cuda(device: torch.device) -> tuple[Tensor] | None:
-    return (torch.cuda.get_rng_state(device),) if device.type == "cuda" else None
+    reported.prepare(progress, plan.steps, denoiser.device)
+    return Run(plan, training, denoiser, network, gradients, progress, reported, stop, wants_stop)

@@ -19,8 +19,8 @@ class Steps(Protocol):
     def loss(self) -> Tensor:
         """The loss () of one more step; its backward pass gives the parameters their gradients."""
 
-    def figures(self) -> dict[str, float]:
-        """What has been measured since this was last asked for, by name."""
+    def optimizer_step(self, batches: int, learning_rate: float) -> dict[str, float]:
+        """What has been measured after so many batches, by name."""
 
 
 class LecoMixin(Base):  # type: ignore[misc]
@@ -47,10 +47,11 @@ class LecoMixin(Base):  # type: ignore[misc]
         return data["loss"]
 
     def report_to_tensorboard(self, model: Any, config: Any, scheduler: Any, tensorboard: Any) -> None:
-        """The host's figures and the step's."""
+        """The host's figures and the step's; asked for after every optimizer step."""
         super().report_to_tensorboard(model, config, scheduler, tensorboard)
-        for name, value in self.leco.figures().items():
-            tensorboard.add_scalar(f"leco/{name}", value, model.train_progress.global_step)
+        batches = model.train_progress.global_step
+        for name, value in self.leco.optimizer_step(batches + 1, float(scheduler.get_last_lr()[0])).items():
+            tensorboard.add_scalar(f"leco/{name}", value, batches)
 
     @contextmanager
     def steered(self, steering: Steering) -> Iterator[None]:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leco_plugin.engine.concepts import distinct_prompts
+from leco_plugin.events import PicturesDrawn
 from leco_plugin.hosts.onetrainer import run
 from leco_plugin.hosts.onetrainer.contract import Base, Host
+from leco_plugin.hosts.onetrainer.description import facts
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
+from leco_plugin.hosts.reported import Reported
 from leco_plugin.network.lora_file import add_metadata
-from leco_plugin.network.metadata import leco_metadata
-from leco_plugin.streams import write_lines
+from leco_plugin.network.metadata import effect_metadata, leco_metadata
 
 
 class TrainerMixin(Base):  # type: ignore[misc]
-    """Stands before the host's trainer class; the three attributes are set before it starts."""
+    """Stands before the host's trainer class; the first four attributes are set before it starts."""
 
     leco_host: Host
     leco_plan: run.Plan
     leco_wants_stop: Callable[[], bool]
+    leco_reported: Reported
+    leco_ends = False
+    """Whether the file that is written now is the last one."""
 
     def create_model_setup(self) -> Any:
         """The host's setup class for the model type, with our mixin before it."""
@@ -43,6 +47,7 @@ class TrainerMixin(Base):  # type: ignore[misc]
             model,
             self.config,
             scaled=scaled,
+            reported=self.leco_reported,
             stop=self.commands.stop,
             wants_stop=self.leco_wants_stop,
         )
@@ -50,22 +55,32 @@ class TrainerMixin(Base):  # type: ignore[misc]
         backup = self.config.get_last_backup_path() if self.config.continue_last_backup else None
         if backup:
             self._leco.restore(Path(backup))
-        write_lines(sys.stderr, self._unread())
+        done = train_progress.global_step // self.leco_plan.accumulation
+        self.leco_reported.start(facts(self.leco_plan, self.config), done)
+        self.leco_reported.warn(self._unread())
         return StepLoader(train_progress, self.leco_plan.epoch_steps, self.config.batch_size)
-
-    def leco_complaints(self) -> list[str]:
-        """What a user has to know of a run that went to its end: at best nothing."""
-        return self._leco.progress.complaints()
 
     def create_model_saver(self) -> Any:
         """The host's, which our state is written after."""
-        return StateSaver(super().create_model_saver(), self._leco)
+        return StateSaver(super().create_model_saver(), self._leco, lambda: self.leco_ends)
+
+    def create_model_sampler(self, model: Any) -> Any:
+        """The host's, whose pictures are reported."""
+        return ReportedSampler(super().create_model_sampler(model), self._leco, lambda: model.train_progress)
+
+    def leco_end(self, *, interrupted: bool) -> None:
+        """End as the host does, which writes the last file, and say how it went."""
+        self.leco_ends = True
+        self.end()
+        done = self.model.train_progress.global_step // self.leco_plan.accumulation
+        path = self.model_saver.last or Path(self.config.output_model_destination)
+        self.leco_reported.end(path, done, interrupted=interrupted)
 
     def _unread(self) -> Iterator[str]:
         denoiser, pairs = self._leco.denoiser, self.leco_plan.pairs
         for prompt in denoiser.truncated([*distinct_prompts(pairs), *self.leco_plan.leco.preserve]):
             unseen = denoiser.cut(prompt)
-            yield f"warning: the model reads only the beginning of this prompt: {prompt!r}; not {unseen!r}"
+            yield f"the model reads only the beginning of this prompt: {prompt!r}; not {unseen!r}"
 
 
 @dataclass(frozen=True)
@@ -97,12 +112,15 @@ class StepLoader:
             yield {"concept_type": ["STANDARD"] * self.batch_size}
 
 
-@dataclass(frozen=True)
+@dataclass
 class StateSaver:
     """The host's saver; a backup gets our state, too, and a file says what was asked of it."""
 
     own: Any
     leco: run.Run
+    final: Callable[[], bool]
+    last: Path | None = None
+    """The LoRA that was written last."""
 
     def save(
         self, model: Any, model_type: Any, output_model_format: Any, output_model_destination: str, dtype: Any
@@ -115,4 +133,29 @@ class StateSaver:
         elif path.is_file():
             plan = self.leco.plan
             described = leco_metadata(plan.pairs, plan.leco, plan.sampler)
-            add_metadata(path, {**described, "ss_seed": str(plan.seed), "ss_steps": str(step)})
+            figures = effect_metadata(self.leco.progress.figures)
+            add_metadata(path, {**described, **figures, "ss_seed": str(plan.seed), "ss_steps": str(step)})
+            self.last = path.absolute()
+            self.leco.reported.saved(self.last, step // plan.accumulation, final=self.final())
+
+
+@dataclass(frozen=True)
+class ReportedSampler:
+    """The host's sampler; a picture that it draws while training is reported, and takes no time of a step."""
+
+    own: Any
+    leco: run.Run
+    progress: Callable[[], Any]
+
+    def sample(self, sample_config: Any, destination: str, image_format: Any, **options: Any) -> None:
+        """Draw one picture as the host does."""
+        reported = self.leco.reported
+        with reported.meter.paused():
+            self.own.sample(sample_config=sample_config, destination=destination, image_format=image_format, **options)
+        path = Path(destination + image_format.extension()).absolute()
+        step, seed = self.progress().global_step // self.leco.plan.accumulation, int(sample_config.seed)
+        if path.is_file():
+            reported.drew(PicturesDrawn(path, step, sample_config.prompt, (seed,), (1.0,), 1, 1, framed=False))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)

@@ -23,6 +23,12 @@ def percentage(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * round(fraction, 2) + 0.0:.0f} %"
 
 
+def amount(figure: float | None) -> str:
+    """An effect, or what has its unit, where 1 is the whole concept; a dash while nothing was measured."""
+    # rounded first: just below 0 is no -0.00
+    return "-" if figure is None else f"{round(figure, 2) + 0.0:.2f}"
+
+
 class Pace:
     """Samples per second and time left, smoothed over the last steps."""
 
@@ -63,6 +69,10 @@ def ended(event: RunEnded) -> str:
 
 
 def _came_to(event: RunEnded) -> str:
-    if event.goal_reached is None:
+    if event.effect is None:
         return ""
-    return f", goal reached {percentage(event.goal_reached)}, drift of other prompts {percentage(event.drift)}"
+    means = f": {event.means}" if event.means else ""
+    return (
+        f", effect {amount(event.effect)}{means}; side effect {amount(event.side_effect)}, "
+        f"drift of other prompts {amount(event.drift)}, goal reached {percentage(event.goal_reached)}"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TextIO
+from typing import Protocol
 
 from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 from leco_plugin.observers.console import figures
@@ -12,11 +12,22 @@ from leco_plugin.streams import write_lines
 SECONDS_BETWEEN_LINES = 10.0
 
 
+class Output(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> int:
+        """Write a whole line."""
+
+    def flush(self) -> None:
+        """Have it seen."""
+
+
 class PlainView:
     """Writes a line now and then; the first and the last step always get one."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    def __init__(self, out: Output, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        """Write to ``out``, steps at most every so many ``seconds``."""
+        self._out, self._seconds = out, seconds
         self._pace = figures.Pace()
         self._last_line = float("-inf")
 
@@ -43,12 +54,13 @@ class PlainView:
     def _step(self, event: StepDone) -> list[str]:
         speed, left = self._pace.add(event)
         now = time.monotonic()
-        if event.step != event.steps and now - self._last_line < SECONDS_BETWEEN_LINES:
+        if event.step != event.steps and now - self._last_line < self._seconds:
             return []
         self._last_line = now
         return [
             f"step {event.step}/{event.steps}  loss {event.loss:.5f}  "
-            f"goal reached {figures.percentage(event.goal_reached)}  drift {figures.percentage(event.drift)}  "
+            f"effect {figures.amount(event.effect)}  side {figures.amount(event.side_effect)}  "
+            f"drift {figures.amount(event.drift)}  goal reached {figures.percentage(event.goal_reached)}  "
             f"lr {event.learning_rate:.2e}  {speed:.1f} samples/s  "
             f"{figures.memory(event.memory_bytes)}  {figures.duration(left)} left"
         ]

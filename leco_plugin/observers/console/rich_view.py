@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import re
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +14,8 @@ from rich.table import Table
 from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 from leco_plugin.observers.console import figures
 
-_COLUMNS = ("loss {loss}", "goal {goal}", "drift {drift}", "lr {lr}", "{speed}/s", "{memory}", "{left} left")
+_FIGURES = "effect {effect}", "side {side}", "drift {drift}", "goal {goal}"
+_COLUMNS = ("loss {loss}", *_FIGURES, "lr {lr}", "{speed}/s", "{memory}", "{left} left")
 
 
 class RichView:
@@ -30,9 +33,8 @@ class RichView:
             console=console,
             expand=True,
         )
-        self._task = self._progress.add_task(
-            "training", total=None, loss="-", goal="-", drift="-", lr="-", speed="-", memory="-", left="-"
-        )
+        blank: dict[str, Any] = dict.fromkeys(re.findall(r"{(\w+)}", "".join(_COLUMNS)), "-")
+        self._task = self._progress.add_task("training", total=None, **blank)
 
     def notify(self, event: Event) -> None:
         """Draw what ``event`` tells."""
@@ -77,8 +79,10 @@ class RichView:
             self._task,
             completed=event.step,
             loss=f"{event.loss:.4f}",
+            effect=figures.amount(event.effect),
+            side=figures.amount(event.side_effect),
+            drift=figures.amount(event.drift),
             goal=figures.percentage(event.goal_reached),
-            drift=figures.percentage(event.drift),
             lr=f"{event.learning_rate:.1e}",
             speed=f"{speed:.1f} samples",
             memory=figures.memory(event.memory_bytes),

@@ -19,6 +19,7 @@ from models import Recorder, tiny_job
 from safetensors.torch import load_file
 
 import leco_plugin
+from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.state_file import MANIFEST, Stored, read_label, read_state, write_state
 from leco_plugin.errors import ConfigError, NetworkError, PluginError, TrainingError
@@ -43,7 +44,7 @@ class Watching(Recorder):
             self.do()
 
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> list[Recorder]:
+    def leco_observers(self, run: RunDescription) -> list[Recorder]:
         return [self]
 
     @property
@@ -52,7 +53,7 @@ class Watching(Recorder):
 
     @property
     def run_id(self) -> str:
-        return self.of(RunStarted)[0].run
+        return self.of(RunStarted)[0].run_id
 
 
 def run(job: JobConfig, watching: Watching | None = None, *plugins: object) -> tuple[Any, Watching]:
@@ -485,6 +486,6 @@ def test_only_what_learnt_is_in_the_lora(tmp_path):
     assert first[1].run_id != second[1].run_id
     assert first[0].path.read_bytes() == second[0].path.read_bytes()
     history = (first[0].path.parent / "tiny.run.jsonl").read_text().splitlines()
-    assert json.loads(history[0])["run"] == first[1].run_id
+    assert json.loads(history[0])["run_id"] == first[1].run_id
     assert read_label(first[0].path.parent / "tiny-state").run == first[1].run_id
     assert load_file(first[0].path)

@@ -39,8 +39,12 @@ class TurnWalks:
         self.before(self.turn)
         self.turn += 1
         walk = self.step.begin((self.turn - 1) % self.pairs, seeded(0))
-        walk.position = self.position
+        # measured at positions 1, 9, 17, ...
+        walk.position, walk.turn = self.position, 7
         return [walk]
+
+    def behind(self) -> Sequence[Walk]:
+        return ()
 
     def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
         raise AssertionError("these walks stay")
@@ -55,17 +59,19 @@ class Run:
         lora: float = 0.0,
         every: int | None = None,
         stop_at: float | None = None,
+        strength: float = 0.0,
         before: Callable[[int], None] = lambda turn: None,
         **train: Any,
     ) -> None:
         """Pairs whose targets are ``values`` and whose goal is 0."""
         self.model = LineModel(lora=lora)
-        step = line_step(self.model, *(pair(target=value, positive=0) for value in values))
+        pairs = [pair(target=value, positive=0, guidance_scale=strength) for value in values]
+        step = line_step(self.model, *pairs)
         self.recorder, self.saved, self.gradients = Recorder(), [], []
         self.walks = TurnWalks(step, len(values), before)
         settings = TrainConfig(**{"steps": 1, "lr": 0.1, "max_grad_norm": 0.0, **train})
         report = Report([self.recorder])
-        self.progress = Progress([pair(target=value, positive=0) for value in values])
+        self.progress = Progress(pairs)
         self.rescued: list[int] = []
         self.loop = Loop(
             step, self.walks, self.model.network, settings, CPU, report, self.progress,
@@ -245,12 +251,12 @@ def test_the_meter_means_losses_and_adds_samples():
     meter.add(result(5.0, samples=3))
     event = meter.sum_up(4, 0.5)
     assert (event.step, event.steps, event.loss, event.learning_rate, event.samples) == (4, 10, 3.0, 0.5, 5)
-    assert (event.goal_reached, event.drift) == (None, None)
+    assert (event.goal_reached, event.effect, event.drift) == (None, None, None)
     meter.add(result(7.0))
     assert meter.sum_up(5, 0.5).loss == 7.0
 
 
-def test_a_run_stops_when_enough_of_its_goal_is_reached():
+def test_a_run_stops_when_its_effect_is_large_enough():
     """Not before there are measurements enough, and it is no interruption."""
     line = Run(2.0, lora=-1.9, steps=100, stop_at=0.9, lr=1e-9)
     # where the frozen model is asked for the target
@@ -365,7 +371,7 @@ def test_fp16_weights_train_with_a_scaled_loss(dtype):
 
 def test_a_concept_that_is_nothing_is_said_at_once_and_once():
     """Positive and unconditional are both 0 here: nobody shall wait for the end of the run to learn it."""
-    line = Run(2.0, steps=5)
+    line = Run(2.0, steps=5, strength=1.0)
     line.walks.position = 1
     line.run()
     (warning,) = line.recorder.of(Warned)

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import leco_plugin
+from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.setup import choose_device
 from leco_plugin.errors import ConfigError, ModelError, NetworkError
@@ -53,7 +54,7 @@ class Watching(Recorder):
             os.kill(os.getpid(), signal.SIGINT)
 
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> list[Recorder]:
+    def leco_observers(self, run: RunDescription) -> list[Recorder]:
         return [self]
 
 
@@ -359,7 +360,7 @@ def test_dynamic_crops_are_warned_of_where_they_do_nothing(tmp_path):
 
 def test_a_run_without_anything_odd_warns_of_nothing(trained):
     """Warnings mean something."""
-    assert [event for event in trained[1].of(Warned) if "goal" not in event.message] == []
+    assert [event for event in trained[1].of(Warned) if "show little" not in event.message] == []
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "nonsense", "privateuseone", "meta"])

@@ -18,6 +18,7 @@ from models import Recorder, tiny_job
 from torch import nn
 
 import leco_plugin
+from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.same_run import describe_run, model_weights_hash, refuse_other_run
 from leco_plugin.engine.state_file import DamagedState, Label, Stored, read_state, write_state
@@ -45,7 +46,7 @@ class Stopping(Recorder):
             os.kill(os.getpid(), signal.SIGTERM)
 
     @leco_plugin.hookimpl
-    def leco_observers(self, job: JobConfig) -> list[Recorder]:
+    def leco_observers(self, run: RunDescription) -> list[Recorder]:
         return [self]
 
 

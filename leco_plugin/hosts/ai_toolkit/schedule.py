@@ -1,0 +1,116 @@
+"""The noise levels that the host samples a flow model with: recorded while it draws a picture of nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leco_plugin.families.samplers import shifted_sigmas, size_shift
+
+_TIMES = ("timestep", "timesteps", "t", "time")
+"""What transformers call the noise level that they are shown."""
+
+
+class Nothing:
+    """What the host hands on about a picture or a batch: whatever is looked for in it is not there."""
+
+    def __init__(self, **known: Any) -> None:
+        vars(self).update(known)
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+class _Recorded(Exception):  # noqa: N818 - the way out of the host's sampling once every noise level is known
+    pass
+
+
+def flow_sigmas(
+    sd: Any, steps: int, pixels: tuple[int, int], shape: tuple[int, int, int], embeds: Any
+) -> tuple[Tensor, str]:
+    """(N + 1,) shares of noise, from 1 to 0, of ``steps`` steps for a picture of ``pixels``; and a doubt, if any.
+
+    The older models of the host have no sampling that can be asked; theirs is that of their diffusers pipeline.
+    """
+    if not hasattr(sd, "generate_single_image"):
+        return _of_config(sd.noise_scheduler.config, steps, shape), ""
+    try:
+        return _recorded(sd, steps, pixels, embeds), ""
+    # the host's sampling is somebody else's code, and training can do without it
+    except Exception as error:  # noqa: BLE001
+        problem = f"how ai-toolkit samples {sd.arch} is not known ({type(error).__name__}: {error})"
+        return _of_config(sd.noise_scheduler.config, steps, shape), f"{problem}; walks go by its scheduler's config"
+
+
+def _of_config(config: Mapping[str, Any], steps: int, shape: tuple[int, int, int]) -> Tensor:
+    return shifted_sigmas(config, steps, size_shift(config, shape[1] * shape[2] // 4))
+
+
+def _recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tensor:
+    """Have the host draw with a transformer that computes once, and says the same at every further step."""
+    transformer = sd.unet
+    seen: list[float] = []
+    asked = Nothing(
+        height=pixels[0], width=pixels[1], num_inference_steps=steps, guidance_scale=1.0, guidance_rescale=0.0,
+        num_frames=1, seed=0, prompt="", negative_prompt="", extra_kwargs={},
+    )  # fmt: skip
+    generator = torch.Generator(sd.device_torch).manual_seed(0)
+    shadow = _recording(transformer.forward, seen, steps)
+    before = vars(transformer).get("forward")
+    transformer.forward = shadow
+    try:
+        with torch.no_grad():
+            sd.generate_single_image(sd.get_generation_pipeline(), asked, embeds, embeds, generator, {})
+    except _Recorded:
+        pass
+    finally:
+        del transformer.forward
+        if before is not None:
+            transformer.forward = before
+    return _sigmas(seen, steps)
+
+
+def _recording(own: Callable[..., Any], seen: list[float], steps: int) -> Callable[..., Any]:
+    said: list[Any] = []
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        time = _time(arguments, options)
+        # guidance asks twice at a step
+        if time not in seen:
+            seen.append(time)
+        if not said:
+            said.append(own(*arguments, **options))
+        if len(seen) == steps:
+            raise _Recorded
+        return said[0]
+
+    return forward
+
+
+def _time(arguments: Sequence[Any], options: Mapping[str, Any]) -> float:
+    named = [options[name] for name in _TIMES if options.get(name) is not None]
+    small = [
+        value for value in arguments if isinstance(value, Tensor) and value.ndim <= 1 and value.is_floating_point()
+    ]
+    found = [*named, *small]
+    if not found:
+        raise ValueError("its transformer is shown no time")
+    return float(torch.as_tensor(found[0]).flatten()[0])
+
+
+def _sigmas(times: Sequence[float], steps: int) -> Tensor:
+    """Times on whatever scale and in whatever direction, as shares of noise that fall from 1 to 0."""
+    found = torch.tensor(times)
+    if found.max() > 1.5:
+        found = found / 1000
+    if len(found) > 1 and found[0] < found[-1]:
+        found = 1 - found
+    falling = bool((found.diff() < 0).all())
+    if len(found) != steps or not falling or not math.isclose(float(found[0]), 1.0, abs_tol=0.01):
+        raise ValueError(f"its times are no walk from noise to a picture: {times[:3]} ...")
+    return torch.cat([found, torch.zeros(1)])

@@ -1,0 +1,105 @@
+"""`preserve: auto`: what lies near a concept is found and kept, on the built-in model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import LineModel, pair, tiny_job
+
+from leco_plugin.config.build import load
+from leco_plugin.config.names import AUTO
+from leco_plugin.config.schema import LecoConfig, PromptPair
+from leco_plugin.contracts import Denoiser
+from leco_plugin.engine.measure import Bench, Course, NoNetwork
+from leco_plugin.engine.neighbours import find_neighbours, preserved
+from leco_plugin.errors import ConfigError
+from leco_plugin.events import RunStarted
+from leco_plugin.families.load import load_model
+from leco_plugin.lora.file import Lora
+from leco_plugin.observers.history import history_path, read_history
+from leco_plugin.plugins import plugin_manager, run_job
+
+COURSE = Course(steps=8)
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    return load_model("builtin:tiny", dtype="fp32", device=torch.device("cpu"))
+
+
+def erase(prompt: str, without: str = "") -> PromptPair:
+    return PromptPair(target=prompt, positive=prompt, unconditional=without, neutral=without, resolution=(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "without", "nearest", "among"),
+    [
+        ("a red shape", "a shape", "an orange shape", "a purple shape"),
+        ("an orange shape", "a shape", "a red shape", "a yellow shape"),
+        ("a blue shape", "a shape", "a purple shape", "a purple shape"),
+        ("a circle", "a shape", "a square", "a square"),
+        ("a star", "a shape", "a cross", "a triangle"),
+    ],
+)
+def test_the_nearest_words_are_found(denoiser, prompt, without, nearest, among):
+    """Colours beside a colour, shapes beside a shape, each with its article; never the words of the pair itself."""
+    found = find_neighbours(denoiser, [erase(prompt, without)], COURSE)
+    prompts = [one for near in found for one in near.prompts]
+    assert prompts[0] == nearest
+    assert among in prompts
+    assert not {prompt, without} & set(prompts)
+    assert [near.likeness for near in found] == sorted((near.likeness for near in found), reverse=True)
+
+
+def test_every_target_gets_a_counterpart(denoiser):
+    """Wherever the concept stands in a prompt, and once each."""
+    pairs = [erase("a red shape", "a shape"), erase("a small red star", "a small star")]
+    (orange, *_) = find_neighbours(denoiser, pairs, COURSE)
+    assert orange.prompts == ("an orange shape", "a small orange star")
+
+
+def test_the_concept_by_another_name_is_not_kept():
+    """A prompt that says what the concept says has all of it; half of the way is half of it."""
+    shares = Bench(
+        LineModel(), NoNetwork(), [pair(5, 5, 1, 1)], ["5", "3", "1"], Course(steps=4, guidance=1.0)
+    ).shares()
+    assert shares == pytest.approx({"5": 1.0, "3": 0.5, "1": 0.0})
+
+
+def test_auto_stands_among_prompts_that_are_named(denoiser):
+    """Those stay, and those that are found come after them; a model that does not tell of its words is refused."""
+    leco = LecoConfig(preserve=("a photo", AUTO))
+    found = preserved(leco, denoiser, [erase("a red shape", "a shape")], COURSE).preserve
+    assert found[:2] == ("a photo", "an orange shape")
+    assert AUTO not in found
+    assert preserved(LecoConfig(preserve=("a photo",)), LineModel(), [pair()], COURSE).preserve == ("a photo",)
+    with pytest.raises(ConfigError, match="does not tell"):
+        preserved(leco, LineModel(), [pair()], COURSE)
+
+
+def test_it_is_written_as_a_word_or_in_a_list(tmp_path: Path):
+    """In a prompt file and in a job."""
+    prompts = tmp_path / "p.toml"
+    for text in ('"auto"', '["auto"]'):
+        prompts.write_text(f'preserve = {text}\nresolution = 64\n[[prompts]]\ntarget = "red"\n', "utf-8")
+        assert load(prompts).preserve == (AUTO,)
+    assert LecoConfig(preserve=AUTO).preserve == (AUTO,)
+
+
+def test_a_run_says_what_it_keeps_and_so_does_its_file(tmp_path: Path):
+    """The prompts that were found stand at its start and in the metadata, in place of the word."""
+    pairs = [erase("a red shape", "a shape").model_dump()]
+    job = tiny_job(tmp_path, leco={"max_denoising_steps": 4, "preserve": AUTO}, train={"steps": 1}, pairs=pairs)
+    path = run_job(job, manager=plugin_manager(installed=False)).path
+    (started,) = read_history(history_path(job.output_folder, job.name)).of(RunStarted)
+    assert "'an orange shape'" in dict(started.facts)["preserved"]
+    assert Lora.read(path).preserve[0] == "an orange shape"
+
+
+def test_a_language_models_words_are_known_too():
+    """Whose tokens begin with their space where CLIP's end with a mark: orange is nearest to red, square to circle."""
+    flow = load_model("builtin:tiny-flow", dtype="fp32", device=torch.device("cpu"))
+    assert next(iter(flow.similar("red", 3))) == "orange"
+    assert next(iter(flow.similar("circle", 3))) == "square"
