@@ -79,7 +79,8 @@ def test_a_plugin_brings_a_model_a_network_and_observers(tmp_path, line):
     ((path, dtype, said),) = line.model.network.saved
     assert (path, dtype, said["ss_steps"]) == (result.path, "float16", "60")
     assert (said["ss_base_model_version"], said["modelspec.architecture"]) == ("line", "line/lora")
-    kinds = [type(event) for event in line.recorder.events]
+    # this one goes far beyond its goal, and is warned of
+    kinds = [type(event) for event in line.recorder.events if not isinstance(event, Warned)]
     assert kinds == [RunStarted, *[StepDone] * 60, Saved, RunEnded]
     reached = [step.goal_reached for step in line.recorder.of(StepDone)]
     assert reached[0] == pytest.approx(0.0, abs=1e-6)

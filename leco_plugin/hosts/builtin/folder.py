@@ -104,12 +104,11 @@ class Folder:
     def _sweep(self) -> None:
         """Clear away what dead runs of this name left half-written; a state that was being replaced comes back."""
         endings = rf"{_ENDINGS}|{_ENDINGS_BESIDE}"
-        own = re.compile(rf"\.(?P<whole>(?P<stem>{re.escape(self._name)}{_STEP})(?:{endings})){LEFT_OVER}")
+        own = re.compile(rf"\.(?P<whole>{re.escape(self._name)}{_STEP}(?:{endings})){LEFT_OVER}")
         samples = self.path / "samples"
         for path in sorted([*self.path.iterdir(), *(samples.iterdir() if samples.is_dir() else ())]):
             match = own.fullmatch(path.name)
-            # another run may be called NAME-step00000010, and clears away what is its own
-            if not match or (match["stem"] != self._name and (self.path / f".{match['stem']}.lock").exists()):
+            if not match:
                 continue
             with suppress(OSError):
                 if path.name.endswith(".old") and not (self.path / match["whole"]).exists():

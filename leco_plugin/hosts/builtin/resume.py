@@ -57,7 +57,7 @@ def find_states(job: JobConfig, newest_run: str, report: Report) -> Iterator[Sto
     if not job.resume:
         return
     asked = None if job.resume == NEWEST else Path(job.resume).expanduser()
-    found = _before(asked, report) if asked else _of_run(job.output_folder, {job.name}, newest_run, inf, report)
+    found = _before(asked, report) if asked else _of_run(job.output_folder, job.name, newest_run, inf, report)
     for folder in found:
         stored = _whole(_of_training, folder, report)
         if stored:
@@ -88,14 +88,14 @@ def resumed_seed(stored: Stored, job: JobConfig) -> int:
     return seed
 
 
-def _of_run(folder: Path, names: set[str], run: str, most: float, tell: Tell) -> list[Path]:
+def _of_run(folder: Path, name: str, run: str, most: float, tell: Tell) -> list[Path]:
     """The states of ``run``, or of the newest one, that have done at most so many steps; most steps first."""
     found: list[tuple[Label, Path]] = []
-    pattern = re.compile(rf"({'|'.join(map(re.escape, names))})(-step\d{{8,}})?-state")
+    pattern = re.compile(rf"{re.escape(name)}(-step\d{{8,}})?-state")
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if pattern.fullmatch(path.name) and path.is_dir():
             label = _whole(read_label, path, tell)
-            if label and label.name in names and label.step <= most:
+            if label and label.name == name and label.step <= most:
                 found.append((label, path))
     run = run or max((label.run for label, _ in found), default="")
     own = [(label.step, path) for label, path in found if label.run == run]
@@ -111,11 +111,9 @@ def _before(asked: Path, tell: Tell) -> list[Path]:
         )
     label = _whole(read_label, asked, tell)
     if label:
-        older = _of_run(asked.parent, {label.name}, label.run, label.step, lambda _: None)
+        older = _of_run(asked.parent, label.name, label.run, label.step, lambda _: None)
         return [asked, *(path for path in older if path != asked)]
-    # a name may look like that of a step itself
-    names = {match["name"], asked.name.removesuffix("-state")}
-    return _of_run(asked.parent, names, "", float(match["step"] or inf), lambda _: None)
+    return _of_run(asked.parent, match["name"], "", float(match["step"] or inf), lambda _: None)
 
 
 def _of_training(folder: Path) -> Stored:
