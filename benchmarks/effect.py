@@ -152,7 +152,7 @@ def run(kind: str, trial: Trial, model: str) -> Record:
             "trial": dict(trial),
             "training": {figure: value for figure, value in training.items() if value is not None},
             "held out": held_out(path),
-            "pictures": slider_pictures(path) if kind == "slider" else erase_pictures(path),
+            "pictures": slider_pictures(model, path) if kind == "slider" else erase_pictures(model, path),
         }
 
 
@@ -174,18 +174,18 @@ def held_out(path: Path) -> dict[str, float]:
     }
 
 
-def slider_pictures(path: Path) -> dict[str, float]:
+def slider_pictures(model: str, path: Path) -> dict[str, float]:
     """The mean areas of 30 pictures at either end."""
     asked = slider_test(7)
-    studio = Studio(path, [one.prompt for one in asked])
+    studio = Studio(model, path, [one.prompt for one in asked])
     areas = {f"area at {at:+d}": fmean(one.area for one in read(studio, asked, at)) for at in (-1, 1)}
     return {**areas, "growth": math.log(areas["area at +1"] / areas["area at -1"])}
 
 
-def erase_pictures(path: Path) -> dict[str, float]:
+def erase_pictures(model: str, path: Path) -> dict[str, float]:
     """What is left of red in 30 pictures, how far the hue moved in degrees, and how many shapes are right."""
     asked = [one for one in erase_test(7) if one.colour == "red"]
-    studio = Studio(path, [one.prompt for one in asked])
+    studio = Studio(model, path, [one.prompt for one in asked])
     before, after = read(studio, asked, 0), read(studio, asked, 1)
     hues = [
         _turned(a.hue, b.hue) for a, b in zip(before, after, strict=True) if a.hue is not None and b.hue is not None

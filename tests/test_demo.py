@@ -19,8 +19,8 @@ from leco_plugin.tiny.pictures import HUES
 from leco_plugin.tiny.reader import Reading
 
 
-def run_demo(kind: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "leco_plugin", "demo", kind, "--seed", "5", "--output", str(folder)]
+def run_demo(kind: str, folder: Path, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "leco_plugin", "demo", kind, "--seed", "5", "--output", str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "<lora:" in done.stdout
@@ -49,6 +49,18 @@ def test_the_slider_slides(slider: tuple[Path, dict[str, Any]]) -> None:
     assert areas == sorted(areas)
     assert rows[1]["mean_area"] >= 1.5 * rows[-1]["mean_area"]
     assert all(abs(row["colour_right"] - rows[0]["colour_right"]) <= 0.05 for row in rows.values())
+
+
+@pytest.mark.timeout(900)
+def test_the_slider_slides_on_the_flow_model(tmp_path: Path) -> None:
+    """With the same job and prompts, and a job beside it that names that model."""
+    measured = run_demo("slider", tmp_path, "--model", "builtin:tiny-flow")
+    rows = {row["strength"]: row["all"] for row in measured["strengths"]}
+    areas = [rows[strength]["mean_area"] for strength in (-2, -1, 0, 1, 2)]
+    assert areas == sorted(areas)
+    assert rows[1]["mean_area"] >= 1.5 * rows[-1]["mean_area"]
+    assert min(row["colour_right"] for row in rows.values()) >= 0.95
+    assert load_job(tmp_path / "slider.yaml").job.model.name_or_path == "builtin:tiny-flow"
 
 
 @pytest.mark.timeout(900)

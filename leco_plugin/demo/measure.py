@@ -69,10 +69,10 @@ def erase_test(seed: int) -> list[Asked]:
 
 
 class Studio:
-    """The built-in model with a LoRA file on it, as a user would load it."""
+    """A built-in model with a LoRA file on it, as a user would load it."""
 
-    def __init__(self, lora: Path, prompts: Sequence[str]) -> None:
-        denoiser = load_model("builtin:tiny", dtype="fp32", device=torch.device("cpu"))
+    def __init__(self, model: str, lora: Path, prompts: Sequence[str]) -> None:
+        denoiser = load_model(model, dtype="fp32", device=torch.device("cpu"))
         network = LoadedLora(denoiser.module, LoraFile.read(lora))
         self._painter = Painter(denoiser, network, prompts, SETTINGS)
 

@@ -37,46 +37,47 @@ class Measured:
     colours: dict[str, Figures]
 
 
-def run_demo(kind: Kind, output: Path, seed: int) -> bool:
-    """Train the demo ``kind`` with ``seed`` into the folder ``output``; False where the user stopped it.
+def run_demo(kind: Kind, output: Path, seed: int, model: str = "builtin:tiny") -> bool:
+    """Train the demo ``kind`` on a built-in ``model`` into the folder ``output``; False where the user stopped it.
 
     An erase is calibrated afterwards. Writes the LoRA, strip.png, demo.json and the job with its prompts. ConfigError
     where ``output`` cannot be used.
     """
-    result = run_job(_job(kind, output, seed))
+    result = run_job(_job(kind, output, seed, model))
     if result.interrupted:
         return False
     if kind == "erase":
         calibrate(result.path, AskedSubject(seeds=1), result.path, DRIFT_LIMIT)
-    return _show(kind, output, seed, result.path)
+    return _show(kind, output, seed, result.path, model)
 
 
-def _show(kind: Kind, output: Path, seed: int, lora: Path) -> bool:
+def _show(kind: Kind, output: Path, seed: int, lora: Path, model: str) -> bool:
     """Measure the LoRA, and write and print what came of it."""
     asked = slider_test(seed) if kind == "slider" else erase_test(seed)
     page = Page()
     with page.working("drawing pictures on fresh seeds and reading them"):
-        measured, sheet = _measure(kind, lora, asked)
+        measured, sheet = _measure(kind, lora, asked, model)
     sheet.save(output / "strip.png")
-    _write_numbers(kind, output, seed, lora, measured)
+    _write_numbers(kind, output, seed, lora, model, measured)
     _print(page, kind, measured)
-    page.lines(_how_to_use(kind, output, lora))
+    page.lines(_how_to_use(kind, output, lora, model))
     return True
 
 
-def _job(kind: Kind, output: Path, seed: int) -> JobConfig:
-    """The shipped job, copied beside what it makes, so that it can be changed and run again."""
+def _job(kind: Kind, output: Path, seed: int, model: str) -> JobConfig:
+    """The shipped job for ``model``, copied beside what it makes, so that it can be changed and run again."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name in (f"{kind}.yaml", f"{kind}.toml"):
-            (output / name).write_bytes((JOBS / name).read_bytes())
+            shipped = (JOBS / name).read_text("utf-8")
+            (output / name).write_text(shipped.replace("builtin:tiny}", f"{model}}}"), "utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to {output}: {error.strerror}", fix="choose another --output") from None
     return load_job(output / f"{kind}.yaml", {"output_dir": str(output), "training_seed": seed}).job
 
 
-def _measure(kind: Kind, lora: Path, asked: Sequence[Asked]) -> tuple[list[Measured], Image.Image]:
-    studio = Studio(lora, [one.prompt for one in asked])
+def _measure(kind: Kind, lora: Path, asked: Sequence[Asked], model: str) -> tuple[list[Measured], Image.Image]:
+    studio = Studio(model, lora, [one.prompt for one in asked])
     drawn = {strength: studio.pictures(asked, strength) for strength in STRENGTHS[kind]}
     measured = [_figures_at(strength, asked, pictures) for strength, pictures in drawn.items()]
     shown = _shown(kind, asked)
@@ -104,9 +105,10 @@ def _shown(kind: Kind, asked: Sequence[Asked]) -> list[int]:
     return [erased[1], erased[-1], *others]
 
 
-def _write_numbers(kind: Kind, output: Path, seed: int, lora: Path, measured: Sequence[Measured]) -> None:
+def _write_numbers(kind: Kind, output: Path, seed: int, lora: Path, model: str, measured: Sequence[Measured]) -> None:
     tree = {
         "demo": kind,
+        "model": model,
         "seed": seed,
         "lora": lora.name,
         "strip": "strip.png",
@@ -145,7 +147,7 @@ def _with_hue(one: Figures) -> str:
     return f"{_percent(one.colour_right)}{hue}\nshape {_percent(one.shape_right)}"
 
 
-def _how_to_use(kind: Kind, output: Path, lora: Path) -> list[str]:
+def _how_to_use(kind: Kind, output: Path, lora: Path, model: str) -> list[str]:
     strengths = "-2 to 2" if kind == "slider" else "0 to 1"
     load = f'pipe.load_lora_weights("{lora.parent}", weight_name="{lora.name}", adapter_name="leco")'
     return [
@@ -154,7 +156,7 @@ def _how_to_use(kind: Kind, output: Path, lora: Path) -> list[str]:
         f"LoRA      {lora}",
         f"job       {output / kind}.yaml with {kind}.toml: change them, then: leco train {output / kind}.yaml",
         "",
-        f"A LoRA fits the model it was trained on, this one builtin:tiny. Yours is used the same way, at {strengths}:",
+        f"A LoRA fits the model it was trained on, this one {model}. Yours is used the same way, at {strengths}:",
         "ComfyUI    put it into models/loras, add a LoraLoaderModelOnly node and set strength_model",
         f"A1111      put it into models/Lora, write <lora:{lora.stem}:1> into the prompt",
         f'diffusers  {load}; pipe.set_adapters("leco", 1.0)',

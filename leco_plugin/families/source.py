@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -71,22 +73,26 @@ def refuse(what: str) -> ModelError:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Block in which transformers draws no progress bars across the console's."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+def _quietly() -> Iterator[None]:
+    """Block in which the libraries draw no progress bars across the console's, and warn of nothing a user could do."""
+    shown = [library for library in (transformers_logging, diffusers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # that an argument has another name in a later diffusers, which earlier ones do not know
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+        for library in shown:
+            library.enable_progress_bar()
 
 
 @contextmanager
 def loading(path: Path) -> Iterator[None]:
     """Block that reads a part of a model from ``path``; what goes wrong in it is a ModelError that names the path."""
     try:
-        with _without_bars():
+        with _quietly():
             yield
     except ModelError:
         raise

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ENDS, _BEGINS = "</w>", ("\u0120", "\u2581")
+"""How tokens of whole words end in CLIP's tokenizer, and begin in those of language models: with their space."""
 _LOOKED_AT = 8
 """Tokens for each word that is wanted: some are parts of words, or no words."""
 
@@ -89,7 +91,8 @@ def similar_words(tokenizer: Any, embedding: Tensor, word: str, count: int) -> d
 
     With their cosines, the nearest first; without ``word`` itself and what differs from it by an ending.
     """
-    own = embedding[tokenizer(word, add_special_tokens=False).input_ids].mean(0, keepdim=True)
+    space = " " if tokenizer.tokenize(f"a {word}")[-1].startswith(_BEGINS) else ""
+    own = embedding[tokenizer(space + word, add_special_tokens=False).input_ids].mean(0, keepdim=True)
     # a word that training hardly met has hardly a direction
     known = embedding.norm(dim=1) > own.norm() / 2
     alike = torch.cosine_similarity(embedding, own).where(known, -torch.ones(()))
@@ -98,8 +101,8 @@ def similar_words(tokenizer: Any, embedding: Tensor, word: str, count: int) -> d
     for likeness, text in zip(
         best.values.tolist(), tokenizer.convert_ids_to_tokens(best.indices.tolist()), strict=True
     ):
-        other = str(text).removesuffix("</w>")
-        whole = other.isalpha() and len(other) > 2 and tokenizer.tokenize(other) == [text]
+        other = str(text).removesuffix(_ENDS).lstrip("".join(_BEGINS)).lower()
+        whole = other.isalpha() and len(other) > 2 and tokenizer.tokenize(space + other) == [text]
         if whole and len(found) < count and not (other.startswith(word) or word.startswith(other)):
             found[other] = likeness
     return found

@@ -159,4 +159,4 @@ def test_broken_words_on_a_command_line_end_in_settings_or_in_a_refusal(tmp_path
             reads(load_flags, [*given, "--output_name=x"], sdxl=False)
         except Exception as error:
             raise AssertionError(f"case {number}: {name}={value[:100]!r} {flags!a}") from error
-    assert 0 < read < 100
+    assert read < 100

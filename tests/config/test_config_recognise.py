@@ -13,6 +13,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
+from leco_plugin.commands.main import main
 from leco_plugin.config.build import load, load_job, load_prompts
 from leco_plugin.config.recognise import Kind, expect, recognise
 from leco_plugin.errors import ConfigError
@@ -173,6 +174,13 @@ def test_what_is_no_settings_file_is_refused_by_what_it_is(tmp_path: Path, read)
     ):
         with pytest.raises(ConfigError, match=sentence):
             read(tmp_path / name)
+
+
+def test_a_lora_command_says_what_a_settings_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As check and train do."""
+    (tmp_path / "a.yaml").write_text(LECO, encoding="utf-8")
+    assert main(["inspect", str(tmp_path / "a.yaml")]) == 2
+    assert "this is a LECO config: leco convert" in capsys.readouterr().err
 
 
 def test_a_command_names_the_kinds_that_it_takes(tmp_path: Path):

@@ -109,7 +109,8 @@ def test_a_counterpart_is_an_option_of_a_job(rows: Mapping[str, Row]):
 def test_what_asks_for_nothing_in_the_source_is_no_loss(name: str):
     """Each setting at each of its off values, and at nothing, an empty text, list or table."""
     row = SLIDER[name]
-    for value in (*row.off, None, "", [], {}):
+    switch = () if row.to or True in row.off else (False,)
+    for value in (*row.off, *switch, None, "", [], {}):
         settings = read(with_needs(name, row, "anything" if value is ANY else value))
         assert about(name, settings) == [], value
 

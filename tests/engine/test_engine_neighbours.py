@@ -96,3 +96,10 @@ def test_a_run_says_what_it_keeps_and_so_does_its_file(tmp_path: Path):
     (started,) = read_history(history_path(job.output_folder, job.name)).of(RunStarted)
     assert "'an orange shape'" in dict(started.facts)["preserved"]
     assert Lora.read(path).preserve[0] == "an orange shape"
+
+
+def test_a_language_models_words_are_known_too():
+    """Whose tokens begin with their space where CLIP's end with a mark: orange is nearest to red, square to circle."""
+    flow = load_model("builtin:tiny-flow", dtype="fp32", device=torch.device("cpu"))
+    assert next(iter(flow.similar("red", 3))) == "orange"
+    assert next(iter(flow.similar("circle", 3))) == "square"

@@ -105,7 +105,7 @@ def test_options_that_would_do_nothing_are_refused(old: str, new: str, message: 
 def test_flow_models_have_their_own_sampler() -> None:
     """The UI writes flowmatch, an older job ddpm; neither is looked at."""
     for name in ("flowmatch", "ddpm"):
-        assert read(JOB, arch="flux", noise_scheduler=name).section.pairs
+        assert read(JOB, arch="zimage", noise_scheduler=name).section.pairs
 
 
 def test_an_error_has_the_line_of_the_job_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -132,6 +132,33 @@ def test_a_prompt_file_is_beside_the_job_file(monkeypatch: pytest.MonkeyPatch, t
     on_command_line(monkeypatch, tmp_path / "jobs" / "job.yaml", text)
     (tmp_path / "jobs" / "prompts.toml").write_text('target_class = "a dog"\npositive = "big"\nnegative = "small"\n')
     assert [pair.multiplier for pair in read(text).section.pairs] == [1.0, 1.0, -1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "file", "comment"),
+    [("size", "config/size.yaml", ""), ("c/size.jsonc", "c/size.jsonc", "// no lines are known\n")],
+)
+def test_a_prompt_file_is_found_however_the_job_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argument: str, file: str, comment: str
+) -> None:
+    """By its name alone in the host's config folder, and in a kind of file that only the host reads."""
+    text = JOB[: JOB.index("        prompts:")] + "        prompts_file: prompts.toml\n"
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(comment + text)
+    (path.parent / "prompts.toml").write_text('target_class = "a dog"\npositive = "big"\nnegative = "small"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["run.py", argument])
+    assert len(read(text).section.pairs) == 4
+
+
+@pytest.mark.parametrize(("name", "arch"), [("ddim", "flux"), ("ddpm", "sd3"), ("euler", "lumina2")])
+def test_a_sampler_that_the_host_fails_with_is_refused(name: str, arch: str) -> None:
+    """Before the model is loaded, with the right one."""
+    with pytest.raises(ConfigError, match=f"noise_scheduler '{name}' is none for {arch}") as refused:
+        read(JOB, arch=arch, noise_scheduler=name)
+    assert "flowmatch" in str(refused.value)
+    assert read(JOB, arch=arch, noise_scheduler="flowmatch").sampler == "flowmatch"
 
 
 def test_the_job_of_the_page_runs_in_both_hosts(tmp_path: Path) -> None:

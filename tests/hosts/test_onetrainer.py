@@ -86,10 +86,11 @@ def begun(model: Model, plan: Plan | None = None, **changes: Any) -> Run:
     setup.setup_model(model, config)
     randomize(model.lora.parameters(), std=0.2)
     commands = Commands()
-    reported = reported_in(Path("unused"), [])
+    heard = Recorder()
+    reported = reported_in(Path("unused"), [heard])
     wishes = {"stop": commands.stop, "wants_stop": lambda: False}
     run = begin(plan or plan_of(), setup, model, config, scaled=False, reported=reported, **wishes)
-    setup.leco = run
+    setup.leco, run.heard = run, heard
     return run
 
 
@@ -222,6 +223,31 @@ def test_a_flow_is_walked_from_noise_along_its_velocity():
     torch.testing.assert_close(run.denoiser.snr(torch.tensor([500.0, 250.0])), torch.tensor([1.0, 9.0]))
     assert run.denoiser.prediction_type == "flow"
     assert run.loss().isfinite()
+
+
+class Mixing(Model):
+    """A model that lets the prompts of one call disturb one another."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = self.unet.forward
+        self.unet.forward = lambda x, t, text: own(x, t, text.mean(0, keepdim=True).expand_as(text))
+
+
+def test_rows_that_disturb_one_another_are_asked_one_by_one():
+    """It is said once; every call of the run is for one row then, and a model that keeps them apart has its batches."""
+    model = Mixing()
+    run = begun(model)
+    model.asked.clear()
+    run.loss()
+    assert set(model.asked) == {1}
+    assert next(event.message for event in run.heard.of(Warned)).startswith("kind takes one prompt a call: ")
+    plain = Model()
+    apart = begun(plain)
+    plain.asked.clear()
+    apart.loss()
+    assert max(plain.asked) > 1
+    assert not [event for event in apart.heard.of(Warned) if "a call" in event.message]
 
 
 LINE = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}

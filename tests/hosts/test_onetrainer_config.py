@@ -61,6 +61,7 @@ def default_config() -> Config:
         cloud=Config(enabled=False),
         epochs=100,
         lora_rank=16,
+        output_model_format="KOHYA_LORA",
         validation=False,
         debug_mode=False,
         learning_rate_scaler="NONE",
@@ -227,6 +228,7 @@ def test_a_config_that_is_none_is_refused(tmp_path):
         ({"model_type": kind("IDEOGRAM_4", "is_ideogram")}, "IDEOGRAM_4"),
         ({"model_type": kind("HUNYUAN_VIDEO", "is_video_model")}, "HUNYUAN_VIDEO.*video"),
         ({"multi_gpu": True}, "multi_gpu"),
+        ({"output_model_format": "SAFETENSORS"}, "output_model_format is SAFETENSORS"),
         ({"cloud": Config(enabled=True)}, "cloud"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from leco_plugin.config.families import Distilled
+from leco_plugin.config.families import Distilled, takes_guidance
 from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
@@ -20,6 +20,7 @@ from leco_plugin.families.flow.source import FlowSource
 from leco_plugin.families.flow.table import RECIPES
 from leco_plugin.families.placement import Placement
 from leco_plugin.families.samplers import FlowSampler
+from leco_plugin.families.tokens import similar_words
 
 _TRAINED = 1000.0
 """A scheduler's time of pure noise."""
@@ -53,7 +54,7 @@ class FlowDenoiser:
         self._config = source.config("transformer")
         self._placement = placement or Placement(transformer, device)
         self.distilled = distilled
-        self._embedding = embedding if self._config.get("guidance_embeds") else None
+        self._embedding = embedding if takes_guidance(source.family, self._config) else None
         # Qwen-Image's, in some versions of diffusers
         self._takes_lengths = "txt_seq_lens" in inspect.signature(transformer.forward).parameters
         self._cut: dict[str, str] = {}
@@ -106,6 +107,14 @@ class FlowDenoiser:
     def cut(self, prompt: str) -> str:
         """The end of a truncated prompt."""
         return self._cut[prompt]
+
+    def similar(self, word: str, count: int) -> dict[str, float]:
+        """The words whose embeddings are the most alike, and how alike; see ``tokens.similar_words``."""
+        with self._source.text_pipeline(self._dtype, torch.device("cpu")) as pipe:
+            tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)
+            embedding = pipe.text_encoder.get_input_embeddings().weight.detach().float()
+        # tables are padded to a round number of rows
+        return similar_words(tokenizer, embedding[: len(tokenizer)], word, count)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w); a token's side in pixels has to divide the size."""

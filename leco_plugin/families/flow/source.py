@@ -68,11 +68,10 @@ class FlowSource:
     def vae(self) -> Any:
         """The VAE in float32, on the CPU."""
         kind, own = getattr(diffusers, self.index["vae"][1]), self.folder / "vae"
-        if own not in WEIGHTS:
-            with loading(own):
-                return kind.from_pretrained(own, torch_dtype=torch.float32).eval()
-        vae = kind.from_pretrained(WEIGHTS[own], torch_dtype=torch.float32).eval()
-        vae.register_to_config(**{name: self.config("vae")[name] for name in ("scaling_factor", "shift_factor")})
+        with loading(own):
+            vae = kind.from_pretrained(WEIGHTS.get(own, own), torch_dtype=torch.float32).eval()
+        if own in WEIGHTS:
+            vae.register_to_config(**{name: self.config("vae")[name] for name in ("scaling_factor", "shift_factor")})
         return vae
 
     @contextmanager

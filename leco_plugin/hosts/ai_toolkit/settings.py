@@ -97,16 +97,25 @@ def _document(job: Any) -> Document:
     The host hands on only the tree. The file is the one of its command line that holds a job of this name; prompt
     files are relative to its folder, and to the working folder where it is not found.
     """
-    for argument in sys.argv[1:]:
-        for path in (Path(argument), Path("config", argument)):
-            if (document := _read(path)) and _name(document.tree) in (job.name, "[name]"):
-                return replace(document, tree=job.raw_config)
-    return Document(Path(f"job {job.name}"), job.raw_config)
+    there = [path for argument in sys.argv[1:] for path in _places(argument) if path.is_file()]
+    read = [(path, _read(path)) for path in there]
+    for _, document in read:
+        if document and _name(document.tree) in (job.name, "[name]"):
+            return replace(document, tree=job.raw_config)
+    # such as JSON with comments
+    unread = [path for path, document in read if document is None]
+    return Document(unread[0] if unread else Path(f"job {job.name}"), job.raw_config)
+
+
+def _places(argument: str) -> list[Path]:
+    """Where the host looks for a job that is named on its command line."""
+    endings = ("", ".yaml", ".yml", ".json", ".jsonc")
+    return [Path(argument), *(Path("config", f"{argument}{ending}") for ending in endings)]
 
 
 def _read(path: Path) -> Document | None:
     try:
-        return read_document(path) if path.suffix in (".yaml", ".yml", ".json") and path.is_file() else None
+        return read_document(path)
     except LecoError:
         # the host has read it: its own reader allows more than ours
         return None

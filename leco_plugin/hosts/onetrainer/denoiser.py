@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from leco_plugin.config.families import Distilled
-from leco_plugin.contracts import PredictionType, Sampler
+from leco_plugin.contracts import PredictionType, Sampler, TextTable
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
+from leco_plugin.engine.row_check import rows_differ
 from leco_plugin.errors import ModelError
 from leco_plugin.families.samplers import (
     FlowSampler,
@@ -92,6 +93,9 @@ class HostDenoiser:
     """(height, width) in pixels of the pictures that a prompt is encoded for, where that depends on it."""
     guide = staticmethod(guided)
     distilled: ClassVar[Distilled | None] = None
+    separate: bool = False
+    """Whether rows are asked one by one, since this model mixes those of one call."""
+    _prompts: Sequence[str] = ()
     _cut: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -131,7 +135,21 @@ class HostDenoiser:
         # takes the text encoders off the device again
         self.setup.setup_train_device(self.model, self.config)
         self._cut = {prompt: cut for prompt in prompts if (cut := self._unseen(prompt))}
+        self._prompts = prompts
         return EncodedTable(outputs)
+
+    def check_rows(self, table: TextTable) -> str:
+        """Ask one by one from now on where rows of one call disturb each other; gives a sentence then.
+
+        The shortest and the longest prompt are asked: they are the most likely to.
+        """
+        order = sorted(range(len(self._prompts)), key=lambda number: len(self._prompts[number]))
+        exact = str(self.config.train_dtype) == "FLOAT_32"
+        with self.setup.prior_model(self.model, self.config):
+            shape = self.latent_shape(*self.resolution)
+            problem = rows_differ(self, table, [order[0], order[-1]], shape, exact=exact)
+        self.separate = bool(problem)
+        return problem and f"{self.family} takes one prompt a call: in one call for several {problem}"
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Prompts longer than CLIP reads; other text encoders are not asked."""
@@ -153,7 +171,7 @@ class HostDenoiser:
     def predict(self, latents: Tensor, timesteps: Tensor, text: Any, sizes: Tensor) -> Tensor:
         """Prediction (R, C, h, w), in one call where the rows' text fits into one batch."""
         outputs = cast(EncodedRows, text).outputs
-        together = _collated(outputs)
+        together = _SEPARATE if self.separate and len(outputs) > 1 else _collated(outputs)
         if together is not _SEPARATE:
             return self._predict(latents, timesteps, together, sizes)
         singles = [slice(i, i + 1) for i in range(len(outputs))]

@@ -70,6 +70,12 @@ def refuse(host: Host, config: Any) -> None:
     for name, on in (("multi_gpu", config.multi_gpu), ("cloud", config.cloud.enabled)):
         if on:
             raise ConfigError(f"LECO in OneTrainer trains on one device of this machine, and {name} is on", fix="off")
+    if not str(config.output_model_format).endswith("LORA"):
+        # after the training, which is lost then
+        raise ConfigError(
+            f"output_model_format is {config.output_model_format}, which OneTrainer does not write a LoRA in",
+            fix="KOHYA_LORA for SD and SDXL, COMFY_LORA or DIFFUSERS_LORA for others",
+        )
     if host.create.get_model_setup_class(kind, config.training_method) is None:
         raise ModelError(f"OneTrainer has no LoRA training for {kind}")
 

@@ -158,6 +158,8 @@ def begin(
         sampler=plan.sampler,
         generator=Generator().manual_seed(plan.seed),
     )
+    if mixes := denoiser.check_rows(training.model.table):
+        reported.warn([mixes])
     gradients, progress = Gradients(scaled=scaled), Progress(plan.pairs)
     reported.prepare(progress, plan.steps, denoiser.device)
     return Run(plan, training, denoiser, network, gradients, progress, reported, stop, wants_stop)
