@@ -114,8 +114,8 @@ def distilled(
     """
     if said is not None:
         return Distilled("the job says so", family.steps or None) if said else None
-    if family.embedding is not None and transformer.get("guidance_embeds"):
-        return Distilled("transformer/config.json has guidance_embeds: it takes its guidance as a number")
+    if takes_guidance(family, transformer):
+        return Distilled("its transformer takes its guidance as a number (guidance_embeds)")
     if not family.steps:
         return None
     if index.get("is_distilled"):
@@ -125,6 +125,11 @@ def distilled(
     if family.name == "z_image" and scheduler.get("shift") == _TURBO_SHIFT:
         return Distilled(f"scheduler_config.json has shift {_TURBO_SHIFT:g}: a turbo", family.steps)
     return Distilled("it is called a turbo", family.steps) if "turbo" in name.lower() else None
+
+
+def takes_guidance(family: FlowFamily, transformer: Config) -> bool:
+    """Whether the transformer with this config takes its guidance as a number; FLUX.2-dev's file may not say so."""
+    return family.embedding is not None and bool(transformer.get("guidance_embeds", family.name == "flux2"))
 
 
 _TURBO_SHIFT = 3.0

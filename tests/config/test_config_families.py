@@ -27,6 +27,8 @@ def test_the_config_files_tell_what_is_distilled():
     dynamic, static = {"use_dynamic_shifting": True}, {"shift": 1.0}
     assert distilled(FLUX, {}, {"guidance_embeds": True}, dynamic, "dev").steps is None
     assert distilled(FLUX, {}, {"guidance_embeds": False}, static, "schnell").steps == 4
+    assert distilled(FLOW_FAMILIES["flux2"], {}, {}, dynamic, "dev") is not None, "its config need not say so"
+    assert distilled(FLOW_FAMILIES["flux2_klein"], {}, {}, dynamic, "base") is None
     assert distilled(FLUX, {}, {"guidance_embeds": False}, dynamic, "de-distilled") is None
     assert distilled(Z_IMAGE, {}, {}, {"shift": 3.0}, "z").steps == 8
     assert distilled(Z_IMAGE, {}, {}, {"shift": 6.0}, "z") is None

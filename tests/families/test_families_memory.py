@@ -214,3 +214,16 @@ def test_nothing_is_missing_for_the_defaults():
     for device in (CPU, CUDA, torch.device("mps")):
         check_platform(MemoryConfig(), device)
     assert memory.MemoryConfig().attention == "sdpa"
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_the_unet_makes_room_for_the_text_encoders(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It leaves the device before prompts are encoded, and is back after them."""
+    denoiser = load_model(str(model_folder(family, tmp_path)[0]), dtype="fp32", device=CPU)
+    order: list[str] = []
+    encoder = denoiser._source.text_encoder
+    monkeypatch.setattr(denoiser._source, "text_encoder", lambda number: order.append("text") or encoder(number))
+    monkeypatch.setattr(denoiser._placement, "leave", lambda: order.append("leave"))
+    monkeypatch.setattr(denoiser._placement, "take", lambda: order.append("take"))
+    denoiser.encode(["a red circle"])
+    assert order == ["leave", *["text"] * (2 if family == "sdxl" else 1), "take"]

@@ -237,10 +237,10 @@ def test_jobs_that_cannot_be_trained_are_refused_before_a_model_is_loaded(output
 
 def test_a_goal_that_is_reached_ends_the_training(host: Host, output: str) -> None:
     """The host goes through its last steps, with weights that stay; figure and file say when it was."""
-    told = re.search(r"LECO: \d+% of the goal reached after (\d+) steps", output)
+    told = re.search(r"LECO: after (\d+) steps .*; no more is trained", output)
     assert told
     assert host.metadata(host.file("enough"))["ss_steps"] == told[1]
-    reached = host.figures("enough", "leco/goal_reached")
+    reached = host.figures("enough", "leco/effect")
     assert max(reached) == int(told[1]) - 1
     assert reached[max(reached)] >= 0.05
     losses = host.figures("enough", "loss/loss")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from leco_plugin.config.families import Distilled
+from leco_plugin.config.families import Distilled, takes_guidance
 from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
@@ -54,7 +54,7 @@ class FlowDenoiser:
         self._config = source.config("transformer")
         self._placement = placement or Placement(transformer, device)
         self.distilled = distilled
-        self._embedding = embedding if self._config.get("guidance_embeds") else None
+        self._embedding = embedding if takes_guidance(source.family, self._config) else None
         # Qwen-Image's, in some versions of diffusers
         self._takes_lengths = "txt_seq_lens" in inspect.signature(transformer.forward).parameters
         self._cut: dict[str, str] = {}

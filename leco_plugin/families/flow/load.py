@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leco_plugin.checkpoint import Checkpoint
-from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily
+from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, takes_guidance
 from leco_plugin.config.flow_rules import refusals
 from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
@@ -103,7 +103,7 @@ def load_flow(
 ) -> FlowDenoiser:
     """The model with its transformer on the CPU until prompts are encoded; ModelError for what cannot be done."""
     check_memory(memory, device)
-    if model.guidance_embedding is not None and not source.config("transformer").get("guidance_embeds"):
+    if model.guidance_embedding is not None and not takes_guidance(source.family, source.config("transformer")):
         raise ModelError(f"{source} takes no guidance as a number", fix="take model.guidance_embedding out")
     transformer = source.transformer(dtype, **quantization(memory, dtype))
     if any(parameter.is_meta for parameter in transformer.parameters()):
