@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +39,8 @@ class Layer:
     """What a factored change is multiplied with at strength 1; 1 where the file does not tell."""
     told: bool
     """Whether the file tells a scale; layers that are not factored need none."""
+    shapes: tuple[torch.Size, ...]
+    """Of the changes of its weight."""
 
     @property
     def name(self) -> str:
@@ -100,11 +101,13 @@ class LoraFile:
 
     def _layer(self, owner: Owner, path: str, keys: Mapping[str, str]) -> Layer:
         parts = {part: self.tensors[key] for part, key in keys.items()}
-        problem = _problem(parts)
-        if problem:
-            raise NetworkError(f"{self.path} is broken: {path or next(iter(keys.values()))}: {problem}", fix=GET_AGAIN)
+        try:
+            shapes = _change_shapes(parts)
+        except ValueError as problem:
+            where = f"{self.path} is broken: {path or next(iter(keys.values()))}"
+            raise NetworkError(f"{where}: {problem}", fix=GET_AGAIN) from None
         scale = self._scale(path, parts)
-        return Layer(owner, path, keys, parts, 1.0 if scale is None else scale, scale is not None)
+        return Layer(owner, path, keys, parts, 1.0 if scale is None else scale, scale is not None, shapes)
 
     def _scale(self, path: str, parts: Parts) -> float | None:
         rank, factored = rank_of(parts), networks(parts).keys() & {"LoRA", "LoHa", "LoKr"}
@@ -137,27 +140,29 @@ def _is_peft(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     return path.stem == Path(_NAMES[0]).stem or any(key.startswith("base_model.model.") for key in tensors)
 
 
-def _problem(parts: Parts) -> str:
-    """What is wrong with the tensors of a layer by themselves, whatever model they are for; empty where nothing is."""
+def _change_shapes(parts: Parts) -> tuple[torch.Size, ...]:
+    """Shapes of the changes of a layer's weight, with nothing computed.
+
+    ValueError says what is wrong with the tensors by themselves, whatever model they are for.
+    """
     empty = next((name for name, tensor in parts.items() if tensor.numel() == 0), None)
     if empty is not None:
-        return f"{empty} is empty (rank 0)"
+        raise ValueError(f"{empty} is empty (rank 0)")
     if "alpha" in parts and parts["alpha"].numel() != 1:
-        return f"alpha is {parts['alpha'].numel()} numbers, not one"
+        raise ValueError(f"alpha is {parts['alpha'].numel()} numbers, not one")
+    shadows = {name: torch.empty(tensor.shape, device="meta") for name, tensor in parts.items()}
     try:
-        sizes = [math.prod(shape) for shape in change_shapes(parts)]
+        list(bias_changes(shadows, 1.0))
+        shapes = tuple(change.shape for change in weight_changes(shadows, 1.0))
+        fit = len({shape.numel() for shape in shapes}) < 2
     except (RuntimeError, IndexError, ValueError):
-        named = {name: tensor for name, tensor in parts.items() if tensor.ndim}
-        shapes = ", ".join(f"{name} {shape_text(tensor.shape)}" for name, tensor in named.items())
-        return f"its parts do not fit each other: {shapes}"
-    return "it claims more numbers than any layer has" if max(sizes, default=0) > _MOST_NUMBERS else ""
-
-
-def change_shapes(parts: Parts) -> list[torch.Size]:
-    """Shapes of the changes of a layer's weight; raises as ``weight_changes`` does, and computes nothing."""
-    empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in parts.items()}
-    list(bias_changes(empty, 1.0))
-    return [change.shape for change in weight_changes(empty, 1.0)]
+        fit, shapes = False, ()
+    if not fit:
+        listed = ", ".join(f"{name} {shape_text(tensor.shape)}" for name, tensor in parts.items() if tensor.ndim)
+        raise ValueError(f"its parts do not fit each other: {listed}")
+    if any(shape.numel() > _MOST_NUMBERS for shape in shapes):
+        raise ValueError("it claims more numbers than any layer has")
+    return shapes
 
 
 def shape_text(shape: torch.Size) -> str:

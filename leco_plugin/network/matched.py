@@ -14,7 +14,7 @@ from leco_plugin.network.blocks import original_names
 from leco_plugin.network.differences import LENGTHS, networks, unread
 from leco_plugin.network.flow_files import in_diffusers_names
 from leco_plugin.network.lora_keys import foreign_kind
-from leco_plugin.network.lora_read import Layer, LoraFile, change_shapes, shape_text
+from leco_plugin.network.lora_read import Layer, LoraFile, shape_text
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm)
 _SHOWN = 3
@@ -98,7 +98,7 @@ def _add(layers: dict[str, Layer], name: str, layer: Layer, file: LoraFile, modu
         raise NetworkError(f"{file.path} is broken: it holds the layer {name} twice, under two names", fix=fix)
     target = module.get_submodule(name)
     if not _fits(layer, target):
-        found = " and ".join(map(shape_text, change_shapes(layer.parts))) or "a bias or length"
+        found = " and ".join(map(shape_text, layer.shapes)) or "a bias or length"
         wanted = shape_text(cast(Tensor, target.weight).shape)
         raise NetworkError(
             f"{file.path} is for a model of other widths: {name} is {wanted} here, and {found} there", fix=_OTHER_MODEL
@@ -110,7 +110,7 @@ def _fits(layer: Layer, target: nn.Module) -> bool:
     """Whether what a layer of a file adds has the shapes of the model's ``target``."""
     base = cast(Tensor, target.weight)
     parts = layer.parts
-    shapes = [*change_shapes(parts), *([parts["set_weight"].shape] if "set_weight" in parts else [])]
+    shapes = [*layer.shapes, *([parts["set_weight"].shape] if "set_weight" in parts else [])]
     biases = [parts[name].numel() for name in networks(parts).get("bias", ())]
     biases += [parts["lora_up.bias"].numel()] if "lora_up.bias" in parts else []
     lengths = [parts[name].numel() for name in LENGTHS if name in parts]
