@@ -12,7 +12,7 @@ import torch
 from lora_files import alphas_times, as_diffusers, changed, evaluated, nothing, parts, run
 
 from leco_plugin.config.schema import PromptPair
-from leco_plugin.engine.measure import Measured, PairFigures
+from leco_plugin.engine.figures import Measured, PairFigures
 from leco_plugin.lora.calibrate import end_of, target_of
 from leco_plugin.lora.scale import scaled, scaled_metadata
 from leco_plugin.network.lora_read import LoraFile
