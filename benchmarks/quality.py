@@ -29,6 +29,7 @@ from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
 from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
+from leco_plugin.engine.stop import Stop
 from leco_plugin.engine.walks import make_walks
 from leco_plugin.families.load import load_model
 from leco_plugin.hosts.builtin.loop import Loop
@@ -124,9 +125,10 @@ def run(trial: Trial) -> dict[str, float]:
     began = time.process_time()
     train = TrainConfig(steps=trial.steps, lr=trial.lr)
     walks = walks_of(trial, step, pairs, generator)
-    Loop(
-        step, walks, network, train, denoiser.device, Report([]), Progress(pairs), save=lambda done: None
-    ).run()  # fmt: skip
+    loop = Loop(
+        step, walks, network, train, denoiser.device, Report([]), Progress(pairs), lambda done: None, lambda done: None
+    )
+    loop.run(Stop())
     found = {"seconds": time.process_time() - began, "rows": float(denoiser.rows)}
     course = Course(trial.sampler, STEPS, StepSettings().denoise_guidance_scale)
     found["left"] = 1 - Bench(denoiser, network, pairs, [], course).measure([1.0, -1.0]).at_own_side(1.0).reached

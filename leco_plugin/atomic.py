@@ -6,6 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+LEFT_OVER = r"\.[a-z0-9_]{8}(\.old)?"
+"""What follows a dot and a name in the names of files and folders that a killed process left half-written."""
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path`` and move it there, so that nobody ever sees half a file."""
@@ -17,14 +20,15 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner can read
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

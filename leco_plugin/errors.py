@@ -64,6 +64,29 @@ class TrainingError(LecoError):
     """A run cannot go on: the loss is not finite, or a file cannot be written."""
 
 
+_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+LESS_MEMORY = (
+    "set train.gradient_checkpointing: true, train.dtype: bf16, or a smaller resolution or batch_size; `leco check` "
+    "says what a job needs"
+)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what ``error`` says, or its kind where it says nothing, or cannot even say it."""
+    try:
+        text = str(error).strip()
+    # somebody else's exception may fail in its own message
+    except BaseException:  # noqa: BLE001
+        text = ""
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, of whatever device: torch has several kinds for it, and a bare RuntimeError."""
+    kind = type(error).__name__
+    return isinstance(error, MemoryError) or kind == "OutOfMemoryError" or any(one in reason(error) for one in _MEMORY)
+
+
 def harmless(text: str) -> str:
     """``text`` on one line, with escapes for what is not printable: a foreign file must not steer the terminal."""
     return "".join(

@@ -16,6 +16,8 @@ class RunStarted:
     """What a user wants to see before waiting: (label, value) in order of interest."""
     done: int = 0
     """Steps that the run which this one goes on with has done."""
+    run_id: str = ""
+    """Tells runs of one name apart; one that goes on with another has the same."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from leco_plugin.config.build import Loaded, load
 from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import JobConfig, LecoConfig
 from leco_plugin.config.words import quote
-from leco_plugin.engine.measure import Course, PairFigures
+from leco_plugin.engine.figures import PairFigures
+from leco_plugin.engine.measure import Course
 from leco_plugin.engine.neighbours import Neighbour, find_neighbours
 from leco_plugin.engine.prompt_check import PromptCheck, check_prompts, pull
 from leco_plugin.errors import ConfigError

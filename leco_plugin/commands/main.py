@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from leco_plugin import __version__
 from leco_plugin.commands import calibrate, check, convert, demo, evaluate, host, inspect, preview, report, train
 from leco_plugin.commands.codes import INTERRUPTED, OK, REFUSED
-from leco_plugin.errors import LecoError
+from leco_plugin.errors import LESS_MEMORY, LecoError, is_out_of_memory, reason
 from leco_plugin.streams import write_lines
 
 
@@ -32,6 +32,11 @@ def _guarded(command: Callable[[], int]) -> int:
         return command()
     except LecoError as error:
         write_lines(sys.stderr, map(str, error.problems))
+        return REFUSED
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        write_lines(sys.stderr, [f"out of memory: {reason(error)}", f"  fix: {LESS_MEMORY}"])
         return REFUSED
     except BrokenPipeError:
         # whoever read has read enough, as head does; what is left in the buffer would fail again at the exit

@@ -178,6 +178,8 @@ class MemoryConfig(Frozen):
 class SaveConfig(Frozen):
     """The files that a run leaves."""
 
+    overwrite: bool = False
+    """Replace the files of an earlier run of the same name; without it, such a run is refused."""
     dtype: FileDType = "float16"
     """Precision of the LoRA files."""
     save_every: Whole | None = Field(None, ge=1)
@@ -269,7 +271,7 @@ class JobConfig(Frozen):
     training_seed: Whole | None = Field(None, ge=0, lt=2**63)
     """Fixes everything that is drawn; drawn itself, and recorded, when absent."""
     resume: str | None = Field(None, min_length=1)
-    """Go on from a state: its folder, or newest for the newest one of this run that is whole."""
+    """Go on from a state: its folder, or newest for the newest whole one of the newest run of this name."""
     model: ModelConfig
     network: NetworkConfig = NetworkConfig()
     memory: MemoryConfig = MemoryConfig()

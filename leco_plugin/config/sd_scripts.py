@@ -166,7 +166,8 @@ class _Reader:
     def job(self) -> FlagsJob:
         """The job; raises ConfigError with every error so far, and those of the schema and the prompt file."""
         settings: dict[str, object] = {"name": "missing", "model.name_or_path": "missing", "model.is_xl": self.sdxl}
-        settings |= {"save.max_step_saves_to_keep": None}
+        # as sd-scripts does; the run says so
+        settings |= {"save.max_step_saves_to_keep": None, "save.overwrite": True}
         sources = {to: name for name, to in options() if name in self.values}
         settings |= {to: self.values[name] for to, name in sources.items()}
         for read in (self._precision, self._attention, self._optimizer, self._network, self._samples):

@@ -73,7 +73,9 @@ def _job(kind: Kind, output: Path, seed: int, model: str) -> JobConfig:
             (output / name).write_text(shipped.replace("builtin:tiny}", f"{model}}}"), "utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to {output}: {error.strerror}", fix="choose another --output") from None
-    return load_job(output / f"{kind}.yaml", {"output_dir": str(output), "training_seed": seed}).job
+    return load_job(
+        output / f"{kind}.yaml", {"output_dir": str(output), "training_seed": seed, "save.overwrite": True}
+    ).job
 
 
 def _measure(kind: Kind, lora: Path, asked: Sequence[Asked], model: str) -> tuple[list[Measured], Image.Image]:

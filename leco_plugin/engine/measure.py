@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from torch import Generator, Tensor, nn
@@ -19,14 +16,13 @@ from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.core import objective
 from leco_plugin.core.walk import Walk
 from leco_plugin.engine.concepts import encode_concepts
+from leco_plugin.engine.figures import Measured, PairFigures, ratio
 from leco_plugin.engine.rows import Model, Row, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 
 HELD_OUT = 2**63 + 1
 """Seed of the noise; beyond those that a training may have."""
 _ROWS_PER_CALL = 8
-_ROUNDING = 1e-4
-"""An effect that is no more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -46,123 +42,6 @@ class Course:
     def states(self) -> int:
         """States of a walk that are measured; those of all walks together are spread evenly over 1..N-1."""
         return min(self.most_states, self.steps - 1)
-
-
-@dataclass(frozen=True)
-class PairFigures:
-    """Squared lengths and products for one pair, each a mean over the elements of a prediction and summed over states.
-
-    Those of the effect are of predicted pictures (``objective.picture_weight``), the others of predictions.
-    """
-
-    pair: PromptPair
-    edit: float
-    """Of goal - base(target): what is asked."""
-    difference: float
-    """Of positive - unconditional."""
-    base: float
-    """Of base(target)."""
-    pull: float
-    """Of what neutral - base(target) has besides the concept's own direction."""
-    concept: float
-    """Of the concept, in pictures."""
-    asked: float
-    """What is asked times the concept, in pictures."""
-    whole: float
-    """The way from the target to the prompt that the edit leads to, times the concept, in pictures."""
-    left: Mapping[float, float]
-    """Of student - goal, by the strength of the LoRA."""
-    along: Mapping[float, float]
-    """The student's change times the concept, in pictures, by strength."""
-    change: Mapping[float, float]
-    """Of that change."""
-
-    @property
-    def contrast(self) -> float:
-        """How large the concept is beside the whole prediction; see ``prompt_check`` for what is little."""
-        return self.difference / self.base
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a LoRA does to pictures of the targets, where 1 is the whole concept."""
-
-    along: float
-    """How far they move along the concept; negative the other way."""
-    beside: float
-    """How far they move beside that direction."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Figures of a LoRA at several strengths."""
-
-    pairs: tuple[PairFigures, ...]
-    moved: Mapping[str, Mapping[float, float]]
-    """Square of the change of the predicted picture for each untouched prompt, by strength; mean over states."""
-    states: int
-    """States that each pair was measured at."""
-
-    @property
-    def concept(self) -> float:
-        """Mean square of the concept, in pictures."""
-        return sum(one.concept for one in self.pairs) / len(self.pairs) / self.states
-
-    @property
-    def asked(self) -> float:
-        """The effect that the pairs ask for."""
-        return _ratio(sum(one.asked for one in self.pairs), sum(one.concept for one in self.pairs))
-
-    @property
-    def still(self) -> bool:
-        """Whether nothing moved at any strength, but by rounding."""
-        moved = [(one.concept, one.change) for one in self.pairs] + [(self.concept, it) for it in self.moved.values()]
-        return all(square <= _ROUNDING**2 * concept for concept, change in moved for square in change.values())
-
-    @property
-    def whole(self) -> float:
-        """Effect with which targets are drawn as what the edit leads to: 1 for an erase, the end of a slider less.
-
-        A slider's target lies between its two ends, which the concept is the difference of.
-        """
-        return _ratio(sum(one.whole for one in self.pairs), sum(one.concept for one in self.pairs))
-
-    def reached(self, strength: float) -> float | None:
-        """Fraction of the goal that is reached: 0 as before, 1 as asked; None where no pair is for that side."""
-        side = [one for one in self.pairs if one.pair.multiplier * strength > 0]
-        if strength == 0:
-            return 0.0
-        asked = sum(one.edit for one in side)
-        return 1 - sum(one.left[strength] for one in side) / asked if asked > 0 else None
-
-    def effect(self, strength: float) -> Effect:
-        """Over all pairs; a slider's is negative at its negative end."""
-        return _effect([(one, strength, _sign(one.pair.multiplier)) for one in self.pairs if strength in one.along])
-
-    def at_own_side(self, size: float) -> Effect:
-        """Every pair at the strength of this ``size`` on its own side: what a slider does at both ends together."""
-        return _effect([(one, size * _sign(one.pair.multiplier), 1) for one in self.pairs])
-
-    def drift(self, strength: float) -> float | None:
-        """How far pictures of untouched prompts moved, where 1 is the whole concept; None where there are none."""
-        if not self.moved or self.concept == 0:
-            return None
-        return math.sqrt(fmean(by_strength[strength] for by_strength in self.moved.values()) / self.concept)
-
-    def monotonicity(self, strengths: Sequence[float]) -> float | None:
-        """Net effect over all its changes, from the lowest strength to the highest: 1 never turns back, -1 always."""
-        steps = [self.effect(strength).along for strength in sorted(strengths)]
-        changes = [after - before for before, after in pairwise(steps)]
-        total = sum(map(abs, changes))
-        return sum(changes) / total if total > _ROUNDING else None
-
-
-def _effect(asked: Sequence[tuple[PairFigures, float, int]]) -> Effect:
-    """Of pairs at a strength each, and on which side of it their concept is."""
-    concept = sum(one.concept for one, _, _ in asked)
-    along = _ratio(sum(sign * one.along[strength] for one, strength, sign in asked), concept)
-    change = _ratio(sum(one.change[strength] for one, strength, _ in asked), concept)
-    return Effect(along, math.sqrt(max(0.0, change - along**2)))
 
 
 class NoNetwork:
@@ -239,7 +118,7 @@ class Bench:
             nothing, added = known[rows[0]], known[rows[2]] - known[rows[1]]
             whole += weight * _dot(added, added)
             parts = [part + weight * _dot(known[row] - nothing, added) for part, row in zip(parts, others, strict=True)]
-        return {prompt: _ratio(part, whole) for prompt, part in zip(self._untouched, parts, strict=True)}
+        return {prompt: ratio(part, whole) for prompt, part in zip(self._untouched, parts, strict=True)}
 
     def _step(self, factor: float) -> LecoStep:
         """The step whose walks have the LoRA at ``factor`` times each pair's multiplier."""
@@ -364,11 +243,3 @@ def _kept(prompt: str, resolution: tuple[int, int]) -> PromptPair:
 
 def _dot(first: Tensor, second: Tensor) -> float:
     return float(objective.dot(first, second))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
-
-
-def _sign(number: float) -> int:
-    return (number > 0) - (number < 0)

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.contracts import Denoiser
 from leco_plugin.engine.concepts import distinct_prompts
-from leco_plugin.engine.measure import Bench, Course, NoNetwork, PairFigures
+from leco_plugin.engine.figures import PairFigures
+from leco_plugin.engine.measure import Bench, Course, NoNetwork
 from leco_plugin.errors import Problem
 
 SAME, FAINT = 1e-9, 1e-4

@@ -15,6 +15,8 @@ from leco_plugin.contracts import Observer
 from leco_plugin.core.state import StateTree
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.step import StepResult
+from leco_plugin.engine.stop import AtOnce
+from leco_plugin.errors import reason
 from leco_plugin.events import Event, StepDone, Warned
 
 
@@ -26,18 +28,20 @@ class Report:
 
     def __call__(self, event: Event) -> None:
         """Notify every observer of ``event``."""
-        failed: list[tuple[Observer, Exception]] = []
+        failed: list[tuple[Observer, BaseException]] = []
         for observer in self._observers:
             try:
                 observer.notify(event)
-            # an observer is somebody else's code: no fault of it may cost a training run
-            except Exception as error:  # noqa: BLE001
+            except AtOnce:
+                raise
+            # an observer is somebody else's code: no fault of it may cost a training run, and it may not end one
+            except BaseException as error:  # noqa: BLE001
                 failed.append((observer, error))
         # by identity: somebody else's code may also say that two observers are equal
         dropped = {id(observer) for observer, _ in failed}
         self._observers = [observer for observer in self._observers if id(observer) not in dropped]
-        for observer, reason in failed:
-            self(Warned(f"{type(observer).__name__} failed and was switched off: {reason}"))
+        for observer, raised in failed:
+            self(Warned(f"{type(observer).__name__} failed and was switched off: {reason(raised)}"))
 
 
 class Meter:

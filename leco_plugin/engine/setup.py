@@ -11,7 +11,7 @@ from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.config.flow_rules import fitted
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks
-from leco_plugin.errors import ConfigError, ModelError
+from leco_plugin.errors import ConfigError, ModelError, reason
 
 
 def load_model(job: JobConfig, hooks: Hooks) -> Denoiser:
@@ -36,8 +36,9 @@ def choose_device(name: str) -> torch.device:
         # asked for a number, since some devices take tensors and have none
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used here: {reason}", fix="set device: auto, or cpu") from None
+        raise ConfigError(
+            f"device {name!r} cannot be used here: {reason(error)}", fix="set device: auto, or cpu"
+        ) from None
     return device
 
 

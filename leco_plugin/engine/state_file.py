@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from leco_plugin.atomic import umask
 from leco_plugin.core.state import StateTree
-from leco_plugin.errors import TrainingError
+from leco_plugin.errors import TrainingError, reason
 
-FORMAT = 1
+FORMAT = 2
 TREE, TENSORS, MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
 _FIX = "see that the disk has room, or set another training_folder"
 
@@ -29,13 +31,30 @@ class DamagedState(Exception):  # noqa: N818 - not the end of anything: the stat
 
 
 @dataclass(frozen=True)
+class Label:
+    """What a state says of itself before it is read."""
+
+    step: int
+    """Optimizer steps that were done."""
+    name: str = ""
+    """The run's name."""
+    run: str = ""
+    """Which of the runs of that name."""
+
+
+@dataclass(frozen=True)
 class Stored:
     """What a state's folder holds."""
 
-    step: int
+    label: Label
     described: Mapping[str, str]
     """The run that it is of: what a run that goes on with it must share."""
     tree: StateTree
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that were done."""
+        return self.label.step
 
 
 def write_state(folder: Path, stored: Stored) -> None:
@@ -46,16 +65,16 @@ def write_state(folder: Path, stored: Stored) -> None:
     tensors: dict[str, Tensor] = {}
     tree = {"described": stored.described, "tree": _packed(stored.tree, tensors, "state")}
     files = {TREE: json.dumps(tree).encode(), TENSORS: save(tensors)}
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    manifest = {"format": FORMAT, "step": stored.step, "sha256": sums}
+    manifest = {"format": FORMAT, **asdict(stored.label), "sha256": {name: _sum(data) for name, data in files.items()}}
+    sealed = {**manifest, "seal": _seal(manifest)}
     try:
-        _clear_leftovers(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             # mkdtemp makes folders that only their owner can read
-            beside.chmod(0o777 & ~_umask())
+            beside.chmod(0o777 & ~umask())
             # the manifest comes last: without it, what is there counts as cut off
-            for name, data in {**files, MANIFEST: json.dumps(manifest).encode()}.items():
+            for name, data in {**files, MANIFEST: json.dumps(sealed).encode()}.items():
                 _write(beside / name, data)
             _replace(beside, folder)
         finally:
@@ -64,33 +83,62 @@ def write_state(folder: Path, stored: Stored) -> None:
         raise TrainingError(f"cannot write the state {folder}: {error.strerror}", fix=_FIX) from error
 
 
+def read_label(folder: Path) -> Label:
+    """What the state in ``folder`` says of itself; DamagedState where that is not what was written."""
+    return _manifest(folder)[0]
+
+
 def read_state(folder: Path) -> Stored:
     """What ``folder`` holds; DamagedState where that is not all that was written."""
-    try:
+    label, sums = _manifest(folder)
+    with _damage_named():
+        files = {name: (folder / name).read_bytes() for name in (TREE, TENSORS)}
+        for name, data in files.items():
+            if _sum(data) != sums[name]:
+                raise DamagedState(f"{name} is not what was written")
+        tree = json.loads(files[TREE])
+        return Stored(label, dict(tree["described"]), _unpacked(tree["tree"], load(files[TENSORS])))
+
+
+def _manifest(folder: Path) -> tuple[Label, Mapping[str, str]]:
+    """The label, and the checksums of the files."""
+    with _damage_named():
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
             raise DamagedState(f"its format is {manifest['format']}, not {FORMAT}")
-        files = {name: (folder / name).read_bytes() for name in (TREE, TENSORS)}
-        for name, data in files.items():
-            if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
-                raise DamagedState(f"{name} is not what was written")
-        tree = json.loads(files[TREE])
-        tensors = load(files[TENSORS])
-        return Stored(int(manifest["step"]), tree["described"], _unpacked(tree["tree"], tensors))
+        if manifest.pop("seal") != _seal(manifest):
+            raise DamagedState(f"{MANIFEST} is not what was written")
+        return Label(int(manifest["step"]), str(manifest["name"]), str(manifest["run"])), manifest["sha256"]
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Block in which whatever a file does to its reader is a DamagedState."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DamagedState(f"{Path(error.filename).name} is missing") from None
     except OSError as error:
         raise DamagedState(f"cannot be read: {error.strerror}") from None
-    except (ValueError, LookupError, TypeError, SafetensorError) as error:
-        raise DamagedState(f"is not readable: {error}") from None
+    # RecursionError: nested too deeply; OverflowError: 1e999 is no number of steps
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+        SafetensorError,
+    ) as error:
+        raise DamagedState(f"is not readable: {reason(error)}") from None
 
 
-def state_step(folder: Path) -> int | None:
-    """The step of a state that looks complete."""
-    try:
-        return int(json.loads((folder / MANIFEST).read_bytes())["step"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _seal(manifest: Mapping[str, object]) -> str:
+    return _sum(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _packed(tree: StateTree, tensors: dict[str, Tensor], place: str) -> object:
@@ -154,16 +202,3 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Of a run that was killed while it wrote this same state."""
-    for path in folder.parent.iterdir():
-        if path.name.startswith(f".{folder.name}."):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -22,7 +22,7 @@ from leco_plugin.engine.step import StepSettings
 
 Shape = tuple[int, int, int]
 """(C, h, w) of latents."""
-_MOST_STEPS, _MOST_CALLS, _MOST_TURNS, _MOST_SAMPLES = 100, 2000, 8, 1024
+_MOST_STEPS, _MOST_CALLS, _MOST_TURNS, _MOST_SAMPLES = 400, 2000, 8, 1024
 """That are counted: the rest of a run is like them."""
 
 

@@ -11,7 +11,8 @@ from statistics import fmean
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import effect_in_words
-from leco_plugin.engine.measure import Bench, Effect, Measured, asks, unit
+from leco_plugin.engine.figures import Effect, Measured
+from leco_plugin.engine.measure import Bench, asks, unit
 from leco_plugin.engine.progress import BEYOND
 from leco_plugin.errors import ConfigError, NetworkError
 from leco_plugin.lora.file import Lora, with_pairs

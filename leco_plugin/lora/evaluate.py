@@ -11,7 +11,8 @@ from pathlib import Path
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.words import effect_in_words
 from leco_plugin.contracts import Denoiser
-from leco_plugin.engine.measure import Measured, asks, unit
+from leco_plugin.engine.figures import Measured
+from leco_plugin.engine.measure import asks, unit
 from leco_plugin.errors import ConfigError
 from leco_plugin.lora.file import Lora
 from leco_plugin.lora.subject import Asked, Subject, find_subject, load_model

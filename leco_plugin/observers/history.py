@@ -12,11 +12,13 @@ from pydantic import TypeAdapter
 
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.run import RunDescription
-from leco_plugin.errors import ConfigError
+from leco_plugin.errors import ConfigError, reason
 from leco_plugin.events import Event, RunStarted, StepDone, Warned
 
 SUFFIX = ".run.jsonl"
 _KINDS: Mapping[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Event)}
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What a file that is no history does to its reader."""
 _AnyEvent = TypeVar("_AnyEvent")
 
 
@@ -47,8 +49,8 @@ class HistoryWriter:
 
     def _start(self, event: RunStarted) -> None:
         self._step, self._started = event.done, True
-        # one without a history has nothing to go on with
-        kept = [line for step, line in _steps(self._path) if step <= event.done] if event.done else []
+        # one without a history, or with that of another run, has nothing to go on with
+        kept = [line for step, line in _steps(self._path, event.run_id) if step <= event.done] if event.done else []
         new = [self._line(one) for one in (event, *self._before)]
         write_atomically(self._path, "".join([*kept, *new]).encode())
 
@@ -90,9 +92,8 @@ def read_history(path: Path) -> History:
         # not strict: in JSON a list stands for a tuple
         found = RunDescription.model_validate(run, strict=False)
         events = tuple(_event(record, path.parent) for record in records if record["event"] in _KINDS)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{path} is no history of a run: {reason}", fix="name the LoRA file instead") from None
+    except (*_DAMAGE, StopIteration) as error:
+        raise ConfigError(f"{path} is no history of a run: {reason(error)}", fix="name the LoRA file instead") from None
     return History(found, events)
 
 
@@ -105,12 +106,14 @@ def _event(record: Mapping[str, Any], folder: Path) -> Event:
     return replace(event, path=folder / (event.path.name if outside else event.path))
 
 
-def _steps(path: Path) -> Iterator[tuple[int, str]]:
-    """Every line with the step that it belongs to."""
+def _steps(path: Path, run: str) -> Iterator[tuple[int, str]]:
+    """Every line of the history of ``run`` with the step that it belongs to; none of another's."""
     try:
-        yield from ((record["at"], line) for record, line in _records(path))
+        records = list(_records(path))
+        if all(record.get("run_id", run) == run for record, _ in records):
+            yield from ((record["at"], line) for record, line in records)
     # a history that is damaged, or of no run, is begun anew: it must not keep a run from going on
-    except (OSError, ValueError, KeyError, TypeError):
+    except _DAMAGE:
         return
 
 

@@ -17,7 +17,7 @@ from leco_plugin.pictures.painter import cut
 from leco_plugin.report.page import Gallery, Shot
 
 _ENDINGS = (".safetensors", ".ckpt", ".pt")
-_STEP = re.compile(r"(-step|_)\d{8,}$")
+_STEP = re.compile(r"(-step|_)\d{8,}(-emergency)?$")
 """What the built-in host and ai-toolkit put behind the name of an intermediate file."""
 _MOST_STEPS = 6
 """Steps of a run whose pictures go on a page, the first and the last among them."""

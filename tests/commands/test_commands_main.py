@@ -190,7 +190,9 @@ def test_check_refuses_what_train_refuses(job):
     assert refused(leco("check", job)).splitlines()[0] == refused(leco("train", job)).splitlines()[0]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "JOB"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["check", "JOB", "--no-estimate"], ["train", "--help"]], ids=str
+)
 def test_light_commands_leave_torch_out(job, arguments):
     """They answer at once: torch and the model libraries are not even imported."""
     arguments = [str(job) if word == "JOB" else word for word in arguments]

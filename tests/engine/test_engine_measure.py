@@ -9,7 +9,8 @@ import torch
 from models import LineModel, pair
 
 from leco_plugin.config.schema import JobConfig, PromptPair
-from leco_plugin.engine.measure import HELD_OUT, Bench, Course, Measured, NoNetwork, _stops, _Sums
+from leco_plugin.engine.figures import Measured
+from leco_plugin.engine.measure import HELD_OUT, Bench, Course, NoNetwork, _stops, _Sums
 
 COURSE = Course(steps=5, guidance=1.0, samples=2, most_states=2)
 SLIDER = [

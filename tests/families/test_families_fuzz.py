@@ -8,19 +8,20 @@ import random
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from models import CPU, randn
-from original_layout import original_tensors
+from original_layout import original_tensors, small_configs
 from safetensors.torch import load_file, save_file
 from small_models import build_pipeline
 from torch import Tensor
 
 from leco_plugin.errors import LecoError
+from leco_plugin.families import offline
 from leco_plugin.families.load import load_model
 
 COUNT = int(os.environ.get("LECO_FUZZ_MODELS", "10"))
@@ -31,15 +32,20 @@ VALUES: tuple[Any, ...] = (None, 0, -1, 1e400, "", "x", [], {}, [[]], True, 10**
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Tensor]]]:
-    """A folder of each family, and its tensors by their original names."""
-    found = {}
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, dict[str, Tensor]]]]:
+    """A folder of each family, and its tensors by their original names; single files are taken to be as small."""
+    found, configs, tokenizers = {}, {}, {}
     for family in FAMILIES:
         folder = tmp_path_factory.mktemp(family)
         pipeline = build_pipeline(family, folder / "scratch")
         pipeline.save_pretrained(folder / "model")
         found[family] = (folder / "model", original_tensors(pipeline, family))
-    return found
+        configs[family] = small_configs(pipeline, family)
+        tokenizers["!" if family == "sd2" else "<|endoftext|>"] = pipeline.tokenizer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offline, "configs", configs.__getitem__)
+        patch.setattr(offline, "clip_tokenizer", tokenizers.__getitem__)
+        yield found
 
 
 def use(path: Path) -> None:

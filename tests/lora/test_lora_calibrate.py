@@ -12,7 +12,7 @@ import torch
 from lora_files import alphas_times, as_diffusers, changed, evaluated, nothing, parts, run
 
 from leco_plugin.config.schema import PromptPair
-from leco_plugin.engine.measure import Measured, PairFigures
+from leco_plugin.engine.figures import Measured, PairFigures
 from leco_plugin.lora.calibrate import end_of, target_of
 from leco_plugin.lora.scale import scaled, scaled_metadata
 from leco_plugin.network.lora_read import LoraFile
@@ -53,7 +53,7 @@ def test_the_file_tells_of_it(slider: Path, calibrated: tuple[Path, Path]) -> No
     strong, result = calibrated
     (old, before), (new, metadata) = parts(strong), parts(result)
     factor = float(metadata["ss_leco_calibrated"])
-    assert 0.05 < factor < 0.8
+    assert 0.05 < factor < 0.7
     for key, tensor in old.items():
         expected = tensor.float() * factor if key.endswith("alpha") else tensor
         torch.testing.assert_close(new[key], expected, rtol=1e-3, atol=0)

@@ -12,7 +12,7 @@ from leco_plugin.core.state import Stateful
 from leco_plugin.core.walk import Walks
 from leco_plugin.engine.report import Meter
 from leco_plugin.engine.same_run import describe_parts, refuse_other_run
-from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
+from leco_plugin.engine.state_file import DamagedState, Label, Stored, read_state, write_state
 from leco_plugin.errors import ConfigError
 from leco_plugin.hosts.ai_toolkit.settings import HostJob
 from leco_plugin.hosts.random_state import random_state, restore_random
@@ -40,7 +40,7 @@ def store(folder: Path, job: HostJob, step: int, walks: Walks, meter: Meter, eno
         "random": random_state(on),
         "enough": enough,
     }
-    write_state(folder / FOLDER, Stored(step, _described(job), tree))
+    write_state(folder / FOLDER, Stored(Label(step), _described(job), tree))
 
 
 def restore(folder: Path, job: HostJob, step: int, walks: Walks, meter: Meter, on: device) -> tuple[Enough | None, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,8 +19,8 @@ from leco_plugin.core.walk import Walks
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Meter, Report
 from leco_plugin.engine.step import LecoStep
-from leco_plugin.engine.stop import stop_on_signal
-from leco_plugin.errors import LecoError, TrainingError
+from leco_plugin.engine.stop import Stop
+from leco_plugin.errors import LESS_MEMORY, TrainingError, is_out_of_memory
 from leco_plugin.events import Warned
 from leco_plugin.hosts.builtin.guard import Guard
 from leco_plugin.hosts.builtin.optim import actual_rate, averaged, make_optimizer, make_schedule
@@ -49,11 +50,11 @@ class Loop:
     device: torch.device
     report: Report
     progress: Progress
-    save: Callable[[int], None]
-    """Called with the number of steps done, after every one at which a file is due."""
+    save: Callable[[int], Path | None]
+    """Called with the number of steps done where files are due; gives the LoRA if it was written."""
+    rescue: Callable[[int], Path | None]
+    """Called with the number of steps done where the run breaks off; gives the LoRA if it was written."""
     save_every: int | None = None
-    save_state: Callable[[], None] | None = None
-    """Called after such a file where a state is due with it."""
     stop_at: float | None = None
     """Fraction of the goal at which the run ends."""
     sampling: Sampling | None = field(default=None, init=False)
@@ -69,44 +70,61 @@ class Loop:
         self._scaler = Scaler(self.device.type, enabled=narrow or self.train.dtype == "fp16")
         self._guard = Guard(self._optimizer, self.device)
         self._meter = Meter(self.device, self.train.steps, self.progress)
-        self._saved_at = 0
+        self._kept_at, self._kept = 0, ""
         self._goal_is_reached = False
         self._said: set[str] = set()
 
-    def run(self) -> bool:
-        """Train; True if the user stopped it before its end.
+    def run(self, stop: Stop) -> bool:
+        """Train until the end, or until ``stop`` asks; True if it did before the end.
 
-        Raises TrainingError where loss or gradient are no longer finite, after the last good weights were saved.
+        Raises TrainingError where loss or gradient are no longer finite or memory is short. Whatever ends it, what was
+        learnt is saved before.
         """
-        report_every = 1 if self.device.type == "cpu" else REPORT_EVERY
-        self._draw()
-        self._meter.start()
-        with stop_on_signal() as stop:
+        try:
+            self._draw()
+            self._meter.start()
             while self.done < self.train.steps and not stop.asked and not self._goal_is_reached:
-                scheduled = float(self._schedule.get_last_lr()[0])
-                self._accumulate()
                 last = self.done + 1 == self.train.steps
                 due = bool(self.save_every) and (self.done + 1) % (self.save_every or 1) == 0 and not last
-                event = None
-                if due or last or (self.done + 1) % report_every == 0:
-                    event = self._meter.sum_up(self.done + 1, actual_rate(self._optimizer, scheduled))
-                    self._refuse_unless(math.isfinite(event.loss), f"the loss is {event.loss}", taken=self.done)
-                self._update()
-                if event or self._guard.waits:
-                    self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
-                if event:
-                    self.report(event)
-                    self._warn_at_once()
-                    self._goal_is_reached = self.stop_at is not None and self.progress.reached(self.stop_at)
-                self._schedule.step()
-                self.done += 1
+                self._take_step(figures_due=due or last)
                 if due:
-                    self._save(self.done)
-                    if self.save_state:
-                        self.save_state()
+                    self._save()
                 if not last and not stop.asked:
                     self._draw()
-            return stop.asked and self.done < self.train.steps and not self._goal_is_reached
+        except _Broken as broken:
+            fix = broken.fix or self._advice(broken.good)
+            raise TrainingError(f"{broken}; {self._rescue(broken.good)}", fix=fix) from None
+        except (Exception, SystemExit) as error:
+            rescued = self._rescue(self.done)
+            if is_out_of_memory(error):
+                raise TrainingError(f"out of memory in step {self.done + 1}; {rescued}", fix=LESS_MEMORY) from error
+            self.report(Warned(f"the run breaks off in step {self.done + 1}; {rescued}"))
+            raise
+        return stop.asked and self.done < self.train.steps and not self._goal_is_reached
+
+    def _take_step(self, *, figures_due: bool) -> None:
+        """One optimizer step, and what is said of it; figures are due more often than asked where they cost nothing."""
+        scheduled = float(self._schedule.get_last_lr()[0])
+        self._accumulate()
+        event = None
+        if figures_due or (self.done + 1) % (1 if self.device.type == "cpu" else REPORT_EVERY) == 0:
+            event = self._meter.sum_up(self.done + 1, actual_rate(self._optimizer, scheduled))
+            self._refuse_unless(math.isfinite(event.loss), f"the loss is {event.loss}", taken=self.done)
+        try:
+            self._update()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            problem = f"a change of the weights is too large for their precision at step {self.done + 1}"
+            raise _Broken(problem, self.done, "try a lower lr") from error
+        if event or self._guard.waits:
+            self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
+        if event:
+            self.report(event)
+            self._warn_at_once()
+            self._goal_is_reached = self.stop_at is not None and self.progress.reached(self.stop_at)
+        self._schedule.step()
+        self.done += 1
 
     def averaged(self) -> AbstractContextManager[None]:
         """Block in which the network has the weights to be saved; see ``optim.averaged``."""
@@ -131,18 +149,18 @@ class Loop:
         }
 
     def restore(self, state: StateTree) -> None:
-        """Go on from ``state``; TrainingError where the network or optimizer does not fit it."""
+        """Go on from ``state``; whatever the parts raise where they are not what this run wrote.
+
+        After that, another state can be taken up all the same: every part is replaced.
+        """
         stored = cast(Mapping[str, Any], state)
         weights = stored["weights"]
         if [weight.shape for weight in weights] != [parameter.shape for parameter in self._parameters]:
-            raise TrainingError("the state is of a network of another shape", fix="start a new run without resume")
+            raise ValueError("it is of a network of another shape")
         with torch.no_grad():
             for parameter, weight in zip(self._parameters, weights, strict=True):
                 parameter.copy_(weight)
-        try:
-            self._optimizer.load_state_dict(stored["optimizer"])
-        except (ValueError, KeyError) as error:
-            raise TrainingError(f"the state does not fit the optimizer: {error}", fix="start a new run") from error
+        self._optimizer.load_state_dict(stored["optimizer"])
         self._schedule.load_state_dict(stored["schedule"])
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(stored["scaler"])
@@ -151,7 +169,8 @@ class Loop:
         torch.set_rng_state(stored["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in stored["random"]:
             torch.cuda.set_rng_state(stored["random"]["cuda"], self.device)
-        self.done = self._saved_at = stored["done"]
+        self.done = self._kept_at = int(stored["done"])
+        self._kept = f"nothing was learnt since the state after step {self.done}"
 
     def _draw(self) -> None:
         if self.sampling:
@@ -185,19 +204,33 @@ class Loop:
                 self._said.add(complaint)
                 self.report(Warned(complaint))
 
-    def _save(self, done: int) -> None:
-        self._saved_at = done
-        self.save(done)
+    def _save(self) -> None:
+        path = self.save(self.done)
+        if path:
+            self._kept_at, self._kept = self.done, f"the LoRA after {self.done} steps is kept in {path}"
 
     def _refuse_unless(self, fine: bool, problem: str, *, taken: int) -> None:
-        """Stop the run; ``taken`` steps were asked of the optimizer, of which the guard left out some."""
-        if fine:
-            return
-        good = taken - self._guard.left_out
-        if good > self._saved_at:
-            with suppress(LecoError):
-                self._save(good)
-        raise TrainingError(
-            f"{problem} at step {self.done + 1}; the last good LoRA is kept",
-            fix="try a lower lr, dtype bf16 or fp32 instead of fp16, or a smaller guidance_scale",
-        )
+        """Break off; ``taken`` steps were asked of the optimizer, of which the guard left out some."""
+        if not fine:
+            raise _Broken(f"{problem} at step {self.done + 1}", taken - self._guard.left_out)
+
+    def _rescue(self, good: int) -> str:
+        """Save the LoRA as it is after ``good`` steps if there is no file of it yet; says where it is."""
+        if good == self._kept_at:
+            return self._kept or "no step was taken before it, so there is nothing to save"
+        path = self.rescue(good)
+        return f"the LoRA after {good} steps is saved in {path}" if path else "the LoRA could not be saved anywhere"
+
+    def _advice(self, good: int) -> str:
+        """What to try against numbers that are not finite; before the first step it is no matter of the rate."""
+        start = "try a lower lr" if good else "see that the files of the model are whole"
+        narrow = self.train.dtype == "fp16" or any(one.dtype == torch.float16 for one in self._parameters)
+        return f"{start}, {'bf16 or fp32 instead of fp16, ' if narrow else ''}or a smaller guidance_scale"
+
+
+class _Broken(Exception):  # noqa: N818 - becomes an error once it is known what was saved
+    """A number is not finite; ``good`` steps were taken before."""
+
+    def __init__(self, problem: str, good: int, fix: str = "") -> None:
+        super().__init__(problem)
+        self.good, self.fix = good, fix

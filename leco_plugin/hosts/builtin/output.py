@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from safetensors.torch import save as to_bytes
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import JobConfig, SaveConfig
 from leco_plugin.contracts import Denoiser, Network
-from leco_plugin.errors import ConfigError
+from leco_plugin.errors import ConfigError, NetworkError, reason
+from leco_plugin.events import Warned
 from leco_plugin.network.metadata import effect_metadata, is_sidecar, run_metadata, sidecar
+
+Figures = Mapping[str, float | None]
+"""What a run has reached so far, by name."""
 
 
 @dataclass
@@ -46,10 +51,9 @@ class Kept:
 
     def take_over(self, folder: Path, names: Mapping[int, str], run: str) -> None:
         """Go on with what ``run`` kept in ``folder`` before it was stopped."""
-        for step, name in names.items():
-            # a state is a file that somebody may have given the user: it must not name others to be deleted
-            if name.startswith(f"{run}-step{step:08d}") and name == Path(name).name:
-                self.paths[step] = folder / name
+        # a state is a file that somebody may have given the user: it must not name others to be deleted
+        own = {step: name for step, name in names.items() if name.startswith(f"{run}-step{step:08d}")}
+        self.paths = {step: folder / name for step, name in own.items() if name == Path(name).name}
 
 
 @dataclass
@@ -58,6 +62,7 @@ class Output:
 
     job: JobConfig
     seed: int
+    tell: Callable[[Warned], None]
 
     def __post_init__(self) -> None:
         save = self.job.save
@@ -73,20 +78,25 @@ class Output:
         name = self.job.name if step is None else f"{self.job.name}-step{step:08d}"
         return self.job.output_folder / f"{name}.{self.job.save.format}"
 
-    def write(
-        self, denoiser: Denoiser, network: Network, step: int, figures: Mapping[str, float | None], *, final: bool
-    ) -> Path:
-        """Write the LoRA as it is after ``step`` steps; older files of this run may go. Returns its path."""
-        path = self.path(None if final else step)
-        metadata = {**self._metadata(denoiser, step), **effect_metadata(figures)}
-        save_network(network, path, self.job.save, metadata)
-        if not final:
-            self.kept.add(step, path)
-        elif self.job.save.sidecar:
-            write_atomically(path.with_suffix(".json"), sidecar(metadata))
-        return path
+    def write(self, path: Path, network: Network, metadata: dict[str, str]) -> None:
+        """Write the LoRA as it is to ``path``, in float32 where it needs that."""
+        save = self.job.save
+        try:
+            save_network(network, path, save, metadata)
+        except NetworkError as error:
+            if save.dtype == "float32":
+                raise
+            save_network(network, path, save.model_copy(update={"dtype": "float32"}), metadata)
+            self.tell(
+                Warned(f"{path.name} is written in float32, since {save.dtype} does not hold it: {reason(error)}")
+            )
 
-    def _metadata(self, denoiser: Denoiser, step: int) -> dict[str, str]:
+    def write_sidecar(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write what UIs read of the LoRA ``path`` beside it."""
+        write_atomically(path.with_suffix(".json"), sidecar(metadata))
+
+    def metadata(self, denoiser: Denoiser, step: int, figures: Mapping[str, float | None]) -> dict[str, str]:
+        """What the LoRA says of itself after ``step`` steps; ConfigError where the environment is in its way."""
         job, train = self.job, self.job.train
         metadata = run_metadata(
             job,
@@ -101,7 +111,7 @@ class Output:
             metadata["ss_leco_optimizer_params"] = json.dumps(train.optimizer_params)
         if job.save.training_comment:
             metadata["ss_training_comment"] = job.save.training_comment
-        return metadata
+        return {**metadata, **effect_metadata(figures)}
 
 
 def save_network(network: Network, path: Path, save: SaveConfig, metadata: dict[str, str]) -> None:
@@ -112,7 +122,8 @@ def save_network(network: Network, path: Path, save: SaveConfig, metadata: dict[
     if save.format == "safetensors" and not save.no_metadata:
         network.save(path, save.dtype, metadata)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / "lora.safetensors"
         network.save(written, save.dtype, metadata)
         tensors = load_file(written)
@@ -125,4 +136,6 @@ def save_network(network: Network, path: Path, save: SaveConfig, metadata: dict[
 
 
 def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    # one that somebody holds open, as Windows has it, stays
+    with suppress(OSError):
+        path.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,17 +24,16 @@ from leco_plugin.engine.same_run import MODEL_WEIGHTS, describe_run, model_weigh
 from leco_plugin.engine.setup import draw_seed, fit, load_model, own_random_numbers
 from leco_plugin.engine.state_file import Stored
 from leco_plugin.engine.step import StepSettings
-from leco_plugin.errors import ConfigError, NetworkError
-from leco_plugin.events import RunEnded, RunStarted, Saved, Warned
+from leco_plugin.engine.stop import stop_on_signal
+from leco_plugin.errors import ConfigError, NetworkError, reason
+from leco_plugin.events import RunEnded, RunStarted, Warned
+from leco_plugin.hosts.builtin.folder import Folder, named, new_run_id
 from leco_plugin.hosts.builtin.loop import Loop
 from leco_plugin.hosts.builtin.optim import check_optimizer, rate_warning
 from leco_plugin.hosts.builtin.output import Output
-from leco_plugin.hosts.builtin.resume import (
-    States,
-    find_state,
-    resumed_seed,
-)
+from leco_plugin.hosts.builtin.resume import NEWEST, States, begin_anew, find_states, resumed_seed
 from leco_plugin.hosts.builtin.sampling import Sampling
+from leco_plugin.hosts.builtin.saving import Saving
 
 
 @dataclass(frozen=True)
@@ -54,54 +53,70 @@ class LecoProcess:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
         self._report = Report(observer for some in hooks.leco_observers(run=describe_job(job)) for observer in some)
+        self._run = new_run_id()
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
+        check_optimizer(self._job.train)
+        with Folder(self._job) as folder:
+            states = find_states(self._job, folder.newest_run, self._report)
+            stored = next(states, None)
+            if stored:
+                self._seed, self._run = resumed_seed(stored, self._job), stored.label.run
+            else:
+                begin_anew(self._job, self._report)
+            replaced = folder.replaced(goes_on=self._goes_on(folder, stored))
+            return self._train(folder, replaced, stored, states)
+
+    def _train(
+        self, folder: Folder, replaced: Sequence[Path], stored: Stored | None, states: Iterator[Stored]
+    ) -> Outcome:
+        """The run once it is known whether, and from where, it goes on."""
         began = time.perf_counter()
         job = self._job
-        check_optimizer(job.train)
-        self._make_folder()
-        stored = find_state(job, self._report)
-        if stored:
-            self._seed = resumed_seed(stored, job)
         denoiser = load_model(job, self._hooks)
-        self._job = job = fit(job, denoiser)
-        self._output = Output(job, self._seed)
+        # as the job has it: what the model leaves open to itself is not known when the next run asks for a state
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
-        course = Course(job.train.noise_scheduler, job.leco.max_denoising_steps, job.leco.denoise_guidance_scale)
-        leco = preserved(job.leco, denoiser, job.pairs, course)
-        job = self._job = job.model_copy(update={"leco": leco})
-        self._output = Output(job, self._seed)
-        self._states = States(job, described, self._report)
-        loop = self._loop(denoiser, self._create_network(denoiser))
+        job = self._job = _completed(job, denoiser)
+        output = Output(job, self._seed, self._report)
+        saving = self._saving(denoiser, self._create_network(denoiser), output, States(job, self._run, described))
+        loop = saving.loop
         with own_random_numbers(self._seed, denoiser.device):
-            if stored:
-                refuse_other_run(stored, described)
-                self._restore(loop, stored)
-            self._report(RunStarted(job.name, job.train.steps, self._facts(denoiser, loop.network, stored), loop.done))
-            self._warn(denoiser, loop.network)
-            interrupted = loop.run()
-            path = self._save(denoiser, loop, loop.done, final=not interrupted)
-            if job.save.save_state or job.save.save_state_on_train_end:
-                self._save_state(loop, final=not interrupted)
+            with stop_on_signal() as stop:
+                if stored:
+                    refuse_other_run(stored, described)
+                    stored = self._restore(saving, stored, states)
+                folder.begin(self._run)
+                facts = self._facts(denoiser, saving.network, stored, saving.output.path())
+                self._report(RunStarted(job.name, job.train.steps, facts, loop.done, self._run))
+                if replaced:
+                    message = "files of an earlier run are replaced where this one writes the same"
+                    self._report(Warned(f"{message}: {named(replaced)}"))
+                self._warn(denoiser, saving.network)
+                begun = loop.done
+                interrupted = loop.run(stop)
+                if interrupted and loop.done == begun:
+                    # a LoRA that learnt nothing would only be in the way of the next run
+                    raise KeyboardInterrupt
+                path = saving.end(loop.done, interrupted=interrupted)
             if loop.sampling and not interrupted:
                 loop.sampling.draw(loop.done)
         if not interrupted:
             for complaint in loop.progress.complaints():
                 self._report(Warned(complaint))
-        seconds = time.perf_counter() - began
-        progress = loop.progress
+        progress, seconds = loop.progress, time.perf_counter() - began
         self._report(RunEnded(path, loop.done, seconds, interrupted, **progress.figures, means=progress.means))
+        saving.refuse_troubles()
         return Outcome(path, loop.done, interrupted)
 
-    def _make_folder(self) -> None:
-        folder = self._job.output_folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write to {folder}: {error.strerror}", fix="set another training_folder"
-            ) from None
+    def _goes_on(self, folder: Folder, stored: Stored | None) -> bool:
+        """Whether the files that are there already are of this same run."""
+        asked = self._job.resume
+        if stored is None:
+            # one that was killed before its first state begins anew; one that has ended does not
+            return asked == NEWEST and bool(folder.newest_run) and not folder.is_finished
+        beside = asked == NEWEST or Path(asked or "").expanduser().resolve().parent == folder.path.resolve()
+        return stored.label.run == folder.newest_run or (beside and not folder.newest_run)
 
     def _create_network(self, denoiser: Denoiser) -> Network:
         network = self._hooks.leco_create_network(job=self._job, denoiser=denoiser, seed=self._seed)
@@ -109,33 +124,18 @@ class LecoProcess:
             raise NetworkError(f"no plugin offers a network of type {self._job.network.type!r}")
         return network
 
-    def _loop(self, denoiser: Denoiser, network: Network) -> Loop:
-        job, generator = self._job, Generator().manual_seed(self._seed)
-        settings = StepSettings(
-            denoise_guidance_scale=job.leco.denoise_guidance_scale,
-            noise_offset=job.train.noise_offset,
-            min_snr_gamma=job.train.min_snr_gamma,
-            loss_type=job.train.loss_type,
-            huber_c=job.train.huber_c,
-            huber_schedule=job.train.huber_schedule,
-            preserve_weight=job.leco.preserve_weight,
-        )
+    def _saving(self, denoiser: Denoiser, network: Network, output: Output, states: States) -> Saving:
+        """The loop, with what writes its files and draws its pictures."""
+        job = self._job
         training = assemble(
             job.pairs,
             job.leco,
-            settings,
+            _settings(job),
             denoiser=denoiser,
             network=network,
             sampler=job.train.noise_scheduler,
-            generator=generator,
+            generator=Generator().manual_seed(self._seed),
         )
-
-        def save(done: int) -> None:
-            self._save(denoiser, loop, done, final=False)
-
-        def save_state() -> None:
-            self._save_state(loop, final=False)
-
         loop = Loop(
             step=training.step,
             walks=training.walks,
@@ -144,30 +144,32 @@ class LecoProcess:
             device=denoiser.device,
             report=self._report,
             progress=Progress(job.pairs),
-            save=save,
+            save=lambda step: saving.in_between(step),
+            rescue=lambda step: saving.rescue(step),
             save_every=job.save.save_every,
-            save_state=save_state if job.save.save_state else None,
             stop_at=job.leco.stop_at,
         )
+        saving = Saving(output, states, denoiser, network, loop, self._report)
         pictures = self._hooks.leco_pictures(job=job, denoiser=denoiser, network=network)
         loop.sampling = Sampling(pictures, job.sample.sample_every, loop.averaged, self._report)
-        return loop
+        return saving
 
-    def _save(self, denoiser: Denoiser, loop: Loop, step: int, *, final: bool) -> Path:
-        with loop.averaged():
-            path = self._output.write(denoiser, loop.network, step, loop.progress.figures, final=final)
-        self._report(Saved(path, step, final))
-        return path
-
-    def _save_state(self, loop: Loop, *, final: bool) -> None:
-        files, states = self._output.kept.names(), self._states.kept.names()
-        self._states.write({"loop": loop.state(), "files": files, "states": states}, loop.done, final=final)
-
-    def _restore(self, loop: Loop, stored: Stored) -> None:
-        tree = cast(Mapping[str, Any], stored.tree)
-        loop.restore(tree["loop"])
-        self._output.kept.take_over(self._job.output_folder, tree["files"], self._job.name)
-        self._states.kept.take_over(self._job.output_folder, tree["states"], self._job.name)
+    def _restore(self, saving: Saving, stored: Stored, states: Iterator[Stored]) -> Stored:
+        """Go on from ``stored``, or from the next of ``states`` whose parts are what this run writes."""
+        for one in (stored, *states):
+            try:
+                tree = cast(Mapping[str, Any], one.tree)
+                saving.loop.restore(tree["loop"])
+                if saving.loop.done != one.step:
+                    raise ValueError(f"its parts are those of step {saving.loop.done}")
+                saving.output.kept.take_over(self._job.output_folder, tree["files"], self._job.name)
+                saving.states.kept.take_over(self._job.output_folder, tree["states"], self._job.name)
+            # a state is a file that anybody may have changed: its parts are anything
+            except Exception as error:  # noqa: BLE001
+                self._report(Warned(f"the state after step {one.step} does not fit and is left out: {reason(error)}"))
+            else:
+                return one
+        raise ConfigError("resume: no state is left that fits this run", fix="leave resume out to start a new run")
 
     def _warn(self, denoiser: Denoiser, network: Network) -> None:
         pairs = self._job.pairs
@@ -186,7 +188,9 @@ class LecoProcess:
         if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
             self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
 
-    def _facts(self, denoiser: Denoiser, network: Network, stored: Stored | None) -> tuple[tuple[str, str], ...]:
+    def _facts(
+        self, denoiser: Denoiser, network: Network, stored: Stored | None, path: Path
+    ) -> tuple[tuple[str, str], ...]:
         job = self._job
         # a file's sizes may be others than the job's; a plugin's network may not tell
         sizes = getattr(network, "sizes", f"rank {job.network.linear}, alpha {job.network.linear_alpha:g}")
@@ -204,8 +208,27 @@ class LecoProcess:
                      f"guidance {job.leco.denoise_guidance_scale:g}"),
             ("seed", str(self._seed)),
             *((("goes on", f"after step {stored.step}"),) if stored else ()),
-            ("saved to", str(self._output.path())),
+            ("saved to", str(path)),
         )  # fmt: skip
+
+
+def _completed(job: JobConfig, denoiser: Denoiser) -> JobConfig:
+    """``job`` with what it leaves to the model: its own defaults, and prompts that shall stay as they are."""
+    job = fit(job, denoiser)
+    course = Course(job.train.noise_scheduler, job.leco.max_denoising_steps, job.leco.denoise_guidance_scale)
+    return job.model_copy(update={"leco": preserved(job.leco, denoiser, job.pairs, course)})
+
+
+def _settings(job: JobConfig) -> StepSettings:
+    return StepSettings(
+        denoise_guidance_scale=job.leco.denoise_guidance_scale,
+        noise_offset=job.train.noise_offset,
+        min_snr_gamma=job.train.min_snr_gamma,
+        loss_type=job.train.loss_type,
+        huber_c=job.train.huber_c,
+        huber_schedule=job.train.huber_schedule,
+        preserve_weight=job.leco.preserve_weight,
+    )
 
 
 def _count_actions(job: JobConfig) -> str:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from leco_plugin.contracts import Pictures
 from leco_plugin.engine.report import Report
+from leco_plugin.errors import reason
 from leco_plugin.events import Warned
 
 
@@ -34,6 +35,6 @@ class Sampling:
                 for event in self._pictures.draw(step):
                     self._report(event)
         # drawing needs more memory than a step, and a disk that is not full: training has neither need
-        except Exception as error:  # noqa: BLE001
-            self._report(Warned(f"pictures could not be drawn, and no more are tried: {error}"))
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            self._report(Warned(f"pictures could not be drawn, and no more are tried: {reason(error)}"))
             self._pictures = None

@@ -17,7 +17,7 @@ from leco_plugin.engine.measure import Course
 from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.same_run import describe_parts, refuse_other_run
-from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
+from leco_plugin.engine.state_file import DamagedState, Label, Stored, read_state, write_state
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, TrainingError
 from leco_plugin.hosts.onetrainer.denoiser import HostDenoiser
@@ -113,7 +113,7 @@ class Run:
             "scale": self.gradients.scale,
             "meter": self.reported.meter.state(),
         }
-        write_state(folder / STATE, Stored(step, self.plan.described(), tree))
+        write_state(folder / STATE, Stored(Label(step), self.plan.described(), tree))
 
     def restore(self, backup: Path) -> None:
         """Go on from a backup; ConfigError where it is of another run, or LECO's part of it is missing."""

@@ -19,9 +19,10 @@ from leco_plugin.core.walk import Walk
 from leco_plugin.engine.progress import ENOUGH, Progress
 from leco_plugin.engine.report import Meter, Report
 from leco_plugin.engine.step import LecoStep, StepResult
+from leco_plugin.engine.stop import stop_on_signal
 from leco_plugin.errors import TrainingError
 from leco_plugin.events import Event, Saved, StepDone, Warned
-from leco_plugin.hosts.builtin.loop import Loop, stop_on_signal
+from leco_plugin.hosts.builtin.loop import Loop
 from leco_plugin.hosts.builtin.optim import make_optimizer, make_schedule
 
 
@@ -71,13 +72,23 @@ class Run:
         settings = TrainConfig(**{"steps": 1, "lr": 0.1, "max_grad_norm": 0.0, **train})
         report = Report([self.recorder])
         self.progress = Progress(pairs)
+        self.rescued: list[int] = []
         self.loop = Loop(
-            step, self.walks, self.model.network, settings, CPU, report, self.progress, self.saved.append, every,
-            stop_at=stop_at,
+            step, self.walks, self.model.network, settings, CPU, report, self.progress,
+            self.save, self.rescue, every, stop_at=stop_at,
         )  # fmt: skip
 
+    def save(self, step: int) -> Path:
+        self.saved.append(step)
+        return Path(f"file-{step}")
+
+    def rescue(self, step: int) -> Path:
+        self.rescued.append(step)
+        return Path(f"rescued-{step}")
+
     def run(self) -> bool:
-        stopped = self.loop.run()
+        with stop_on_signal() as stop:
+            stopped = self.loop.run(stop)
         self.gradient = self.model.network.weight.grad
         return stopped
 
@@ -337,10 +348,12 @@ def test_a_gradient_that_is_not_finite_moves_nothing(norm):
             weight.register_hook(lambda gradient: gradient * float("inf"))
 
     run.walks.before = spoil
-    with pytest.raises(TrainingError, match="the gradient is not finite at step 3; the last good LoRA is kept"):
+    with pytest.raises(
+        TrainingError, match="the gradient is not finite at step 3; the LoRA after 2 steps is saved in rescued-2"
+    ):
         run.run()
     assert weight.item() == run.before
-    assert run.saved == [2]
+    assert (run.saved, run.rescued) == ([], [2])
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")

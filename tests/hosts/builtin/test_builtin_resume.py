@@ -21,7 +21,7 @@ import leco_plugin
 from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.same_run import describe_run, model_weights_hash, refuse_other_run
-from leco_plugin.engine.state_file import DamagedState, Stored, read_state, write_state
+from leco_plugin.engine.state_file import DamagedState, Label, Stored, read_state, write_state
 from leco_plugin.errors import ConfigError, LecoError, TrainingError
 from leco_plugin.events import RunStarted, Saved, StepDone, Warned
 from leco_plugin.plugins import plugin_manager, run_job
@@ -227,11 +227,11 @@ def test_a_state_from_before_an_option_existed_has_its_default():
     """A new option must not end the runs of an older version; only another value than the default is a difference."""
     now = describe_run(job(Path()), 5)
     new = ("train.huber_c", "leco.preserve", "network.rank_dropout", "pair 1 weight")
-    old = Stored(3, {name: value for name, value in now.items() if name not in new}, {})
+    old = Stored(Label(3), {name: value for name, value in now.items() if name not in new}, {})
     refuse_other_run(old, now)
     with pytest.raises(ConfigError, match=r"pair 1 weight: 1.0 in the state, 0.5 now"):
         refuse_other_run(old, {**now, "pair 1 weight": "0.5"})
-    without_target = Stored(3, {name: value for name, value in now.items() if name != "pair 1 target"}, {})
+    without_target = Stored(Label(3), {name: value for name, value in now.items() if name != "pair 1 target"}, {})
     with pytest.raises(ConfigError, match="pair 1 target: absent in the state"):
         refuse_other_run(without_target, now)
 
@@ -281,7 +281,7 @@ def test_a_state_that_was_cut_off_is_recognised_and_the_one_before_it_used(stopp
         path, watching = run(job(folder, resume=asked, save=save))
         assert watching.of(StepDone)[0].step == 5
         assert str(state) in watching.of(Warned)[0].message
-        whole, _ = run(job(tmp_path / "whole", save=save))
+        whole, _ = run(job(tmp_path / f"whole-{resume}", save=save))
         assert path.read_bytes() == whole.read_bytes()
 
 
@@ -340,9 +340,9 @@ def test_a_state_is_read_back_as_it_was_written(tmp_path):
         3: (1, [2, (3,)], {}),
         "tensors": [shared[:2], shared[1:], torch.tensor(1.5, dtype=torch.bfloat16), torch.zeros(0, dtype=torch.uint8)],
     }
-    write_state(tmp_path / "s", Stored(3, {"a": "b"}, tree))
+    write_state(tmp_path / "s", Stored(Label(3, "n", "r"), {"a": "b"}, tree))
     found = read_state(tmp_path / "s")
-    assert (found.step, found.described) == (3, {"a": "b"})
+    assert (found.label, found.described) == (Label(3, "n", "r"), {"a": "b"})
     assert json.dumps(found.tree["numbers"]) == json.dumps(tree["numbers"])
     assert found.tree[3] == tree[3]
     for read, written in zip(found.tree["tensors"], tree["tensors"], strict=True):
@@ -353,15 +353,14 @@ def test_a_state_is_read_back_as_it_was_written(tmp_path):
 def test_what_a_state_cannot_keep_is_said_with_its_place(tmp_path):
     """Nothing is pickled, and nothing half-written is left."""
     with pytest.raises(TrainingError, match=r"state\.optimizer\[1\] is a object, which a state cannot keep"):
-        write_state(tmp_path / "s", Stored(1, {}, {"optimizer": [1, object()]}))
+        write_state(tmp_path / "s", Stored(Label(1), {}, {"optimizer": [1, object()]}))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_replaces_one_of_the_same_name(tmp_path):
-    """And clears away what a killed run left of it."""
-    (tmp_path / ".s.abc").mkdir()
+    """Whole."""
     for step in (1, 2):
-        write_state(tmp_path / "s", Stored(step, {}, [step]))
+        write_state(tmp_path / "s", Stored(Label(step), {}, [step]))
     assert read_state(tmp_path / "s").step == 2
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
@@ -370,14 +369,14 @@ def test_a_state_that_cannot_be_written_stops_the_run(tmp_path):
     """A file stands where its folder should be."""
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="cannot write the state"):
-        write_state(tmp_path / "file" / "s", Stored(1, {}, []))
+        write_state(tmp_path / "file" / "s", Stored(Label(1), {}, []))
 
 
 def test_a_state_of_a_later_format_is_not_guessed_at(tmp_path):
     """Its number is named."""
-    write_state(tmp_path / "s", Stored(1, {}, []))
+    write_state(tmp_path / "s", Stored(Label(1), {}, []))
     manifest = tmp_path / "s" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 9'))
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 9'))
     with pytest.raises(DamagedState, match="format is 9"):
         read_state(tmp_path / "s")
 
