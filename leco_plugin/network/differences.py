@@ -61,7 +61,7 @@ def weight_changes(parts: Parts, scale: float) -> Iterator[Tensor]:
     if "LoKr" in found:
         first, second = _factor(parts, "lokr_w1", None), _factor(parts, "lokr_w2", "lokr_t2")
         wide = first.reshape(*first.shape, *[1] * (second.ndim - 2))
-        yield scale * torch.kron(wide, second.contiguous())
+        yield scale * torch.kron(wide.contiguous(), second.contiguous())
     yield from (parts[name] for name in ("diff", "w_norm") if name in parts)
 
 
