@@ -60,7 +60,7 @@ def weight_changes(parts: Parts, scale: float) -> Iterator[Tensor]:
         yield scale * _factor(parts, "hada_w1", "hada_t1") * _factor(parts, "hada_w2", "hada_t2")
     if "LoKr" in found:
         first, second = _factor(parts, "lokr_w1", None), _factor(parts, "lokr_w2", "lokr_t2")
-        wide = first.reshape(*first.shape, *[1] * (second.ndim - 2))
+        wide = first.reshape((*first.shape, *[1] * (second.ndim - 2)))
         yield scale * torch.kron(wide.contiguous(), second.contiguous())
     yield from (parts[name] for name in ("diff", "w_norm") if name in parts)
 
