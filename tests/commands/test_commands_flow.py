@@ -80,7 +80,7 @@ def test_a_flow_model_is_calibrated_reported_and_checked(
     assert (run / "short-calibrated.safetensors").is_file()
     assert main(["report", str(run)]) == 0
     again = job_file(tmp_path, model, network={"network_weights": str(lora)})
-    assert main(["train", str(again)]) == 0
+    assert main(["train", str(again), "--set", "name=longer"]) == 0
     capsys.readouterr()
 
 

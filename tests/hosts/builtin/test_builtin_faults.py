@@ -353,7 +353,12 @@ def test_a_signal_saves_what_was_learnt(tmp_path, name):
     """A closed terminal like the others; twice the same, as a terminal and its shell send it, changes nothing."""
     number = getattr(signal, name)
     times = 1 if number == signal.SIGINT else 2
-    outcome, _ = run(job(tmp_path), after(3, lambda: [os.kill(os.getpid(), number) for _ in range(times)]))
+    # nohup may have started these tests
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        outcome, _ = run(job(tmp_path), after(3, lambda: [os.kill(os.getpid(), number) for _ in range(times)]))
+    finally:
+        signal.signal(number, before)
     assert outcome.interrupted
     assert outcome.path.name == "tiny-step00000003.safetensors"
     assert (tmp_path / "tiny" / "tiny-step00000003-state").is_dir()
