@@ -13,7 +13,7 @@ import pytest
 import toml
 
 import leco_plugin
-from leco_plugin.config import schema
+from leco_plugin.config import schema, train
 
 SOURCES = Path(leco_plugin.__path__[0])
 
@@ -41,8 +41,8 @@ def attributes(tree: ast.AST) -> set[str]:
 def attributes_read() -> set[str]:
     """What is read outside config, and what the settings' own properties that are read there are made of."""
     read = set().union(*map(attributes, trees(outside="config")))
-    settings = ast.parse(Path(schema.__file__).read_text("utf-8"))
-    for node in ast.walk(settings):
+    parts = [ast.parse(Path(part.__file__ or "").read_text("utf-8")) for part in (schema, train)]
+    for node in (node for part in parts for node in ast.walk(part)):
         if (
             isinstance(node, ast.FunctionDef)
             and node.name in read

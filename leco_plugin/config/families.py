@@ -40,7 +40,7 @@ class FlowFamily:
     architecture: str
     """`modelspec.architecture` of a LoRA, before `/lora`."""
     since: str
-    """The first version of diffusers that has the pipeline."""
+    """The first version of diffusers that the family was seen to work with."""
     steps: int = 0
     """Sampler steps of its step-distilled models; 0 where there are none."""
     embedding: float | None = None
@@ -60,8 +60,8 @@ class FlowFamily:
 _ROWS = (
     ("z_image", "Z-Image", "ZImage", "ZImageTransformer2DModel", ("zimage",), "z-image", "0.36", 8,
      None, r"layers\.\d+\.(attention|feed_forward)\..*"),
-    ("flux", "FLUX.1", "Flux", "FluxTransformer2DModel", ("flux",), "flux-1-dev", "0.30", 4, 3.5),
-    ("flux2", "FLUX.2", "Flux2", "Flux2Transformer2DModel", ("flux2",), "flux.2-dev", "0.36", 0, 4.0),
+    ("flux", "FLUX.1", "Flux", "FluxTransformer2DModel", ("flux",), "flux-1-dev", "0.31", 4, 3.5),
+    ("flux2", "FLUX.2", "Flux2", "Flux2Transformer2DModel", ("flux2",), "flux.2-dev", "0.37", 0, 4.0),
     ("flux2_klein", "FLUX.2 klein", "Flux2Klein", "Flux2Transformer2DModel", ("flux2_klein_4b", "flux2_klein_9b"),
      "flux.2-klein", "0.37", 4),
     ("qwen_image", "Qwen-Image", "QwenImage", "QwenImageTransformer2DModel", ("qwen_image",), "qwen-image", "0.35",
@@ -69,10 +69,10 @@ _ROWS = (
     ("krea2", "Krea 2", "Krea2", "Krea2Transformer2DModel", ("krea2",), "krea-2", "0.39", 8),
     ("chroma", "Chroma", "Chroma", "ChromaTransformer2DModel", ("chroma",), "chroma", "0.34"),
     ("sd3", "Stable Diffusion 3", "StableDiffusion3", "SD3Transformer2DModel", ("sd3",), "stable-diffusion-3",
-     "0.30", 4, None, _BLOCKS, r"transformer_blocks\.LAST\.attn\.add_q_proj"),
+     "0.31", 4, None, _BLOCKS, r"transformer_blocks\.LAST\.attn\.add_q_proj"),
     ("lumina2", "Lumina 2", "Lumina2", "Lumina2Transformer2DModel", ("lumina2",), "lumina-2", "0.33",
      0, None, r"layers\.\d+\.(attn|feed_forward)\..*"),
-    ("auraflow", "AuraFlow", "AuraFlow", "AuraFlowTransformer2DModel", ("auraflow",), "auraflow-v1", "0.30",
+    ("auraflow", "AuraFlow", "AuraFlow", "AuraFlowTransformer2DModel", ("auraflow",), "auraflow-v1", "0.33",
      0, None, r"(joint|single)_transformer_blocks\.\d+\.(attn|ff|ff_context)\b.*"),
 )  # fmt: skip
 FLOW_FAMILIES: Mapping[str, FlowFamily] = {row[0]: FlowFamily(*row) for row in _ROWS}

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -170,7 +171,8 @@ class FlowDenoiser:
         if recipe.own_sigmas:
             scheduler.set_timesteps(steps, **options)
         else:
-            scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), **options)
+            # an array: older versions of diffusers take no list
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **options)
         return FlowSampler(scheduler.sigmas, self.device)
 
     def snr(self, timesteps: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import diffusers
 import torch
+from packaging.version import Version
 from torch import nn
 
 from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline
@@ -101,13 +102,13 @@ class FlowSource:
 
 def _pipeline(family: FlowFamily) -> Any:
     """The class of the family's pipeline; ModelError where the installed libraries do not have it."""
-    try:
-        return getattr(diffusers, family.pipeline)
-    except AttributeError:
+    if Version(diffusers.__version__) < Version(family.since):
         raise ModelError(
             f"{family.title} needs diffusers {family.since} or newer, and {diffusers.__version__} is installed",
             fix="pip install --upgrade diffusers",
-        ) from None
+        )
+    try:
+        return getattr(diffusers, family.pipeline)
     # what diffusers makes of a library that is missing or too old for it
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
