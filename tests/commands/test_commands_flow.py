@@ -79,8 +79,8 @@ def test_a_flow_model_is_calibrated_reported_and_checked(
     assert main(["calibrate", str(lora), "--model", str(model), "--device", "cpu", "--seeds", "1"]) == 0
     assert (run / "short-calibrated.safetensors").is_file()
     assert main(["report", str(run)]) == 0
-    again = job_file(tmp_path, model, network={"network_weights": str(lora)})
-    assert main(["train", str(again), "--set", "name=longer"]) == 0
+    again = job_file(tmp_path, model, network={"network_weights": str(lora)}, save={"overwrite": True})
+    assert main(["train", str(again)]) == 0
     capsys.readouterr()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 
 import leco_plugin
@@ -141,6 +142,31 @@ def test_what_a_console_cannot_spell_is_escaped(job):
     assert r"'\u661f'" in done.stdout
     changed(job, "config:\n", "config:\n  étoile: 1\n")
     assert r"\xe9toile" in refused(leco("train", job, env=environment))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nlong story"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_is_short_is_one_sentence_with_what_to_set(job, monkeypatch, capsys, error):
+    """Whatever kind of error torch makes of it, in any command; another RuntimeError stays what it is."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("leco_plugin.plugins.run_job", fail)
+    assert cli.main(["train", str(job)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("out of memory: ")
+    assert "gradient_checkpointing" in said
+    assert "long story" not in said
+    error = RuntimeError("sizes of tensors must match")
+    with pytest.raises(RuntimeError, match="sizes"):
+        cli.main(["train", str(job)])
 
 
 def test_ctrl_c_before_anything_is_saved_ends_with_130(job, monkeypatch, capsys):

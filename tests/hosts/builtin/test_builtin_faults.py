@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import leco_plugin
 from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.engine.state_file import MANIFEST, Stored, read_label, read_state, write_state
+from leco_plugin.engine.state_file import MANIFEST, DamagedState, Stored, read_label, read_state, write_state
 from leco_plugin.errors import ConfigError, NetworkError, PluginError, TrainingError
 from leco_plugin.events import RunStarted, Saved, StepDone, Warned
 from leco_plugin.hosts.builtin.folder import Folder
@@ -469,6 +469,17 @@ def test_a_damaged_state_is_said_and_the_one_before_it_used(stopped, tmp_path, d
     assert watching.of(StepDone)[0].step == 5
     assert "is left out" in watching.of(Warned)[0].message
     assert outcome.path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("change", [{"step": 4}, {"name": "other"}, {"run": "other"}, {"sha256": {}}])
+def test_what_a_state_says_of_itself_has_a_checksum(stopped, tmp_path, change):
+    """Else a changed bit would make it the newest, or another run's."""
+    shutil.copytree(stopped[0], tmp_path, dirs_exist_ok=True)
+    state = tmp_path / "tiny" / "tiny-step00000005-state"
+    assert read_label(state).step == 5
+    edited(lambda manifest: manifest.update(change))(state)
+    with pytest.raises(DamagedState, match=r"manifest\.json is not what was written"):
+        read_label(state)
 
 
 def test_where_no_state_is_left_the_run_is_refused(stopped, tmp_path):
