@@ -27,11 +27,11 @@ def check_memory(memory: MemoryConfig, device: torch.device) -> None:
         return
     if memory.fp8_base:
         raise ModelError("memory.fp8_base and memory.quantize do the same", fix="keep one of the two")
+    if memory.quantize == "nf4" and memory.offload:
+        raise ModelError("weights in nf4 cannot be offloaded", fix="set memory.quantize: int8, or leave offload out")
     package = _PACKAGES[memory.quantize]
     if importlib.util.find_spec(package) is None:
         raise ModelError(f"memory.quantize: {memory.quantize} needs {package}", fix=f"pip install {package}")
-    if memory.quantize == "nf4" and memory.offload:
-        raise ModelError("weights in nf4 cannot be offloaded", fix="set memory.quantize: int8, or leave offload out")
 
 
 def quantization(memory: MemoryConfig, dtype: torch.dtype) -> dict[str, Any]:
