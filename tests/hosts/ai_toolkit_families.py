@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from flow_models import _vae, write_flow_model  # noqa: E402 - found only now
+from flow_models import _vae, write_flow_model
 
 _MODELS = "extensions_built_in.diffusion_models"
 _COMMIT = "0" * 40
@@ -147,7 +147,7 @@ FAMILIES: Mapping[str, Callable[[Path], dict[str, Any]]] = {
 
 
 class Watched:
-    """What one whole picture of the host is drawn with: its scheduler's sigmas, or the times that its model is shown."""
+    """What one whole picture of the host is drawn with: its scheduler's sigmas, or the times its model is shown."""
 
     def __init__(self) -> None:
         self.sigmas: list[float] = []
@@ -157,7 +157,9 @@ class Watched:
         if not hasattr(sd, "generate_single_image"):
             # the host's own pictures of these have lost the shift
             pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
-            size = {"height": pixels[0], "width": pixels[1], "num_inference_steps": steps}
+            # SD3's goes on to a last stop beside the picture, which walks leave out
+            drawn = steps + (str(sd.arch) == "sd3")
+            size = {"height": pixels[0], "width": pixels[1], "num_inference_steps": drawn}
             pipeline(prompt="a shape", guidance_scale=1.0, output_type="latent", **size)
             return [float(sigma) for sigma in pipeline.scheduler.sigmas[:steps]]
         config = import_module("toolkit.config_modules").GenerateImageConfig(
