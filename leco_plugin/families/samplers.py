@@ -153,7 +153,7 @@ def shifted_sigmas(config: Mapping[str, Any], steps: int, mu: float | None = Non
 def set_sigmas(scheduler: Any, steps: int, options: Mapping[str, Any]) -> Tensor:
     """(N + 1,) shares of noise of ``scheduler`` for ``steps`` steps, set with these ``options``.
 
-    Where they leave the sigmas to Euler's scheduler, 1..1/N before the shift: its own go on to stops beside the picture.
+    Where they leave them to Euler's scheduler, 1..1/N before the shift: its own go on to stops beside the picture.
     """
     if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
         options = {"sigmas": torch.linspace(1.0, 1 / steps, steps).tolist(), **options}

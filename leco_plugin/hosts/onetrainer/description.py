@@ -12,8 +12,8 @@ from leco_plugin.hosts.onetrainer.run import Plan
 
 _SHOWN = (
     "base_model_name", "model_type", "epochs", "learning_rate", "learning_rate_scheduler",
-    "gradient_accumulation_steps", "peft_type", "lora_rank", "lora_alpha", "train_dtype", "ema", "loss_weight_fn", "offset_noise_weight",
-    "layer_filter",
+    "gradient_accumulation_steps", "peft_type", "lora_rank", "lora_alpha", "train_dtype", "ema", "loss_weight_fn",
+    "offset_noise_weight", "layer_filter",
 )  # fmt: skip
 """Of the host's config, what a run is told apart by."""
 
