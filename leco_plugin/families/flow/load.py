@@ -85,9 +85,10 @@ class _Tensors(Mapping[str, Tensor]):
         return len(self._file.keys)
 
 
-def refuse_job(job: JobConfig, family: FlowFamily) -> None:
-    """Raise ModelError with everything in a job that means nothing to a flow model."""
-    found = list(refusals(job, family))
+def refuse_job(job: JobConfig, source: FlowSource) -> None:
+    """Raise ModelError with everything in a job that means nothing to the model."""
+    takes = takes_guidance(source.family, source.config("transformer"))
+    found = list(refusals(job, source.family, takes_guidance=takes))
     if found:
         raise ModelError(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -87,8 +86,10 @@ class FlowSource:
         try:
             yield pipe.to(device)
         finally:
-            del pipe
-            gc.collect()
+            for part in pipe.components.values():
+                if isinstance(part, nn.Module):
+                    # their memory, at once: what holds itself by a circle is not gone with its last name
+                    part.to("meta")
             free(device)
 
     @property
