@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -56,8 +55,6 @@ class FlowDenoiser:
         self._placement = placement or Placement(transformer, device)
         self.distilled = distilled
         self._embedding = embedding if takes_guidance(source.family, self._config) else None
-        # Qwen-Image's, in some versions of diffusers
-        self._takes_lengths = "txt_seq_lens" in inspect.signature(transformer.forward).parameters
         self._known: dict[str, Text] = {}
         self._cut: dict[str, str] = {}
         self._words: tuple[Any, Tensor] | None = None
@@ -148,8 +145,6 @@ class FlowDenoiser:
             recipe.time: time,
             **recipe.inputs(rows, h, w),
         }
-        if not self._takes_lengths:
-            inputs.pop("txt_seq_lens", None)
         if self._embedding is not None:
             inputs["guidance"] = torch.full_like(time, self._embedding)
         mixed = self._dtype in (torch.bfloat16, torch.float16)

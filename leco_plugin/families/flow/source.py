@@ -65,6 +65,11 @@ class FlowSource:
                 )
         return cast(nn.Module, loaded.eval().requires_grad_(False))
 
+    def bare_transformer(self) -> nn.Module:
+        """The transformer without weights."""
+        with torch.device("meta"):
+            return cast(nn.Module, getattr(diffusers, self.family.transformer).from_config(self.config("transformer")))
+
     def vae(self) -> Any:
         """The VAE in float32, on the CPU."""
         kind, own = getattr(diffusers, self.index["vae"][1]), self.folder / "vae"
