@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from leco_converters.foreign import TABLE
 from leco_converters.prompt_tables import joined, keep_texts, leave_out, top
 from leco_converters.report import Report
 from leco_converters.tree import Node, plain
 from leco_plugin.config.findings import Findings
 from leco_plugin.config.prompts import changing, read_prompts
 
-_EFFECT: Mapping[str, tuple[str, str]] = {
-    "anchors": ("ai-toolkit reads anchors and never uses them", "written as preserve, which has an effect here"),
-    "anchor_class": ("its trainer holds it at both ends of the slider", "written as preserve, which does so too"),
-}
-_LOST: Mapping[str, tuple[object, str]] = {
-    "neg_prompt": ("", "preserve knows no negative prompt"),
-    "multiplier": (1, "preserve holds at both signs of each pair's multiplier"),
-}
-"""Per key of an anchor the value that says nothing, and why any other has no counterpart."""
+_NAMES = ("anchors", "anchor_class")
 
 
 def preserve_anchors(roots: Sequence[Node], folder: Path, report: Report) -> None:
     """Write the anchors of prompt trees that train one LoRA as what they preserve; changes the trees."""
-    found = [(top(root), name) for root in roots for name in _EFFECT if name in top(root).table]
+    found = [(top(root), name) for root in roots for name in _NAMES if name in top(root).table]
     targets: set[str] = set()
     for root in roots if found else ():
         # what is wrong in them is reported when the whole tree is read
@@ -41,8 +34,7 @@ def preserve_anchors(roots: Sequence[Node], folder: Path, report: Report) -> Non
 def anchors_of(preserve: Node, report: Report) -> Node:
     """Return what a prompt file preserves as anchors."""
     if preserve.items:
-        was = "preserve has no effect in ai-toolkit, which reads anchors and never uses them"
-        report.note("changed", preserve, was, "written as anchors")
+        report.say("preserve", preserve)
     items = [Node({"prompt": Node(item.value, after=item.after)}, before=item.before) for item in preserve.items]
     return preserve.like(items)
 
@@ -66,17 +58,18 @@ def _preserve(anchors: Node, name: str, targets: Collection[str], report: Report
             why = "a target, which is to change, cannot stay as it is" if is_text else "no prompt to keep"
             report.leave(item if name == "anchors" else anchors, why)
     if kept:
-        report.note("changed", anchors, *_EFFECT[name])
+        report.say(name, anchors)
     return [joined([anchors.like(kept)])] if kept else []
 
 
 def _carried(item: Node, prompt: Node, report: Report) -> Node:
     """Return the prompt of an anchor, without what else is in it."""
-    before = list(item.around)
+    before, lost = list(item.around), TABLE["slider"]["anchor"]
     for name, child in item.table.items():
+        nothing, why = lost.get(name, (None, "unknown key"))
         before += child.before if child is prompt else []
-        if name in _LOST and plain(child) == _LOST[name][0]:
+        if name in lost and plain(child) == nothing:
             before += child.around
         elif child is not prompt:
-            report.leave(child, _LOST[name][1] if name in _LOST else "unknown key")
+            report.leave(child, why)
     return replace(prompt, before=before)

@@ -23,6 +23,18 @@ def default_of(option: str) -> object:
     return "output" if option == "training_folder" else field and field.default
 
 
+def process_of(plan: Plan, kind: Node, values: dict[str, Node]) -> dict[str, Node]:
+    """A process with these settings by option, each section with the comments that the source has there."""
+    process = {"type": kind}
+    for option, node in values.items():
+        section, _, key = option.rpartition(".")
+        if section:
+            process.setdefault(section, plan.settings.tables.get(section, Node({})).like({})).table[key] = node
+        else:
+            process[option] = node
+    return process
+
+
 def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, list[Node]]:
     """Return the job, and what is left out of it.
 
@@ -33,42 +45,22 @@ def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, li
         values = {option: Node(default_of(option)) for option in WRITTEN}
     if model and "model.name_or_path" not in values:
         values = {"model.name_or_path": Node(model), **values}
-    old = tables.get("", empty)
-    process: dict[str, Node] = {"type": old.table.get("type", empty).like("leco")}
-    for option, node in values.items():
-        section, _, key = option.partition(".")
-        if key:
-            process.setdefault(section, tables.get(section, empty).like({})).table[key] = node
-        elif option != "name":
-            process[option] = node
+    old, config, named = (tables.get(key, empty) for key in ("", "config", "prompts_file"))
+    lines = {"name": values.pop("name", Node(name))}
+    process = process_of(plan, old.table.get("type", empty).like("leco"), values)
     leco = process.pop("leco", tables.get("leco", empty).like({}))
-    named = tables.get("prompts_file", empty)
-    for key, node in prompts.table.items():
-        leco.table[key] = named.like(node.value) if key == "prompts_file" else node
-    process["leco"] = leco
-    config = tables.get("config", empty)
-    lines = {
-        "name": values.get("name", Node(name)),
-        "process": config.table.get("process", empty).like([old.like(process)]),
-    }
-    root, left = _root(plan, config.like(lines))
-    return root, [*plan.settings.report.left, *left]
-
-
-def _root(plan: Plan, config: Node) -> tuple[Node, list[Node]]:
-    old = plan.source.root.table if plan.origin in ("ai-toolkit", "leco-job") else {}
-    left = {
-        "there is no such section here": [node for name, node in old.items() if name not in ("job", "config", "meta")]
-    }
-    root = {"job": old.get("job", Node("")).like("extension"), "config": config}
-    if "meta" in old:
-        kept = {name: node for name, node in old["meta"].table.items()
-                if isinstance(node.value, (str, int, float)) and not isinstance(node.value, bool)}  # fmt: skip
-        left["only texts and numbers can stand here"] = [
-            node for name, node in old["meta"].table.items() if name not in kept
-        ]
-        root["meta"] = old["meta"].like(kept)
-    for why, nodes in left.items():
-        for node in nodes:
-            plan.report.note("lost", node, why, LEFT_OUT)
-    return Node(root), [node for nodes in left.values() for node in nodes]
+    leco.table.update({key: named.like(node.value) if key == "prompts_file" else node
+                       for key, node in prompts.table.items()})  # fmt: skip
+    lines["process"] = config.table.get("process", empty).like([old.like({**process, "leco": leco})])
+    root = plan.source.root.table if plan.origin in ("ai-toolkit", "leco-job") else {}
+    job = {"job": root.get("job", Node("")).like("extension"), "config": config.like(lines)}
+    sections = [node for key, node in root.items() if key not in ("job", "config", "meta")]
+    left = [(node, "there is no such section here") for node in sections]
+    if "meta" in root:
+        meta = root["meta"].table
+        kept = {key: node for key, node in meta.items() if type(node.value) in (str, int, float)}
+        left += [(node, "only texts and numbers can stand here") for key, node in meta.items() if key not in kept]
+        job["meta"] = root["meta"].like(kept)
+    for node, why in left:
+        plan.report.note("lost", node, why, LEFT_OUT)
+    return Node(job), [*plan.settings.report.left, *(node for node, _ in left)]

@@ -29,11 +29,10 @@ def keep_texts(node: Node, report: Report) -> None:
                 keep_texts(item, report)
         for text in (child, *child.items) if name in TEXTS else ():
             if text.value is None and name not in ("neutrals", "preserve"):
-                report.note("changed", text, "nothing is written here", 'taken as the empty prompt ""')
+                report.say("empty", text)
                 text.value, text.raw = "", ""
             elif text.raw and text.value is not None:
-                was = f"{text.raw} without quotes is no text in YAML"
-                report.note("changed", text, was, "taken as the text it is")
+                report.say("bare", text, raw=text.raw)
                 text.value, text.raw = text.raw, ""
 
 
@@ -54,7 +53,7 @@ def entries(node: Node, known: Collection[str], report: Report, *, refuse_typos:
     """Return the targets of a list with the keys that are known, each shuffled one written out."""
     result: list[Node] = []
     for item in node.items:
-        shuffle = item.table.get("shuffle", Node(None))
+        shuffle = item.at("shuffle")
         for name, child in item.table.items():
             if name not in known and not (child is shuffle and child.value is True):
                 leave_out(child, name, report, refuse_typos=refuse_typos)
@@ -103,8 +102,7 @@ def _shuffled(target: Node, shuffle: Node, report: Report) -> list[Node]:
         # the diagonals first, so that the few that are kept differ on both sides
         pairs.sort(key=lambda pair: ((pair[1] - pair[0]) % len(sides[1]), pair[0]))
     pairs = pairs[:_MOST_SHUFFLED]
-    done = f"written out as {len(pairs)} targets with the phrases in different orders"
-    report.note("changed", shuffle, "the phrases are shuffled", done)
+    report.say("shuffled", shuffle, count=len(pairs))
     targets = []
     for number, (up, down) in enumerate(pairs):
         texts = {"positive": sides[0][up], "negative": sides[1][down]}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from leco_converters.anchors import anchors_of
 from leco_converters.foreign import SLIDER
-from leco_converters.leco_job import WRITTEN, default_of
+from leco_converters.leco_job import WRITTEN, default_of, process_of
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
 from leco_converters.request import Plan
@@ -18,8 +18,10 @@ _SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _NAMES: Mapping[str, str] = {row.to: name for name, row in reversed(list(SLIDER.items())) if row.to}
 """What our options are called there."""
+_SWITCHES = ("memory.attention", "logging.log_with")
+"""Options that are several switches there, of which each says one value alone."""
 _SPELLED: Mapping[str, Mapping[object, object]] = {
-    "train.loss_type": {"l2": "mse", "l1": "mae", "huber": "pseudo_huber"},
+    "train.loss_type": {ours: theirs for theirs, ours in SLIDER["train.loss_type"].words.items()},
     "logging.log_with": {"wandb": True, "all": True},
     "memory.attention": {"xformers": True},
 }
@@ -37,16 +39,10 @@ def slider_job(plan: Plan, name: str, model: str) -> tuple[Node, list[Node]]:
     config = {"name": Node(name), "training_folder": values.pop("training_folder"), "device": Node("cuda:0")}
     config |= {key: values.pop(key) for key in ("name", "device") if key in values}
     if plain(config["device"]) == "auto":
-        report.note("changed", config["device"], "ai-toolkit has no auto", "written as cuda:0")
+        report.say("no_auto", config["device"])
         config["device"] = config["device"].like("cuda:0")
     values["train.batch_size"] = Node(targets.batch_size)
-    process: dict[str, Node] = {"type": Node("slider")}
-    for option, node in values.items():
-        section, _, key = option.rpartition(".")
-        table = (
-            process.setdefault(section, settings.tables.get(section, Node({})).like({})).table if section else process
-        )
-        table[key] = node
+    process = process_of(plan, Node("slider"), values)
     resolutions = Node([Node([Node(height), Node(width)]) for height, width in targets.sizes])
     process["slider"] = Node({"resolutions": resolutions, **anchors, "targets": targets.listed})
     _note_traps(targets, anchors, plain(config["name"]), plain(values["train.steps"]), report)
@@ -64,15 +60,12 @@ def _values(settings: Settings, report: Report, left: list[Node]) -> dict[str, N
     for option, node in settings.values.items():
         name, value = _NAMES.get(option, ""), plain(node)
         spelled = _SPELLED.get(option, {}).get(value if isinstance(value, str) else "")
-        if spelled is not None:
-            result[name] = node.like(spelled)
-        elif name and option not in ("memory.attention", "logging.log_with"):
-            result[name] = node
+        if name and (spelled is not None or option not in _SWITCHES):
+            result[name] = node if spelled is None else node.like(spelled)
         elif value != default_of(option):
-            why = f"the slider trainer has no {option.rpartition('.')[2]}"
-            if option == "leco.denoise_guidance_scale":
-                why = f"{value}, but the trainer always walks at 3"
-            report.note("lost", node, why, "left out")
+            walks = option == "leco.denoise_guidance_scale"
+            none = f"the slider trainer has no {option.rpartition('.')[2]}"
+            report.say("no_option", node, why=f"{value}, but the trainer always walks at 3" if walks else none)
             left.append(node)
     return result
 
@@ -82,26 +75,22 @@ def _model(plan: Plan, targets: Targets, values: Mapping[str, Node], model: str)
     is_xl = targets.varies_crops or min(map(min, targets.sizes)) >= 1024
     chosen: dict[str, Node] = {}
     if own is not None and str(own.value).startswith("builtin:"):
-        report.note("lost", own, "ai-toolkit has no built-in model", "written as it is; put yours there")
+        report.say("builtin", own)
     if own is None:
         chosen["model.name_or_path"] = Node(model or (_SDXL if is_xl else _SD1))
         if not model:
-            done = f"{_SDXL if is_xl else _SD1} is written; put yours there"
-            report.note("added", root, "the source names no base model", done)
+            report.say("no_model", root, model=_SDXL if is_xl else _SD1)
     if "model.is_xl" not in values:
         chosen["model.is_xl"] = Node(is_xl)
-        done = f"is_xl: {str(is_xl).lower()} is written, by the sizes of the prompts"
-        report.note("added", root, "the source does not say whether the model is SDXL", done)
+        report.say("is_xl", root, said=str(is_xl).lower())
     return chosen
 
 
 def _note_traps(targets: Targets, anchors: Mapping[str, Node], name: object, steps: object, report: Report) -> None:
     """Report what ai-toolkit would do to the job without a word."""
     if isinstance(steps, int) and len(targets.listed.items) > steps:
-        was = f"ai-toolkit drops all but the first {steps} targets of a run of {steps} steps"
-        report.note("lost", targets.listed, was, "all are written; raise train.steps")
+        report.say("dropped", targets.listed, steps=steps)
     for item in (*(item for one in anchors.values() for item in one.items), *targets.listed.items):
         for key, node in item.table.items():
             if key not in ("multiplier", "weight") and "[name]" in str(node.value) and name != "[name]":
-                was = "ai-toolkit puts the job's name where [name] stands"
-                report.note("lost", node, was, "written as it is, and so changed by the trainer")
+                report.say("name_there", node)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from leco_converters.foreign import TABLE
 from leco_converters.prompt_tables import TABLES, top
 from leco_converters.report import Report
 from leco_converters.tree import Node, comments, plain
@@ -14,12 +15,6 @@ from leco_plugin.config.prompt_keys import NEUTRAL_LISTS
 from leco_plugin.config.sliders import is_blank
 from leco_plugin.config.values import Values, read_values
 
-_FIXED: Mapping[str, tuple[object, str]] = {
-    "guidance_scale": (1.0, "the trainer fixes the edit strength at 1"),
-    "neutral": ("", "the trainer always starts from the empty prompt"),
-    "dynamic_resolution": (False, "the trainer draws at fixed sizes"),
-    "dynamic_crops": (False, "the trainer does not vary crops"),
-}
 _NEUTRALS = "several neutrals, but the trainer always starts from the empty prompt"
 
 
@@ -51,9 +46,8 @@ class _Reader:
         self._root, self._report = root, report
         self._top = _values(root)
         name = next((name for name in TABLES if name in root.table), None)
-        self.flat = name is None
-        self.listed = root.table[name] if name else Node([root], root.key, root.line, root.path)
-        self._in_prompts = name == "prompts"
+        self.flat, self._in_prompts = name is None, name == "prompts"
+        self.listed = root.table[name] if name else root.beside([root])
         self.result = Targets(self.listed)
 
     def target(self, entry: Node) -> list[Node]:
@@ -67,28 +61,24 @@ class _Reader:
             return []
         self._note_lost(entry, values, is_prompt)
         if is_prompt:
-            was = f"{values.action or 'erase'} trains one direction"
-            done = "written as a slider, which trains the opposite at the negative strength too"
-            self._report.note("changed", entry, was, done)
-        table = self._prompt(entry, values, concept) if is_prompt else self._slider(entry, values)
+            self._report.say("one_direction", entry, action=values.action or "erase")
+            table = self._prompt(entry, values, concept)
+        else:
+            texts = {name: getattr(values, name) or "" for name in ("target_class", "positive", "negative")}
+            table = {name: entry.table.get(name, Node(text)) for name, text in texts.items()}
         for name in ("multiplier", "weight"):
             value = getattr(values, name)
             if value is not None:
                 table[name] = entry.table.get(name, Node(value))
         self._share(entry, values, is_prompt)
         placed = {*table, *TABLES, "preserve", *(("target", "unconditional") if is_prompt else ())}
-        before = [*entry.before, *self.comments(entry, placed)]
-        return [replace(entry, value=table, before=before)]
+        return [replace(entry, value=table, before=[*entry.before, *self.comments(entry, placed)])]
 
     def comments(self, table: Node, placed: Collection[str]) -> list[str]:
         """Return the comments of keys that are neither in the result nor left out as comments themselves."""
         left = {id(node) for node in self._report.left}
         return [text for name, child in table.table.items() if name not in placed and id(child) not in left
                 for text in comments(child)]  # fmt: skip
-
-    def _slider(self, entry: Node, values: Values) -> dict[str, Node]:
-        texts = {name: getattr(values, name) or "" for name in ("target_class", "positive", "negative")}
-        return {name: entry.table.get(name, Node(text)) for name, text in texts.items()}
 
     def _prompt(self, entry: Node, values: Values, concept: str) -> dict[str, Node]:
         """Say with both sides of a slider what one direction of a prompt says."""
@@ -100,7 +90,7 @@ class _Reader:
 
     def _note_lost(self, entry: Node, values: Values, is_prompt: bool) -> None:
         """Report what a target cannot say."""
-        for name, (fixed, why) in _FIXED.items():
+        for name, (fixed, why) in TABLE["slider"]["fixed"].items():
             value = getattr(values, name)
             if name == "neutral" and is_prompt and value is None:
                 value = values.unconditional or ""
@@ -126,11 +116,10 @@ class _Reader:
         if not shared.sizes:
             shared.sizes, shared.batch_size = sizes, batch
         if sizes != shared.sizes:
-            done = "the trainer draws one of all sizes for every target"
-            self._report.note("lost", entry, "sizes of its own", done)
+            self._report.say("own_sizes", entry)
             shared.sizes += [size for size in sizes if size not in shared.sizes]
         if batch != shared.batch_size:
-            self._report.note("lost", entry, f"batch_size {batch}", f"all are trained with {shared.batch_size}")
+            self._report.say("own_batch", entry, batch=batch, shared=shared.batch_size)
         shared.varies_crops |= bool(values.dynamic_crops)
 
 

@@ -118,8 +118,8 @@ def _spellings(value: str) -> Iterator[str]:
     yield escaped
     yield escaped if re.search("['\x00-\x1f\x7f]", value) else f"'{value}'"
     # every character but a backslash by its number
-    numbers = (f"\\u{ord(char):04X}" if char <= "\uffff" else f"\\U{ord(char):08X}" for char in value)
-    yield '"' + "".join("\\\\" if char == "\\" else number for char, number in zip(value, numbers)) + '"'
+    by_number = (f"\\u{ord(char):04X}" if char <= "\uffff" else f"\\U{ord(char):08X}" for char in value)
+    yield f'"{"".join(by_number)}"'.replace("\\u005C", "\\\\")
     yield f'"""\n{escaped[1:-1]}"""'
 
 
