@@ -12,12 +12,11 @@ from typing import Any
 import toml
 
 from leco_converters.flags import command_line, in_job_only
-from leco_converters.leco_job import leco_job
+from leco_converters.jobs import leco_job, slider_job
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
 from leco_converters.request import Plan, Request, Target
 from leco_converters.settings import add_defaults, untrained
-from leco_converters.slider_job import slider_job
 from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
 from leco_converters.write import Output, refuse_taken, write_all

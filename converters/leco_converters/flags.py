@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from leco_converters.foreign import TABLE
-from leco_converters.leco_job import default_of
+from leco_converters.jobs import default_of
 from leco_converters.report import Note, Report
 from leco_converters.request import Plan
 from leco_converters.tree import Node, plain

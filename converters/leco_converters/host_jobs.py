@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from leco_converters.anchors import preserve_anchors
 from leco_converters.foreign import CONCEPT_SLIDER, SLIDER, TABLE
-from leco_converters.prompt_tables import entries, keep_texts, leave_out, merged
+from leco_converters.prompt_tables import entries, keep_texts, leave_out, merged, preserve_anchors
 from leco_converters.report import Report
 from leco_converters.request import Plan
 from leco_converters.settings import foreign_settings

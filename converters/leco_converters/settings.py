@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from leco_converters.foreign import ARCHITECTURES, LECO, TABLE, Row
 from leco_converters.report import Report
 from leco_converters.tree import Node, comments, plain
-from leco_plugin.config.blame import blame
+from leco_plugin.config.blame import read_model
 from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, family_of_arch
 from leco_plugin.config.findings import Findings, did_you_mean, key_text
 from leco_plugin.config.sample import SamplePrompt
@@ -233,13 +233,9 @@ def refusal(model: type[BaseModel], name: str, value: object) -> str:
     if name not in model.model_fields:
         return "there is no such setting here"
     findings = Findings(Path())
-    try:
-        model.model_validate({name: value})
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            if detail["loc"][:1] == (name,):
-                blame(detail, (), findings, model)
-    return findings.errors[0].message if findings.errors else ""
+    read_model(model, {name: value}, (), findings)
+    found = [problem for problem in findings.errors if problem.where and problem.where.key]
+    return found[0].message if found else ""
 
 
 def untrained(node: Node) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from leco_converters.anchors import preserve_anchors
 from leco_converters.foreign import LECO
 from leco_converters.host_jobs import plan_host_job
-from leco_converters.prompt_tables import TABLES, entries, joined, keep_texts, leave_out, top
+from leco_converters.prompt_tables import TABLES, entries, joined, keep_texts, leave_out, preserve_anchors, top
 from leco_converters.read import read_source
 from leco_converters.report import Report
 from leco_converters.request import Plan
