@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,8 @@ from leco_plugin.config.files import Document
 from leco_plugin.config.findings import Findings, Key
 from leco_plugin.config.prompts import read_prompts
 from leco_plugin.config.schema import LecoConfig
+from leco_plugin.config.toml_file import tomllib
 from leco_plugin.errors import ConfigError, Problem, Where
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _FILES = ("neutral_prompt_file", "prompt_file")
 

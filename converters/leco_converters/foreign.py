@@ -6,16 +6,12 @@ that its web UI writes.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from leco_plugin.config.toml_file import tomllib
 
 ANY = "*"
 """Stands for every value."""
