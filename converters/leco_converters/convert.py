@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 import toml
 
 from leco_converters.flags import command_line, in_job_only
-from leco_converters.leco_job import leco_job
+from leco_converters.jobs import leco_job, slider_job
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
 from leco_converters.request import Plan, Request, Target
 from leco_converters.settings import add_defaults, untrained
-from leco_converters.slider_job import slider_job
 from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
 from leco_converters.write import Output, refuse_taken, write_all
@@ -29,12 +27,8 @@ from leco_plugin.config.files import Document
 from leco_plugin.config.findings import Findings, Key
 from leco_plugin.config.prompts import read_prompts
 from leco_plugin.config.schema import LecoConfig
+from leco_plugin.config.toml_file import tomllib
 from leco_plugin.errors import ConfigError, Problem, Where
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _FILES = ("neutral_prompt_file", "prompt_file")
 
@@ -111,8 +105,7 @@ def _complete(plan: Plan) -> None:
     if node is not None:
         fix = "train it where the job is from, or convert its prompts alone, without --job and --flags"
         raise node.refuse(untrained(node), fix)
-    for table, was in add_defaults(plan.settings, plan.rows):
-        plan.report.note("added", table, was, "written out")
+    add_defaults(plan.settings, plan.rows, plan.report)
 
 
 def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
@@ -125,7 +118,9 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
         raise ConfigError(f"{job_path}: a job file is a .yaml file", fix="name it so")
     if request.flags:
         flags, of_flags = command_line(plan, target, _name(plan, request), request.model)
-        _note_preserved(plan)
+        preserve = top(plan.prompts).at("preserve")
+        if preserve.items:
+            plan.report.say("kept_apart", preserve)
     if job_path:
         name = Path(os.path.relpath(target, job_path.parent)).as_posix()
         prompts = Node({"prompts_file": Node(name)})
@@ -148,8 +143,7 @@ def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
     model = request.model
     if not model and "model.name_or_path" not in plan.settings.values:
         model = "builtin:tiny"
-        was = "the source names no base model"
-        plan.report.note("added", plan.source.root, was, f"{model} is written; put yours there")
+        plan.report.say("no_model", plan.source.root, model=model)
     job, left = leco_job(plan, _name(plan, request), model, plan.prompts)
     _check_job(plan, job, target.parent)
     plan.report.notes += plan.settings.report.notes
@@ -175,8 +169,7 @@ def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
             lines += commented([node])
             asks = id(node) in settings.asked or table is not process
             if asks and not noted and name not in ("job", "type", "name", "meta", "prompts_file"):
-                was = "a setting of the run, which a prompt file does not hold"
-                plan.report.note("lost", node, was, "kept as a comment; --job writes it to a job file")
+                plan.report.say("of_the_run", node)
     tail = plan.source.tail if plan.source is not plan.prompt_source else []
     return ["", f"# Not carried over from {plan.source.path.name}:", "", *lines, *tail]
 
@@ -227,13 +220,6 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _name(plan: Plan, request: Request) -> str:
     return str(plain(plan.settings.values.get("name")) or request.source.stem)
-
-
-def _note_preserved(plan: Plan) -> None:
-    preserve = top(plan.prompts).table.get("preserve")
-    if preserve is not None and preserve.items:
-        was = "sd-scripts' own trainers do not read it"
-        plan.report.note("changed", preserve, was, "stands in the prompt file, for leco's")
 
 
 def _reads_as(tree: object, path: Path) -> Callable[[Path], None]:
