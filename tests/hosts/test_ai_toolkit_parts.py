@@ -293,6 +293,7 @@ class Drawn(StrictSd):
         self.times, self.computed = times, 0
         self.unet = nn.Module()
         self.unet.forward = self._forward
+        self.text_encoder, self.vae = [nn.Linear(1, 1)], nn.Linear(1, 1)
 
     def _forward(self, latents: Tensor, timestep: Tensor) -> Tensor:
         self.computed += 1
@@ -303,6 +304,9 @@ class Drawn(StrictSd):
 
     def generate_single_image(self, pipeline: Any, asked: Any, one: Any, other: Any, generator: Any, more: Any) -> None:
         assert (pipeline, asked.guidance_scale, asked.ctrl_img) == ("pipeline", 1.0, None)
+        for part in (*self.text_encoder, self.vae):
+            # as the host's pipelines do with all their parts
+            assert part.to("meta").weight.device == CPU, "what is not needed stays where it is"
         for time in self.times(asked.height, asked.num_inference_steps):
             for _ in range(2):
                 self.unet(torch.zeros(1), timestep=time[None])
@@ -320,6 +324,7 @@ def test_a_flow_schedule_is_recorded_while_the_host_draws() -> None:
     assert (sd.computed, sd.unet.forward, denoiser.remarks) == (2, own, [])
     denoiser.sampler("flow", 4, (4, 64, 64))
     assert sd.computed == 2, "a schedule is recorded once"
+    assert sd.vae.to("meta").weight.is_meta, "and moves again afterwards"
 
 
 def test_sampling_that_cannot_be_understood_is_said() -> None:
