@@ -347,7 +347,7 @@ def test_check_says_what_is_missing(tmp_path, capsys):
     assert main(["host", "check", "onetrainer", str(host_folder(tmp_path))]) == 2
     shown = capsys.readouterr()
     assert "OneTrainer, commit unknown (tested: " in shown.out
-    assert "OneTrainer cannot be imported here: " in shown.err
+    assert "OneTrainer cannot be imported: " in shown.err
 
 
 def test_the_command_passes_its_flags_on(tmp_path, capsys, monkeypatch):

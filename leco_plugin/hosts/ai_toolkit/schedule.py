@@ -48,9 +48,12 @@ def recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tenso
         # the host's pipelines put all their parts on the card, where there may be no room for what is not needed here
         for part in (*encoders, sd.vae):
             stack.enter_context(shadowed(part, "to", _stays(part)))
-        stack.enter_context(shadowed(sd.unet, "forward", _recording(sd.unet.forward, seen, steps)))
+        pipeline = sd.get_generation_pipeline()
+        # what is trained may be a wrapper around what draws
+        model = getattr(pipeline, "transformer", None) or sd.unet
+        stack.enter_context(shadowed(model, "forward", _recording(model.forward, seen, steps)))
         with suppress(_Recorded), torch.no_grad():
-            sd.generate_single_image(sd.get_generation_pipeline(), asked, embeds, embeds, generator, {})
+            sd.generate_single_image(pipeline, asked, embeds, embeds, generator, {})
     return _sigmas(seen, steps)
 
 
@@ -88,7 +91,7 @@ def _time(arguments: Sequence[Any], options: Mapping[str, Any]) -> float:
 
 def _sigmas(times: Sequence[float], steps: int) -> Tensor:
     """Times on whatever scale and in whatever direction, as shares of noise that fall from 1 to 0."""
-    found = torch.tensor(times)
+    found = torch.tensor(times or [0.0])
     if found.max() > 1.5:
         found = found / 1000
     if len(found) > 1 and found[0] < found[-1]:
