@@ -18,7 +18,7 @@ from PySide6 import QtCore, QtWidgets
 
 from leco_plugin.commands.main import main
 
-_PATIENCE = 600
+_PATIENCE = 200
 """Looks, one a second, after which it gives up."""
 
 

@@ -293,7 +293,7 @@ def test_its_window_trains_with_a_prompt_file(place, tmp_path):
     assert "shown: Stopped" in shown.stdout
     assert "finished 3 steps" in shown.stdout
     assert loads("sd1", MODEL_FOLDER, place.lora)
-    place.write(root / "training_presets" / "#.json", {"training_method": "FINE_TUNE"})
+    place.write(root / "training_presets" / "#.json", {"loss_weight_fn": "P2"})
     refused = place.python(driver, *flags)
     assert "shown: Error" in refused.stdout
-    assert "training method is FINE_TUNE, and LECO trains a LoRA" in refused.stderr
+    assert "loss_weight_fn P2 is not there for LECO" in refused.stderr
