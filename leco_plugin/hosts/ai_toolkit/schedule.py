@@ -27,8 +27,8 @@ class Nothing:
             raise AttributeError(name)
 
 
-class _Recorded(Exception):  # noqa: N818 - the way out of the host's sampling once every noise level is known
-    pass
+class _Recorded(BaseException):
+    """The way out of the host's sampling once every noise level is known; diffusers would log an Exception."""
 
 
 def recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tensor:
