@@ -21,10 +21,10 @@ from leco_converters.write_toml import write_toml
 from leco_converters.write_yaml import commented, left_out, write_yaml
 from leco_plugin.config.build import build_job
 from leco_plugin.config.files import Document
-from leco_plugin.config.findings import Findings, Key
+from leco_plugin.config.findings import Findings, Key, refusal
 from leco_plugin.config.prompts import read_prompts
 from leco_plugin.config.schema import LecoConfig
-from leco_plugin.errors import ConfigError, Problem, Where
+from leco_plugin.errors import ConfigError, Where
 
 _FILES = ("neutral_prompt_file", "prompt_file")
 
@@ -185,7 +185,7 @@ def _check_job(plan: Plan, job: Node, folder: Path) -> None:
     options = {name: value for name, value in process["leco"].items() if name in LecoConfig.model_fields}
     process["leco"] = {**options, "preserve": [], "target": ""}
     if "name_or_path" not in process.get("model", {}):
-        raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
+        raise refusal(plan.source.path, "there is no base model", "name it with --model")
     build_job(Document(folder / plan.source.path.name, tree, places=_places(job, plan.source.path)))
 
 

@@ -15,10 +15,10 @@ from leco_converters.settings import foreign_settings, own_settings
 from leco_converters.tree import Node, Source, plain
 from leco_plugin.config.build import load_job
 from leco_plugin.config.files import TEXT_FORMATS
+from leco_plugin.config.findings import refusal
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.config.recognise import Kind, expect, recognise_tree
 from leco_plugin.config.schema import LecoConfig
-from leco_plugin.errors import ConfigError, Problem, Where
 
 _FIX = "a job, a prompt file, or a list of prompts as in '- target: ...' can be converted"
 _TAKEN = (Kind.JOB, Kind.PROMPTS, Kind.PROMPT_LIST, Kind.LECO_CONFIG, Kind.AI_TOOLKIT_JOB)
@@ -51,7 +51,7 @@ def prompt_file(source: Source, report: Report) -> Node:
         root = _list(root, report)
     if root.table.keys().isdisjoint({*TABLES, "slider", "target", "target_class"}):
         found = "there are no prompts in this file" if root.value is None or root.table else "this is no settings file"
-        raise ConfigError(Problem(Where(source.path), found, _FIX))
+        raise refusal(source.path, found, _FIX)
     keep_texts(root, report)
     if isinstance(plain(root.table.get("slider")), dict):
         slider = root.table["slider"]

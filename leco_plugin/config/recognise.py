@@ -13,8 +13,8 @@ from enum import Enum
 from pathlib import Path
 
 from leco_plugin.config.files import TEXT_FORMATS, read_document
-from leco_plugin.config.findings import did_you_mean
-from leco_plugin.errors import ConfigError, Problem, Where
+from leco_plugin.config.findings import did_you_mean, refusal
+from leco_plugin.errors import ConfigError
 
 _LARGEST_HEADER = 100_000_000
 """Bytes; what the safetensors library allows."""
@@ -76,7 +76,7 @@ class Found:
         if self.kind in (*kinds, Kind.UNKNOWN):
             return self
         called = self.called or self.kind.value
-        raise ConfigError(Problem(Where(self.path), f"this is {called}: {self.command}"))
+        raise refusal(self.path, f"this is {called}: {self.command}")
 
 
 def recognise(path: str | Path) -> Found:
