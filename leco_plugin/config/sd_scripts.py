@@ -19,6 +19,8 @@ from leco_plugin.config.files import read_document, read_prompt_lines
 from leco_plugin.config.findings import Findings, Key, describe, did_you_mean
 from leco_plugin.config.kinds import Finite, Frozen, Whole
 from leco_plugin.config.kohya_gui import settings_of_preset
+from leco_plugin.config.recognise import Kind as FileKind
+from leco_plugin.config.recognise import expect, recognise_tree
 from leco_plugin.config.schema import DORA, JobConfig, PromptPair
 from leco_plugin.config.sd_flags import ALGORITHMS, FLAGS, NETWORK_ARGS, NETWORK_MODULES, REQUIRED, Kind, options
 from leco_plugin.errors import ConfigError, Problem, Where
@@ -49,6 +51,8 @@ def load_flags(arguments: Sequence[str], *, sdxl: bool) -> FlagsJob:
     reader.command_line(arguments)
     config_file = reader.given.pop("config_file", None)
     if isinstance(config_file, str):
+        # as sd-scripts does, the ending may be left out
+        expect(config_file, FileKind.SETTINGS, FileKind.GUI_PRESET)
         reader.config_file(Path(config_file if config_file.endswith((".toml", ".json")) else f"{config_file}.toml"))
     reader.sort_out()
     return reader.job()
@@ -120,10 +124,12 @@ class _Reader:
     def config_file(self, path: Path) -> None:
         """Take in a settings file, its sections flattened; what is on the command line already counts more."""
         document = read_document(path)
+        recognise_tree(path, document.tree).expected(FileKind.SETTINGS, FileKind.GUI_PRESET)
         findings = document.findings()
         tree = document.tree if isinstance(document.tree, dict) else {}
         if path.suffix == ".json":
             tree = settings_of_preset(tree, findings, sdxl=self.sdxl)
+            findings.raise_errors()
         flat: dict[str, Key] = {}
         for key, value in _flattened(tree):
             name = str(key[-1])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leco_plugin.config.build import load_prompts
+from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.engine.setup import draw_seed
 from leco_plugin.engine.stop import Stop, stop_on_signal
@@ -28,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     """Train as a command line says; the exit code. LecoError for what the user can put right."""
     flags = read_flags(arguments)
     loaded = load_prompts(flags.prompts)
+    refuse_nothing(loaded.pairs)
     # what is wrong in these is said at once: importing the host takes 20 s
     for path in (flags.config, flags.preset, flags.secrets):
         if path:
