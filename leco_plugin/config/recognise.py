@@ -179,9 +179,9 @@ def _flat(tree: Mapping[str, object]) -> Kind:
     if not {"_class_name", "_diffusers_version", "architectures"}.isdisjoint(tree):
         return Kind.MODEL
     names = _names_inside(tree)
-    if names.isdisjoint(_SETTINGS):
-        return Kind.UNKNOWN
-    return Kind.SETTINGS if names.isdisjoint(_OF_THE_GUI) else Kind.GUI_PRESET
+    if not names.isdisjoint(_OF_THE_GUI):
+        return Kind.GUI_PRESET
+    return Kind.UNKNOWN if names.isdisjoint(_SETTINGS) else Kind.SETTINGS
 
 
 def _folder(path: Path) -> Kind:
