@@ -483,7 +483,7 @@ def test_dora_is_refused_with_the_reason(given):
     ],
 )
 def test_what_is_off_in_sd_scripts_is_off(given, sizes):
-    """Alpha 0 is the rank, dimension 0 no network; switches of LyCORIS that are off, and empty words, ask for nothing."""
+    """Alpha 0 is the rank, dimension 0 no network; LyCORIS' switches that are off, and empty words, ask for nothing."""
     network = load(*given).job.network
     assert (network.linear, network.linear_alpha, network.conv, network.conv_alpha) == sizes
 

@@ -36,18 +36,6 @@ def refused(name: str | Path) -> str:
     return problem.message
 
 
-def test_a_built_in_model_computes_in_one_thread():
-    """In whatever command: more only lose on a busy machine, and round otherwise."""
-    before = torch.get_num_threads()
-    try:
-        for name in ("builtin:tiny", "builtin:tiny-flow"):
-            torch.set_num_threads(2)
-            load(name)
-            assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_the_built_in_model_and_its_folder_are_one(copy):
     """A diffusers folder is loaded by its path, with all weights as they are."""
     builtin = load_model("builtin:tiny", dtype="fp32", device=CPU)
