@@ -38,6 +38,7 @@ def erase(prompt: str, without: str = "") -> PromptPair:
     [
         ("a red shape", "a shape", "an orange shape", "a purple shape"),
         ("an orange shape", "a shape", "a red shape", "a yellow shape"),
+        ("a yellow shape", "a shape", "a green shape", "an orange shape"),
         ("a blue shape", "a shape", "a purple shape", "a purple shape"),
         ("a circle", "a shape", "a square", "a square"),
         ("a star", "a shape", "a cross", "a triangle"),
@@ -65,7 +66,8 @@ def test_the_concept_by_another_name_is_not_kept():
     shares = Bench(
         LineModel(), NoNetwork(), [pair(5, 5, 1, 1)], ["5", "3", "1"], Course(steps=4, guidance=1.0)
     ).shares()
-    assert shares == pytest.approx({"5": 1.0, "3": 0.5, "1": 0.0})
+    assert {prompt: one.along for prompt, one in shares.items()} == pytest.approx({"5": 1.0, "3": 0.5, "1": 0.0})
+    assert {one.beside for one in shares.values()} == {0.0}
 
 
 def test_auto_stands_among_prompts_that_are_named(denoiser):
@@ -99,7 +101,13 @@ def test_a_run_says_what_it_keeps_and_so_does_its_file(tmp_path: Path):
 
 
 def test_a_language_models_words_are_known_too():
-    """Whose tokens begin with their space where CLIP's end with a mark: orange is nearest to red, square to circle."""
+    """Whose tokens begin with their space where CLIP's end with a mark: orange is nearest to red, square to circle.
+
+    "picture" is third to red there, and no picture shows it: it is not kept.
+    """
     flow = load_model("builtin:tiny-flow", dtype="fp32", device=torch.device("cpu"))
+    assert list(flow.similar("red", 3)) == ["orange", "purple", "picture"]
+    found = find_neighbours(flow, [erase("a red shape", "a shape")], COURSE)
+    assert [near.word for near in found] == ["orange", "purple"]
     assert next(iter(flow.similar("red", 3))) == "orange"
     assert next(iter(flow.similar("circle", 3))) == "square"
