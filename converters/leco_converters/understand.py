@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from leco_converters.anchors import preserve_anchors
 from leco_converters.foreign import LECO
 from leco_converters.host_jobs import plan_host_job
-from leco_converters.prompt_tables import TABLES, entries, joined, keep_texts, leave_out, top
+from leco_converters.prompt_tables import TABLES, entries, joined, keep_texts, leave_out, preserve_anchors, top
 from leco_converters.read import read_source
 from leco_converters.report import Report
 from leco_converters.request import Plan
@@ -87,8 +86,7 @@ def _list(root: Node, report: Report) -> Node:
             raise item.refuse(f"must be a table of keys, not {str(plain(item))[:40]!a}", "write '- target: ...'")
     ignored = [item.table[name] for item in root.items for name in _IGNORED if name in item.table]
     if ignored:
-        was = f"{' and '.join(_IGNORED)}, which the trainer of Concept Sliders does not read, stand in the entries"
-        report.note("changed", ignored[0], was, "ignored here, too; guidance_scale is the edit strength")
+        report.say("not_read", ignored[0])
         for item in root.items:
             item.value = {name: child for name, child in item.table.items() if name not in _IGNORED}
     is_sliders = bool(root.items) and all("target_class" in item.table for item in root.items)
@@ -99,13 +97,13 @@ def _leco_config(source: Source) -> Plan:
     """Take settings and the prompt file out of a LECO config; raises ConfigError where there are no prompts."""
     report = Report(source.path)
     node = source.root.table.get("prompts_file", Node(None, path=source.path))
-    if not isinstance(node.value, str) or not node.value:
+    name = node.value if isinstance(node.value, str) else ""
+    if not name:
         raise node.refuse("there is no prompt file", "write prompts_file: prompts.yaml")
     # beside it, or from the folder that the command runs in
-    found = [folder / node.value for folder in (source.path.parent, Path.cwd()) if (folder / node.value).is_file()]
+    found = [folder / name for folder in (source.path.parent, Path.cwd()) if (folder / name).is_file()]
     if not found:
-        fix = "it is relative to this file, or to the current folder"
-        raise node.refuse(f"there is no file '{node.value}'", fix)
+        raise node.refuse(f"there is no file '{name}'", "it is relative to this file, or to the current folder")
     prompt_source = read_source(found[0])
     settings = foreign_settings(LECO, source.root, skip="prompts_file")
     settings.tables["prompts_file"] = node

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
-from leco_plugin.config.flow_rules import fitted, refusals, remarks
+from leco_plugin.config.flow_rules import fitted, refusals, remarks, without_effect
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, settings
 from leco_plugin.errors import ConfigError, Problem, harmless
@@ -60,8 +60,10 @@ def _for_its_model(loaded: Loaded) -> tuple[Loaded, list[Problem]]:
     if facts is None:
         return loaded, []
     job = fitted(loaded.job, facts.distilled)
-    said = (*loaded.warnings, *remarks(job, facts.distilled))
-    return replace(loaded, job=job, warnings=said), list(refusals(loaded.job, facts.family))
+    said = (*loaded.warnings, *remarks(job, facts.distilled), *without_effect(job.pairs, facts.family.title))
+    return replace(loaded, job=job, warnings=said), list(
+        refusals(loaded.job, facts.family, takes_guidance=facts.takes_guidance)
+    )
 
 
 def _write_estimate(out: TextIO, job: JobConfig) -> None:

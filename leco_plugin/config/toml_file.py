@@ -13,7 +13,7 @@ from leco_plugin.config.scan import Scanner
 from leco_plugin.errors import ConfigError, Problem, Where
 
 if sys.version_info >= (3, 11):
-    import tomllib
+    import tomllib as tomllib
 else:
     import tomli as tomllib
 

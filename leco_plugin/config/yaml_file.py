@@ -40,10 +40,20 @@ class _Loader(yaml.SafeLoader):
 
 def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
     """Return the values and the line of each key; raises ConfigError for what is not safe, single-document YAML."""
+    tree, builder = _build(text, path)
+    return tree, builder.lines
+
+
+def spellings(text: str, path: Path) -> dict[Key, str]:
+    """How the text spells each value that is none itself: ``1.50`` or ``true``; raises ConfigError like `parse`."""
+    return _build(text, path)[1].spelled
+
+
+def _build(text: str, path: Path) -> tuple[object, _Builder]:
     try:
         node = yaml.compose(text, _Loader)
         builder = _Builder(path, text)
-        return (None if node is None else builder.value(node, ())), builder.lines
+        return (None if node is None else builder.value(node, ())), builder
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise _refuse(path, line, f"not valid YAML: {_reason(error)}") from None
@@ -72,6 +82,7 @@ class _Builder:
         # PyYAML's own count takes U+0085 and U+2028 for ends of lines, which no editor does
         self._ends = [match.start() for match in re.finditer("\n", text)]
         self.lines: dict[Key, int] = {}
+        self.spelled: dict[Key, str] = {}
         self._count = 0
 
     def value(self, node: yaml.Node, key: Key) -> object:
@@ -140,6 +151,7 @@ class _Builder:
             raise self._refuse(node, key, f"the tag {kind} is not allowed here", "remove the tag")
         if not patterns[kind].match(node.value):
             raise self._refuse(node, key, f"'{node.value}' is not what the tag {kind} says", "remove the tag")
+        self.spelled[key] = node.value
         try:
             return _convert(kind.removeprefix("!!"), node.value)
         except ValueError:

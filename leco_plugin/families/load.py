@@ -58,7 +58,7 @@ def load_model(
     confirm_family(source, model)
     if isinstance(source, FlowSource):
         if job is not None:
-            refuse_job(job, source.family)
+            refuse_job(job, source)
         return load_flow(source, model, dtype=DTYPES[dtype], device=device, checkpointing=checkpointing, memory=memory)
     _refuse_flow_options(model, memory, TITLES[source.family])
     scheduler = scheduler_config(source, model)

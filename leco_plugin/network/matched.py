@@ -99,7 +99,7 @@ def _add(layers: dict[str, Layer], name: str, layer: Layer, file: LoraFile, modu
     target = module.get_submodule(name)
     if not _fits(layer, target):
         found = " and ".join(map(shape_text, layer.shapes)) or "a bias or length"
-        wanted = shape_text(cast(Tensor, target.weight).shape)
+        wanted = shape_text(weight_shape(target))
         raise NetworkError(
             f"{file.path} is for a model of other widths: {name} is {wanted} here, and {found} there", fix=_OTHER_MODEL
         )
@@ -108,18 +108,24 @@ def _add(layers: dict[str, Layer], name: str, layer: Layer, file: LoraFile, modu
 
 def _fits(layer: Layer, target: nn.Module) -> bool:
     """Whether what a layer of a file adds has the shapes of the model's ``target``."""
-    base = cast(Tensor, target.weight)
-    parts = layer.parts
+    base, parts = weight_shape(target), layer.parts
     shapes = [*layer.shapes, *([parts["set_weight"].shape] if "set_weight" in parts else [])]
     biases = [parts[name].numel() for name in networks(parts).get("bias", ())]
     biases += [parts["lora_up.bias"].numel()] if "lora_up.bias" in parts else []
     lengths = [parts[name].numel() for name in LENGTHS if name in parts]
     return (
-        all(_same(shape, base.shape) for shape in shapes)
-        and all(number == len(base) for number in biases)
-        and all(number in base.shape[:2] for number in lengths)
+        all(_same(shape, base) for shape in shapes)
+        and all(number == base[0] for number in biases)
+        and all(number in base[:2] for number in lengths)
         and (isinstance(target, _NORMS) <= (networks(parts).keys() <= {"full", "bias"}))
     )
+
+
+def weight_shape(layer: nn.Module) -> torch.Size:
+    """Of a layer's weight as it computes with it: in four bits it is held in another."""
+    if isinstance(layer, nn.Linear):
+        return torch.Size((layer.out_features, layer.in_features))
+    return cast(Tensor, layer.weight).shape
 
 
 def _same(shape: torch.Size, base: torch.Size) -> bool:

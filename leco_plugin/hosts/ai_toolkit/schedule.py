@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco_plugin.families.samplers import shifted_sigmas, size_shift
-
 _TIMES = ("timestep", "timesteps", "t", "time")
 """What transformers call the noise level that they are shown."""
 
@@ -30,29 +28,12 @@ class _Recorded(Exception):  # noqa: N818 - the way out of the host's sampling o
     pass
 
 
-def flow_sigmas(
-    sd: Any, steps: int, pixels: tuple[int, int], shape: tuple[int, int, int], embeds: Any
-) -> tuple[Tensor, str]:
-    """(N + 1,) shares of noise, from 1 to 0, of ``steps`` steps for a picture of ``pixels``; and a doubt, if any.
+def recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tensor:
+    """(N + 1,) shares of noise, from 1 to 0, of ``steps`` steps for a picture of ``pixels`` (height, width).
 
-    The older models of the host have no sampling that can be asked; theirs is that of their diffusers pipeline.
+    Has the host draw with a transformer that computes once, and says the same at every further step. Raises whatever
+    the host's sampling does, and ValueError for times that are no walk.
     """
-    if not hasattr(sd, "generate_single_image"):
-        return _of_config(sd.noise_scheduler.config, steps, shape), ""
-    try:
-        return _recorded(sd, steps, pixels, embeds), ""
-    # the host's sampling is somebody else's code, and training can do without it
-    except Exception as error:  # noqa: BLE001
-        problem = f"how ai-toolkit samples {sd.arch} is not known ({type(error).__name__}: {error})"
-        return _of_config(sd.noise_scheduler.config, steps, shape), f"{problem}; walks go by its scheduler's config"
-
-
-def _of_config(config: Mapping[str, Any], steps: int, shape: tuple[int, int, int]) -> Tensor:
-    return shifted_sigmas(config, steps, size_shift(config, shape[1] * shape[2] // 4))
-
-
-def _recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tensor:
-    """Have the host draw with a transformer that computes once, and says the same at every further step."""
     transformer = sd.unet
     seen: list[float] = []
     asked = Nothing(

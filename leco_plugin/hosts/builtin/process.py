@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Generator
 
-from leco_plugin.config.flow_rules import remarks
+from leco_plugin.config.flow_rules import remarks, without_effect
 from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
@@ -180,13 +180,12 @@ class LecoProcess:
         # a network that a plugin brings need not have any
         for note in getattr(network, "notes", ()):
             self._report(Warned(note))
-        for problem in remarks(self._job, denoiser.distilled):
+        sizeless = () if denoiser.uses_size_conditioning else without_effect(pairs, denoiser.family)
+        for problem in (*remarks(self._job, denoiser.distilled), *sizeless):
             self._report(Warned(str(problem)))
         odd = rate_warning(self._job.train)
         if odd:
             self._report(Warned(odd))
-        if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
-            self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
 
     def _facts(
         self, denoiser: Denoiser, network: Network, stored: Stored | None, path: Path

@@ -26,6 +26,12 @@ class OneTrainer:
 
         return launcher.run(arguments)
 
+    def ui(self, arguments: Sequence[str]) -> int:
+        """Open its window with LECO in it."""
+        from leco_plugin.hosts.onetrainer import launcher
+
+        return launcher.ui(arguments)
+
 
 @hookimpl
 def leco_host() -> OneTrainer:
