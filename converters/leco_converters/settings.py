@@ -1,4 +1,4 @@
-"""Settings of a run, from any source, under the names that they have here."""
+"""What a source says: its prompts, and the settings of its run under the names that they have here."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from leco_converters.foreign import ARCHITECTURES, LECO, TABLE, Row
 from leco_converters.report import Report
-from leco_converters.tree import Node, comments, plain
+from leco_converters.tree import Node, Source, comments, plain
 from leco_plugin.config.blame import read_model
 from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, family_of_arch
 from leco_plugin.config.findings import Findings, did_you_mean, key_text
@@ -26,6 +26,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
 }
 """The sections of our jobs that hold settings."""
 _SINGLE = frozenset(JobConfig.model_fields) - {"pairs", "meta", *SECTIONS}
+Origin = Literal["ai-toolkit", "leco-config", "leco-job", "prompts"]
 _NOT_FOR_FLOW = ("train.noise_scheduler", "sample.sampler", "network.conv", "network.conv_alpha")
 """Flow models have one sampler, and no convolutions."""
 
@@ -40,17 +41,38 @@ class Settings:
     """The sections as the source has them, for their comments; "" is the process, and "config" what it stands in."""
     report: Report = field(default_factory=lambda: Report(Path()))
     """What became of them in a job, and what is left out of it."""
-    asked: set[int] = field(default_factory=set)
-    """Which nodes of the source ask for something, by their identity."""
     meta: Node | None = None
     family: FlowFamily | None = None
     untrained: Node | None = None
     """What names a family that cannot be trained here."""
 
+    def asks(self, section: Node) -> bool:
+        """Whether anything in a section of the source asks for something."""
+        said = key_text(section.key)
+        lost = [note.where.key for note in self.report.notes if note.kind == "lost"]
+        return any(key == said or key.startswith((f"{said}.", f"{said}["))
+                   for key in (*lost, *(key_text(node.key) for node in self.values.values())))  # fmt: skip
+
+
+@dataclass
+class Plan:
+    """What the source says: its prompts, and the settings of its run."""
+
+    origin: Origin
+    source: Source
+    prompts: Node
+    """A prompt tree as a prompt TOML holds it."""
+    prompt_source: Source
+    """The file that the prompts stand in."""
+    report: Report
+    settings: Settings = field(default_factory=Settings)
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    """The table of the source's settings, where they are another trainer's."""
+
 
 def own_settings(config: Node, process: Node) -> Settings:
     """Take the settings of a job of ours, as they are."""
-    settings = Settings(tables={"": process, "config": config}, asked={id(node) for node in process.table.values()})
+    settings = Settings(tables={"": process, "config": config})
     for name, node in {"name": config.table["name"], **process.table}.items():
         if name in SECTIONS:
             settings.tables[name] = node
@@ -71,7 +93,7 @@ def foreign_settings(rows: Mapping[str, Row], process: Node, config: Node | None
             reader.family(name, named)
     for name, node in [*(config.table.items() if config else ()), *process.table.items()]:
         if name not in (skip, "process", "name", "type"):
-            reader.take(name, node, node)
+            reader.take(name, node)
     if config and "name" in config.table:
         reader.settings.values["name"] = config.table["name"]
     reader.scale()
@@ -89,24 +111,22 @@ class _Reader:
     def report(self) -> Report:
         return self.settings.report
 
-    def take(self, name: str, node: Node, section: Node) -> None:
+    def take(self, name: str, node: Node) -> None:
         """Take one setting or section of the source; an empty section is none."""
         nested = any(key.startswith(f"{name}.") for key in self.rows)
         row = self.rows.get(name) or (Row(to=name) if _is_ours(name) else None)
         if nested and isinstance(node.value, dict):
             self.settings.tables[name] = node
             for key, child in node.table.items():
-                self.take(f"{name}.{key}", child, section)
-        elif name.startswith("model.") and name[6:] in ARCHITECTURES:
-            self.settings.asked |= {id(section)} if node.value else set()
-        elif row is None and not (nested and node.value is None):
+                self.take(f"{name}.{key}", child)
+        elif row is None and not (nested and node.value is None) and name.removeprefix("model.") not in ARCHITECTURES:
             guess = did_you_mean(name, [key for key in self.rows if key.count(".") == name.count(".")])
             hint = f" (did you mean {guess}?)" if guess.rpartition(".")[0] == name.rpartition(".")[0] and guess else ""
-            self._lose(node, f"there is no such setting here{hint}", section)
+            self.report.leave(node, f"there is no such setting here{hint}")
         elif row is not None and (row.is_off(plain(node)) or self._is_idle(row)):
             self.report.left += [node] if comments(node) else []
         elif row is not None:
-            self._place(name, row, node, section)
+            self._place(name, row, node)
 
     def family(self, name: str, node: Node) -> None:
         """Say whether the family that a job of ai-toolkit names can be trained here."""
@@ -159,15 +179,17 @@ class _Reader:
         found = self._written(needs)
         return (found != wanted if wanted else not found) or self._is_idle(self.rows.get(needs, Row()))
 
-    def _place(self, name: str, row: Row, node: Node, section: Node) -> None:
+    def _place(self, name: str, row: Row, node: Node) -> None:
         """Put a setting where it belongs, in our words, or leave it out with the reason."""
         first = self._from.setdefault(row.to, name) if row.to in self.settings.values else name
         why = row.why
         if first != name:
             counts = min(first, name, key=lambda one: list(self.rows).index(one) if one in self.rows else -1)
-            loser = node if counts == first else self.settings.values[row.to]
-            if plain(node) != plain(self.settings.values[row.to]):
-                self.report.leave(loser, f"{counts} counts, of {first} and {name}", "changed")
+            old = self.settings.values[row.to]
+            if plain(node) != plain(old):
+                self.report.leave(
+                    node if counts == first else old, f"{counts} counts, of {first} and {name}", "changed"
+                )
             if counts == first:
                 return
         if row.to == "network.layers" and isinstance(node.value, str) and node.value in TABLE["methods"]:
@@ -179,9 +201,8 @@ class _Reader:
             if not why:
                 self.settings.values[row.to] = result
                 self._from[row.to] = name
-        self.settings.asked.add(id(section))
         if why:
-            self._lose(node, why, section)
+            self.report.leave(node, why)
 
     def _method(self, node: Node, options: Mapping[str, Any]) -> None:
         for option, value in options.items():
@@ -217,10 +238,6 @@ class _Reader:
             elif child.value not in (None, "", False, 0, 1):
                 self.report.say("picture", child)
         return item.like(kept) if isinstance(item.value, dict) else item
-
-    def _lose(self, node: Node, why: str, section: Node) -> None:
-        self.settings.asked.add(id(section))
-        self.report.leave(node, why)
 
 
 def _is_ours(name: str) -> bool:

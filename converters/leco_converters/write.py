@@ -9,6 +9,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import toml
+
+from leco_plugin.config.toml_file import tomllib
+from leco_plugin.config.yaml_file import parse
 from leco_plugin.errors import ConfigError
 
 
@@ -18,8 +22,8 @@ class Output:
 
     path: Path
     text: str
-    check: Callable[[Path], None]
-    """Reads the written file; raises ConfigError where it is not what it should be."""
+    tree: object
+    """What it has to be read as."""
 
 
 def refuse_taken(paths: Sequence[Path], sources: Sequence[Path], force: bool) -> None:
@@ -51,8 +55,11 @@ def write_all(outputs: Sequence[Output], force: bool) -> None:
             for path in placed:
                 with suppress(OSError):
                     path.unlink()
-            if isinstance(error, (OSError, UnicodeError)):
-                reason = getattr(error, "strerror", None) or str(error)
+            if isinstance(error, UnicodeError):
+                message = f"{outputs[0].path}: half of a character pair (a lone surrogate) is no text"
+                raise ConfigError(message, fix="write the character itself") from None
+            if isinstance(error, OSError):
+                reason = error.strerror or str(error)
                 raise ConfigError(f"{outputs[0].path}: cannot be written: {reason}", fix="check the folder") from None
             raise
 
@@ -65,8 +72,20 @@ def _made(output: Output, folders: ExitStack) -> Path:
         file.write(output.text)
         file.flush()
         os.fsync(file.fileno())
-    output.check(made)
+    _read_back(made.read_text(encoding="utf-8"), output)
     return made
+
+
+def _read_back(text: str, output: Output) -> None:
+    """Read a written file, TOML with both parsers; raises ConfigError where it is not what it should be."""
+    both: list[Callable[[str], object]] = [tomllib.loads, toml.loads]
+    parsers = both if output.path.suffix == ".toml" else [lambda yaml: parse(yaml, output.path)[0]]
+    try:
+        found = [parser(text) for parser in parsers]
+    except Exception as error:  # noqa: BLE001 - the parsers fail in many ways, and each means the same here
+        raise ConfigError(f"{output.path}: the result cannot be read back: {error}", fix="report this file") from None
+    if any(one != output.tree for one in found):
+        raise ConfigError(f"{output.path}: the result reads back otherwise", fix="report this file")
 
 
 def _place(temporary: Path, path: Path, force: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from leco_plugin.config.build import build_section
 from leco_plugin.config.files import read_document
+from leco_plugin.config.recognise import Kind, expect
 from leco_plugin.errors import ConfigError, PluginError, Problem, Where
 from leco_plugin.hosts.folders import HostParser, folder_of
 from leco_plugin.streams import write_lines
@@ -146,6 +147,7 @@ def _is_leco(process: object) -> bool:
 
 
 def _existing(job: Path) -> Path:
+    expect(job, Kind.JOB, Kind.AI_TOOLKIT_JOB)
     if not job.is_file():
         raise ConfigError(f"there is no {job}", fix="name a job file")
     return job
