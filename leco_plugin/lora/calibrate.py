@@ -62,6 +62,7 @@ def calibrate(
     """
     lora = Lora.read(path)
     target = target_of(lora.path, lora.path if output is path else output)
+    lora.refuse_unread()
     _refuse_nothing(lora)
     if lora.scale_beside and target == lora.path:
         raise ConfigError(

@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Generator
 
 from leco_plugin.config.flow_rules import remarks, without_effect
+from leco_plugin.config.idle import idle_settings, refuse_nothing
 from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
@@ -29,7 +30,7 @@ from leco_plugin.errors import ConfigError, NetworkError, reason
 from leco_plugin.events import RunEnded, RunStarted, Warned
 from leco_plugin.hosts.builtin.folder import Folder, named, new_run_id
 from leco_plugin.hosts.builtin.loop import Loop
-from leco_plugin.hosts.builtin.optim import check_optimizer, rate_warning
+from leco_plugin.hosts.builtin.optim import check_optimizer
 from leco_plugin.hosts.builtin.output import Output
 from leco_plugin.hosts.builtin.resume import NEWEST, States, begin_anew, find_states, resumed_seed
 from leco_plugin.hosts.builtin.sampling import Sampling
@@ -57,6 +58,7 @@ class LecoProcess:
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
+        refuse_nothing(self._job.pairs)
         check_optimizer(self._job.train)
         with Folder(self._job) as folder:
             states = find_states(self._job, folder.newest_run, self._report)
@@ -181,11 +183,8 @@ class LecoProcess:
         for note in getattr(network, "notes", ()):
             self._report(Warned(note))
         sizeless = () if denoiser.uses_size_conditioning else without_effect(pairs, denoiser.family)
-        for problem in (*remarks(self._job, denoiser.distilled), *sizeless):
+        for problem in (*idle_settings(self._job), *remarks(self._job, denoiser.distilled), *sizeless):
             self._report(Warned(str(problem)))
-        odd = rate_warning(self._job.train)
-        if odd:
-            self._report(Warned(odd))
 
     def _facts(
         self, denoiser: Denoiser, network: Network, stored: Stored | None, path: Path

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from leco_plugin.config.build import LoadedPrompts, load_prompts
+from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.engine.setup import draw_seed
 from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import ConfigError
@@ -30,7 +31,7 @@ _WINDOW = "train_ui.py"
 def run(arguments: Sequence[str]) -> int:
     """Train as a command line says; the exit code. LecoError for what the user can put right."""
     flags = read_flags(arguments)
-    prompts = load_prompts(flags.prompts)
+    prompts = _prompts(flags)
     # what is wrong in these is said at once: importing the host takes 20 s
     for path in (flags.config, flags.preset, flags.secrets):
         if path:
@@ -53,14 +54,14 @@ def ui(arguments: Sequence[str]) -> int:
     flags = read_window_flags(arguments)
     script = flags.root / "scripts" / _WINDOW
     # a mistake is told before the window opens
-    load_prompts(flags.prompts)
+    _prompts(flags)
     host = _enter(flags)
 
     def create(config: Any, callbacks: Any, commands: Any, **more: Any) -> OnStart:
         # a copy: what LECO changes in it is not to be seen in the window, nor stored by it
         own = copy.deepcopy(config)
         # read anew: the user may have changed them since the last run
-        return OnStart(lambda: _trainer(host, flags, load_prompts(flags.prompts), own, callbacks, commands, Stop()))
+        return OnStart(lambda: _trainer(host, flags, _prompts(flags), own, callbacks, commands, Stop()))
 
     host.create.create_trainer = create
     sys.path.insert(0, str(script.parent))
@@ -89,6 +90,12 @@ class OnStart:
         """Save, where something was learnt."""
         if self._own:
             self._own.end()
+
+
+def _prompts(flags: Flags) -> LoadedPrompts:
+    loaded = load_prompts(flags.prompts)
+    refuse_nothing(loaded.pairs)
+    return loaded
 
 
 def _enter(flags: Flags) -> contract.Host:
