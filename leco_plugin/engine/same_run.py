@@ -45,7 +45,9 @@ def model_weights_hash(module: nn.Module) -> str:
     parameters = list(module.parameters())
     digest = hashlib.sha256()
     for parameter in parameters[:: max(1, len(parameters) // _SAMPLED_WEIGHTS)]:
-        values = parameter.detach().flatten()
+        values = parameter.detach()
+        # torchao's weights in fewer bits have few operations of their own
+        values = (values if type(parameter.data) is Tensor else values.dequantize()).flatten()
         part = values[:: max(1, len(values) // _SAMPLED_VALUES)].to("cpu", torch.float32)
         digest.update(repr((tuple(parameter.shape), part.tolist())).encode())
     return digest.hexdigest()[:16]

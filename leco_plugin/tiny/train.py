@@ -29,8 +29,7 @@ from leco_plugin.tiny.export import export, export_flow
 from leco_plugin.tiny.fit import Dice, Stage
 from leco_plugin.tiny.flow_architecture import Batched, new_tokenizer, new_transformer
 from leco_plugin.tiny.flow_architecture import new_text_encoder as flow_text_encoder
-from leco_plugin.tiny.flow_stages import centre_latents, train_flow
-from leco_plugin.tiny.stages import draw_set, encode, settle_latents, train_decoder, train_unet, train_vae
+from leco_plugin.tiny.stages import draw_set, encode, settle_latents, train_decoder, train_flow, train_unet, train_vae
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,9 @@ def make_flow(plan: FlowPlan) -> Path:
     pixels, shown = draw_set(plan.pictures, Dice.of(plan.seed, "pictures"))
     vae = AutoencoderKL.from_pretrained(MODEL_FOLDER, subfolder="vae", torch_dtype=torch.float32).eval()
     mean, std = encode(vae, pixels)
-    shift = centre_latents(vae, mean)
+    # as Flux's does, its config takes their mean off
+    shift = float(mean.double().mean())
+    vae.register_to_config(shift_factor=shift, scaling_factor=SCALING_FACTOR)
     tokenizer = new_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)

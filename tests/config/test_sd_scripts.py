@@ -467,6 +467,27 @@ def test_dora_is_refused_with_the_reason(given):
     assert "misread such files" in problem.message
 
 
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        (["--network_alpha=0"], (4, 4.0, None, 1.0)),
+        (["--network_dim=8", "--network_alpha=0"], (8, 8.0, None, 1.0)),
+        (["--network_args", "conv_dim=0"], (4, 1.0, None, 1.0)),
+        (["--network_args", "conv_dim=2", "conv_alpha=0"], (4, 1.0, 2, 2.0)),
+        (
+            ["--network_args", "conv_dim=0 conv_alpha=0 dropout=0 factor=-1 use_tucker=False rs_lora=0"],
+            (4, 1.0, None, 1.0),
+        ),
+        (["--network_args", "dora_wd=False", "block_size=None"], (4, 1.0, None, 1.0)),
+        (["--network_args", "", "--optimizer_args", ""], (4, 1.0, None, 1.0)),
+    ],
+)
+def test_what_is_off_in_sd_scripts_is_off(given, sizes):
+    """Alpha 0 is the rank, dimension 0 no network; LyCORIS' switches that are off, and empty words, ask for nothing."""
+    network = load(*given).job.network
+    assert (network.linear, network.linear_alpha, network.conv, network.conv_alpha) == sizes
+
+
 def test_mem_eff_attn_counts_beside_what_the_gui_chose():
     """As sd-scripts has it."""
     found = load("--sdpa", "--mem_eff_attn")

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from torch import Generator
 
-from leco_plugin.config.flow_rules import remarks
+from leco_plugin.config.flow_rules import remarks, without_effect
+from leco_plugin.config.idle import idle_settings, refuse_nothing
 from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
@@ -35,7 +36,7 @@ from leco_plugin.errors import ConfigError, NetworkError, reason
 from leco_plugin.events import RunEnded, RunStarted, Warned
 from leco_plugin.hosts.builtin.folder import Folder, named, new_run_id
 from leco_plugin.hosts.builtin.loop import Loop
-from leco_plugin.hosts.builtin.optim import check_optimizer, rate_warning
+from leco_plugin.hosts.builtin.optim import check_optimizer
 from leco_plugin.hosts.builtin.output import Output
 from leco_plugin.hosts.builtin.parallel import Alone, join
 from leco_plugin.hosts.builtin.resume import (
@@ -75,6 +76,7 @@ class LecoProcess:
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
+        refuse_nothing(self._job.pairs)
         check_optimizer(self._job.train)
         with join(self._job.device) as crew:
             if not crew.first:
@@ -230,13 +232,9 @@ class LecoProcess:
         # a network that a plugin brings need not have any
         for note in getattr(network, "notes", ()):
             self._report(Warned(note))
-        for problem in remarks(self._job, denoiser.distilled):
+        sizeless = () if denoiser.uses_size_conditioning else without_effect(pairs, denoiser.family)
+        for problem in (*idle_settings(self._job), *remarks(self._job, denoiser.distilled), *sizeless):
             self._report(Warned(str(problem)))
-        odd = rate_warning(self._job.train)
-        if odd:
-            self._report(Warned(odd))
-        if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
-            self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
 
     def _facts(self, denoiser: Denoiser, saving: Saving, stored: Stored | None) -> tuple[tuple[str, str], ...]:
         job, network, count = self._job, saving.network, saving.crew.count

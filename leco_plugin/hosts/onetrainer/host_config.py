@@ -30,6 +30,7 @@ def read_config(host: Host, flags: Flags) -> Any:
     Raises ConfigError for a file that cannot be read, and for a single value that the host does not take.
     """
     config = host.config.default_values()
+    assert flags.config, "a command line without one is refused"
     if flags.preset:
         _fill(config, read_file(flags.preset), flags.preset, migrate=False)
     # a file without a version is of now: the host would take it for its oldest format
