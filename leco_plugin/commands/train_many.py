@@ -101,7 +101,9 @@ def finished_line(job: JobConfig) -> str | None:
     except ConfigError:
         return None
     asked = describe_job(job)
-    same = (found.run.options, found.run.pairs, found.run.preserve) == (asked.options, asked.pairs, asked.preserve)
+    same = (found.run.pairs, found.run.preserve) == (asked.pairs, asked.preserve) and all(
+        found.run.options.get(name) == value for name, value in asked.options.items() if name != "save.overwrite"
+    )
     ended = [event for event in found.last_part if isinstance(event, RunEnded) and not event.interrupted]
     return _how(ended[-1]) if same and ended else None
 

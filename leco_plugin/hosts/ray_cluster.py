@@ -7,6 +7,7 @@ another. The only file that imports Ray.
 from __future__ import annotations
 
 import io
+import os
 import queue
 import tarfile
 import tempfile
@@ -21,7 +22,7 @@ from leco_plugin.atomic import write_atomically
 from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError, LecoError, TrainingError, reason
-from leco_plugin.events import Event, PicturesDrawn, RunEnded, Saved
+from leco_plugin.events import Event, PicturesDrawn, Saved
 from leco_plugin.hookspecs import hookimpl
 from leco_plugin.observers.console.many_view import ManyView
 
@@ -77,6 +78,7 @@ class _Crowd:
     view: ManyView
     _streams: dict[Path, Any] = field(default_factory=dict)
     _lost: dict[Path, int] = field(default_factory=dict)
+    _received: dict[Path, set[str]] = field(default_factory=dict)
 
     def run(self) -> Iterator[tuple[Path, LecoError | None]]:
         for path in self.jobs:
@@ -94,7 +96,9 @@ class _Crowd:
         asks: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         # what is lost is begun again from here, where its files are
         task = self.ray.remote(_work).options(num_returns="streaming", max_retries=0, **asks)
-        self._streams[path] = task.remote(job.model_dump(mode="json"), _packed(job.output_folder, job.name))
+        self._streams[path] = task.remote(
+            job.model_dump(mode="json"), _packed(job.output_folder, job.name), os.getcwd()
+        )
 
     def _advance(self, path: Path, stream: Any) -> Iterator[tuple[Path, LecoError | None]]:
         """Take in the next that a job says; gives it if it has ended."""
@@ -124,8 +128,15 @@ class _Crowd:
         return path, error
 
     def _take(self, path: Path, said: _Said) -> None:
-        if said.files:
-            _unpack(said.files, self.jobs[path].output_folder, said.present)
+        folder, received = self.jobs[path].output_folder, self._received.setdefault(path, set())
+        if said.present:
+            _unpack(said.files, folder)
+            for name in received.difference(said.present):
+                (folder / name).unlink(missing_ok=True)
+                # a state that was cleared away is a folder less
+                with suppress(OSError):
+                    (folder / name).parent.rmdir()
+            self._received[path] = set(said.present)
         if said.event:
             self.view.notify(str(path), said.event)
 
@@ -140,12 +151,15 @@ class _Said:
     """Every file that the run has, so that what it has cleared away goes here, too."""
 
 
-def _work(values: dict[str, Any], files: bytes) -> Iterator[_Said]:
+def _work(values: dict[str, Any], files: bytes, home: str) -> Iterator[_Said]:
     """Run a job in a folder of its own with ``files`` in it; on a machine of the cluster."""
     from leco_plugin.plugins import plugin_manager, run_job
 
     with tempfile.TemporaryDirectory(prefix="leco-") as folder:
-        _unpack(files, Path(folder), ())
+        _unpack(files, Path(folder))
+        # a job's paths are as its caller sees them
+        with suppress(OSError):
+            os.chdir(home)
         job = JobConfig.model_validate(values, strict=False)
         state = {"output_dir": Path(folder), "resume": "newest" if any(Path(folder).iterdir()) else job.resume}
         sender, failed = _Sender(Path(folder)), []
@@ -169,7 +183,7 @@ class _Sender:
     """Observes a run, and puts into a queue what its caller shall know."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._sent = folder, dict.fromkeys(_stamps(folder))
+        self._folder, self._sent, self._due = folder, _stamps(folder), False
         self.said: queue.Queue[_Said | None] = queue.Queue()
 
     @hookimpl
@@ -179,8 +193,9 @@ class _Sender:
 
     def notify(self, event: Event) -> None:
         """With the files that it is about."""
-        heavy = isinstance(event, Saved | PicturesDrawn | RunEnded)
-        self.said.put(self.files(event) if heavy else _Said(event))
+        # with the event after it: the history has it then, too
+        self.said.put(self.files(event) if self._due else _Said(event))
+        self._due = isinstance(event, Saved | PicturesDrawn)
 
     def files(self, event: Event | None) -> _Said:
         """``event`` with what is new in the folder."""
@@ -205,10 +220,12 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int] | None]:
 def _packed(folder: Path, name: str) -> bytes:
     """The files of the run ``name`` in ``folder``, which others may share."""
     names = [one for one in _stamps(folder) if one.startswith((f"{name}.", f"{name}-"))] if folder.is_dir() else []
-    return _archive(folder, names) if names else b""
+    return _archive(folder, names)
 
 
 def _archive(folder: Path, names: list[str]) -> bytes:
+    if not names:
+        return b""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:
         # a state counts when its manifest is there, which so comes last
@@ -218,8 +235,8 @@ def _archive(folder: Path, names: list[str]) -> bytes:
     return data.getvalue()
 
 
-def _unpack(data: bytes, folder: Path, present: tuple[str, ...]) -> None:
-    """Write what came, each file as a whole; take away what the run has cleared away."""
+def _unpack(data: bytes, folder: Path) -> None:
+    """Write what came, each file as a whole."""
     if not data:
         return
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
@@ -228,6 +245,3 @@ def _unpack(data: bytes, folder: Path, present: tuple[str, ...]) -> None:
             outside = Path(member.name).is_absolute() or ".." in Path(member.name).parts
             if file and not outside:
                 write_atomically(folder / member.name, file.read())
-    for state in {Path(name).parts[0] for name in present if "/" in name}:
-        for path in [one for one in _stamps(folder / state) if f"{state}/{one}" not in present]:
-            (folder / state / path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Several jobs in one call: each trains as it would alone, failures are named at the end, finished ones are left out."""
+"""Several jobs in one call: each trains as alone, failures are named at the end, finished ones are left out."""
 
 from __future__ import annotations
 
