@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,5 +62,6 @@ def _restore(noted: Mapping[nn.Module, dict[str, Any]]) -> None:
 
 
 def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The dicts of parts, weights and hooks as copies, all else as it is."""
-    return {name: value.copy() if isinstance(value, dict) else value for name, value in attributes.items()}
+    """The dicts of parts, weights and hooks as copies, all else, such as a config, as it is."""
+    kinds = (dict, OrderedDict)
+    return {name: value.copy() if type(value) in kinds else value for name, value in attributes.items()}
