@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import queue
+import socket
 import tarfile
 import tempfile
 import threading
@@ -31,7 +32,7 @@ from leco_plugin.observers.console.many_view import ManyView
 LOCAL = "local"
 ATTEMPTS = 5
 """Machines that a job may lose before it counts as failed."""
-_SECONDS = 1.0
+_SECONDS, _REACHED_IN = 1.0, 10.0
 
 
 def train_on_cluster(jobs: Mapping[Path, JobConfig], address: str) -> Iterator[tuple[Path, LecoError | None]]:
@@ -63,6 +64,10 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     try:
+        host, colon, port = address.rpartition("://")[2].rpartition(":")
+        # Ray itself would wait for it for minutes
+        if colon and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=_REACHED_IN).close()
         ray.init(address=None if address == LOCAL else address, log_to_driver=False, include_dashboard=False)
     # whatever it raises, there is no cluster to train on
     except Exception as error:
