@@ -30,6 +30,7 @@ from leco_plugin.hosts.builtin.resume import NEWEST
 from leco_plugin.observers.console.many_view import ManyView
 
 LOCAL = "local"
+"""What Ray calls a cluster of its own on this machine, whatever others there are."""
 ATTEMPTS = 5
 """Machines that a job may lose before it counts as failed."""
 _SECONDS, _REACHED_IN = 1.0, 10.0
@@ -68,7 +69,7 @@ def _connect(ray: Any, address: str) -> None:
         # Ray itself would wait for it for minutes
         if colon and port.isdecimal():
             socket.create_connection((host, int(port)), timeout=_REACHED_IN).close()
-        ray.init(address=None if address == LOCAL else address, log_to_driver=False, include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
     # whatever it raises, there is no cluster to train on
     except Exception as error:
         raise ConfigError(
