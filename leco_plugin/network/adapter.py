@@ -18,6 +18,8 @@ METADATA = "lora_adapter_metadata"
 _MOST_BYTES = 2 * 2**20
 """A config that names every layer of the largest models twice has a quarter of it."""
 _OWNERS = ("unet.", "transformer.")
+_CHANGES_THE_MODEL = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin that PEFT repeats when it loads a file: they take from the model's own weights."""
 # nested repetitions take ages to find that they do not match
 _SLOW = re.compile(r"[*+}]\)[*+{?]")
 
@@ -41,6 +43,7 @@ class Adapter(BaseModel):
     modules_to_save: list[str] | None = None
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
+    init_lora_weights: bool | str | None = True
 
     def rank(self, layer: str) -> int | None:
         """The rank that is said for a layer, by its path in the model; None where none is."""
@@ -104,6 +107,8 @@ def _read(where: str, data: bytes, prefix: str) -> Adapter | None:
         )
         if slow:
             raise ValueError(f"the pattern {slow!r} takes too long")
+        if str(found.init_lora_weights).lower().startswith(_CHANGES_THE_MODEL):
+            raise ValueError(f"init_lora_weights {found.init_lora_weights} changes the model's own weights")
         # patterns are compiled here, where it can be said what is wrong
         _ = found.rank("layer"), found.scale("layer", 1), found.takes("layer")
         return found
