@@ -175,6 +175,19 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    """As /dev/stdout is, which people name as a file."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", b"data")
+    assert os.read(reader, 10) == b"data"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path, b"data")
+
+
 @pytest.mark.parametrize("broken", ["replace", "fsync"])
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken):
     """Disk full, or the machine's owner pressed Ctrl-C."""
