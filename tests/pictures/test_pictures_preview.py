@@ -122,6 +122,6 @@ def test_what_cannot_be_drawn_is_one_sentence(network, tmp_path, capsys, metadat
 
 def test_a_file_of_another_model_is_refused(lora, capsys):
     """By the layer that it has nothing for."""
-    save_file({"lora_unet_elsewhere.lora_down.weight": torch.zeros(1, 1)}, lora.parent / "b.safetensors", METADATA)
+    save_file({"lora_unet_elsewhere.diff": torch.zeros(1, 1)}, lora.parent / "b.safetensors", METADATA)
     assert main(["preview", str(lora.parent / "b.safetensors"), *FAST]) == 2
     assert "has nothing for a layer of this model" in capsys.readouterr().err
