@@ -114,7 +114,7 @@ def _trainer(
     write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
     plan = _plan(flags, prompts, config)
     reported = Reported(describe(plan, config))
-    reported.warn(map(str, prompts.warnings))
+    reported.warn([*map(str, prompts.warnings), *host_config.doubts(config, plan.steps)])
     mixed: Any = type("LecoTrainer", (TrainerMixin, host.trainer), {})
     trainer = mixed(config, callbacks, commands)
     trainer.leco_host, trainer.leco_plan, trainer.leco_signal, trainer.leco_reported = host, plan, stop, reported
