@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leco_plugin.errors import NetworkError
 from leco_plugin.lora.file import Lora
 from leco_plugin.network.differences import LENGTHS, is_idle, networks, rank_of, squared_length, unread
 from leco_plugin.network.lora_keys import foreign_kind
@@ -99,7 +98,7 @@ def take_apart(path: Path) -> Inspected:
     for layer in lora.layers:
         _add(kinds.setdefault(_kind(layer), Kind()), layer)
     if not any(kind.networks for kind in kinds.values()):
-        raise NetworkError(f"{path} is no LoRA: it holds {next(iter(lora.tensors), 'nothing')}", fix="name a LoRA file")
+        lora.refuse_unread()
     return Inspected(lora, dict(sorted(kinds.items())), broken, _hashes(lora.path))
 
 

@@ -8,6 +8,7 @@ import convert_generated as made
 import pytest
 from convert_results import Convert, Refused, both_trees
 from leco_converters import Request, convert
+from leco_converters.command import main
 
 from leco_plugin.config.build import load_job, load_prompts
 
@@ -75,6 +76,14 @@ def test_half_a_pair_is_refused(refused: Refused):
     """No file can hold it."""
     (problem,) = refused('- target: "\\ud83d"\n')
     assert "surrogate" in problem.message
+
+
+def test_half_a_pair_in_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """With the same words, and nothing about the folder; nothing is left there."""
+    (tmp_path / "a.json").write_text('{"targets": [{"target_class": "\\ud800", "positive": "b", "negative": "c"}]}')
+    assert main([str(tmp_path / "a.json")]) == 2
+    assert "half of a character pair (a lone surrogate) is no text" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_ai_toolkit_does_not_take_a_prompt_for_a_variable(to_yaml: Convert):

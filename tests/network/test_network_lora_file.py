@@ -208,6 +208,6 @@ def test_a_file_that_is_not_there_or_not_safetensors_is_refused(tmp_path):
     (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps(Trap()))
     (tmp_path / "half.safetensors").write_bytes(written(tmp_path, layers()).read_bytes()[:-20])
     for name in ("garbage", "empty", "folder", "pickle", "half", "missing"):
-        said = "a folder with no LoRA" if name == "folder" else "cannot be read"
+        said = {"folder": "a folder with no LoRA", "missing": "there is no "}.get(name, "cannot be read")
         assert said in refused(tmp_path / f"{name}.safetensors")
     assert not (tmp_path / "sprung").exists()

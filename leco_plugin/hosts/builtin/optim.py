@@ -20,8 +20,6 @@ from leco_plugin.errors import ConfigError
 _INVERSE_SQRT_TIMESCALE = 10_000
 _FUSED = ("adamw", "adam", "sgd", "sgdnesterov")
 """Those of which torch takes a whole step in a few kernels on CUDA, which can leave it out, too."""
-LOWEST_FACTOR = 0.1
-"""Below it, an ``lr`` was probably not meant for an optimizer that finds its own rate."""
 
 
 def find_optimizer(train: TrainConfig) -> type[torch.optim.Optimizer]:
@@ -72,15 +70,6 @@ def make_optimizer(train: TrainConfig, parameters: Sequence[nn.Parameter]) -> to
 def check_optimizer(train: TrainConfig) -> None:
     """Raise ConfigError where the optimizer or its schedule cannot be made; before anything heavy is loaded."""
     make_schedule(train, make_optimizer(train, [nn.Parameter(torch.zeros(1))]))
-
-
-def rate_warning(train: TrainConfig) -> str | None:
-    """What is odd about the learning rate for this optimizer."""
-    if named_optimizer(train.optimizer).finds_its_rate and train.learning_rate < LOWEST_FACTOR:
-        return (
-            f"{train.optimizer} finds its learning rate itself and takes lr as a factor: 1 is usual, not {train.lr:g}"
-        )
-    return None
 
 
 def actual_rate(optimizer: torch.optim.Optimizer, scheduled: float) -> float:

@@ -17,6 +17,7 @@ MODULES = {
     "create": "modules.util.create",
     "trainer": "modules.trainer.GenericTrainer:GenericTrainer",
     "config": "modules.util.config.TrainConfig:TrainConfig",
+    "sample": "modules.util.config.SampleConfig:SampleConfig",
     "secrets": "modules.util.config.SecretsConfig:SecretsConfig",
     "method": "modules.util.enum.TrainingMethod:TrainingMethod",
     "dtype": "modules.util.enum.DataType:DataType",
@@ -26,7 +27,12 @@ MODULES = {
 }
 """What is imported: a module, or after a colon the class or function in it."""
 METHODS = {
-    "modules.trainer.BaseTrainer:BaseTrainer": ("create_model_setup", "create_data_loader", "create_model_saver"),
+    "modules.trainer.BaseTrainer:BaseTrainer": (
+        "create_model_setup",
+        "create_data_loader",
+        "create_model_saver",
+        "create_model_sampler",
+    ),
     "modules.modelSetup.BaseModelSetup:BaseModelSetup": (
         "setup_model",
         "setup_train_device",
@@ -56,6 +62,7 @@ class Host:
     create: Any
     trainer: type
     config: Any
+    sample: Any
     secrets: Any
     method: Any
     dtype: Any

@@ -119,17 +119,6 @@ def test_unet_lr_is_the_rate_of_all_that_is_trained():
     assert optimizer.param_groups[0]["lr"] == 0.02
 
 
-def test_a_factor_that_looks_like_a_rate_is_warned_of(tmp_path):
-    """D-Adaptation and Prodigy find the rate; Adagrad from torch does not."""
-    from leco_plugin.hosts.builtin.optim import rate_warning
-
-    warning = rate_warning(TrainConfig(optimizer="prodigy", lr=1e-4))
-    assert warning is not None
-    assert "1 is usual, not 0.0001" in warning
-    assert rate_warning(TrainConfig(optimizer="prodigy", lr=1.0)) is None
-    assert rate_warning(TrainConfig(optimizer="adagrad", lr=1e-4)) is None
-
-
 def test_adafactor_takes_the_rate_that_is_set_and_its_own_where_asked():
     """transformers' defaults would ignore `lr`; with relative_step the rate is Adafactor's."""
     weight = nn.Parameter(torch.ones(4))
