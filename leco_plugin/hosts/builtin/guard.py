@@ -60,6 +60,6 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 
 
 def _fill(tensors: list[Tensor], flat: Tensor) -> None:
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     views = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
     torch._foreach_copy_([tensor.detach() for tensor in tensors], views)
