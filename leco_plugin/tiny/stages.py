@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, Qwen2Tokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from leco_plugin.tiny.architecture import (
     SCALING_FACTOR,
@@ -19,8 +20,11 @@ from leco_plugin.tiny.architecture import (
     to_tensor,
 )
 from leco_plugin.tiny.fit import Dice, Score, Stage, fit
-from leco_plugin.tiny.flow_architecture import Batched, Captions
+from leco_plugin.tiny.flow_architecture import predict
 from leco_plugin.tiny.pictures import Attributes, caption, picture, random_attributes
+
+if TYPE_CHECKING:
+    from diffusers import ZImagePipeline
 
 SNR_CAP = 5.0
 """Min-SNR weighting (arXiv:2303.09556): steps with less noise than this count no more than it."""
@@ -108,28 +112,28 @@ def train_unet(
 
 
 def train_flow(
-    model: Batched,
+    pipeline: "ZImagePipeline",
     stage: Stage,
     latents: tuple[Tensor, Tensor],
     shown: list[Attributes],
-    tokenizer: Qwen2Tokenizer,
     folder: Path,
 ) -> None:
-    """Teach ``model`` the way from noise to ``latents`` (mean and std, (N, 4, 8, 8) each, scaled) of what is shown."""
-    ids = Captions(tokenizer)
+    """Teach its transformer and text encoder the way from noise to ``latents``, of captions of ``shown``.
+
+    Those are mean and std, (N, 4, 8, 8) each, scaled.
+    """
 
     def score(_step: int, dice: Dice) -> Score:
         picture, captions, rows = _batch(*latents, shown, stage.batch, dice)
-        context = model.context(*ids(captions))[rows]
         level = _levels(stage.batch, dice)
         noise = torch.randn(picture.shape, generator=dice.torch)
         share = level.view(-1, 1, 1, 1)
-        said = model((1 - share) * picture + share * noise, 1 - level, context)
+        said = predict(pipeline, (1 - share) * picture + share * noise, 1 - level, captions, rows)
         error = (said - (picture - noise)).square().mean()
         return Score(error, error.detach())
 
-    model.train()
-    fit(stage, model, score, folder)
+    both = nn.ModuleDict({"text_encoder": pipeline.text_encoder, "transformer": pipeline.transformer}).train()
+    fit(stage, both, score, folder)
 
 
 @torch.no_grad()

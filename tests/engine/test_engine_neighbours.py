@@ -20,7 +20,9 @@ from leco_plugin.engine.neighbours import find_neighbours, preserved
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import RunStarted
 from leco_plugin.families.load import load_model
+from leco_plugin.lora.calibrate import calibrate
 from leco_plugin.lora.file import Lora
+from leco_plugin.lora.subject import Asked as AskedSubject
 from leco_plugin.observers.history import history_path, read_history
 from leco_plugin.plugins import plugin_manager, run_job
 from leco_plugin.tiny.pictures import COLOURS, SHAPES
@@ -135,10 +137,10 @@ def test_what_lies_near_stays_where_it_is_erased(tmp_path: Path, word: str, near
         for frame in frames
     ]
     leco = {"max_denoising_steps": 20, "pairs_per_step": 4, "preserve": AUTO}
-    train = {"steps": 120, "lr": 1e-3, "lr_scheduler": "cosine"}
-    path = run_job(
-        tiny_job(tmp_path, leco=leco, train=train, pairs=pairs), manager=plugin_manager(installed=False)
-    ).path
+    train = {"steps": 250, "lr": 1e-3, "lr_scheduler": "cosine"}
+    job = tiny_job(tmp_path, network={"linear_alpha": 4.0}, leco=leco, train=train, pairs=pairs)
+    path = run_job(job, manager=plugin_manager(installed=False)).path
+    calibrate(path, AskedSubject(seeds=1), path)
     assert any(f" {near}" in prompt for prompt in Lora.read(path).preserve)
     asked = [
         Asked(f"{'an' if c == 'orange' else 'a'} {c} {s}", c, s, 1000 + n)

@@ -65,6 +65,7 @@ def default_config() -> Config:
         validation=False,
         debug_mode=False,
         learning_rate_scaler="NONE",
+        learning_rate_warmup_steps=200.0,
         batch_size=1,
         gradient_accumulation_steps=2,
         masked_training=False,
@@ -185,6 +186,14 @@ def test_a_run_can_be_told_its_steps(tmp_path, steps, epochs, length):
     flags = read_flags([*NEEDED, *(["--steps", str(steps)] if steps else [])])
     assert (host_config.set_steps(config, flags), config.epochs) == (length, epochs)
     assert steps is None or epochs * length == 2 * steps
+
+
+@pytest.mark.parametrize(("steps", "warming", "said"), [(199, 200.0, True), (200, 200.0, False), (10, 0.5, False)])
+def test_a_run_that_is_over_before_it_is_warm_is_told_of(steps, warming, said):
+    """The host's default is 200 batches, here two a step; up to 1 is a share of the run."""
+    config = default_config()
+    config.learning_rate_warmup_steps = warming
+    assert any("learning_rate_warmup_steps is 200" in doubt for doubt in host_config.doubts(config, steps)) == said
 
 
 def test_a_command_line_can_be_short(tmp_path, monkeypatch):
@@ -429,6 +438,18 @@ def test_the_window_starts_leco_with_a_copy_of_its_config(place, tmp_path, monke
     assert "p.toml:2" in tried[1]
     assert config.samples is None, "the window's own config is as it was"
     assert Trained.ended == 1
+
+
+def test_a_window_that_cannot_be_opened_is_told_of(place, tmp_path, monkeypatch, capsys):
+    """Where the host has none, and where what it is made of is not installed."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 2
+    assert "this OneTrainer has no " in capsys.readouterr().err
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "train_ui.py").write_text("import no_such_package_as_this\n")
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 2
+    assert "window cannot be opened: No module named 'no_such_package_as_this'" in capsys.readouterr().err
 
 
 def test_the_window_wants_prompts(tmp_path, monkeypatch, capsys):

@@ -142,6 +142,8 @@ def test_alphas_in_the_file_come_first(tmp_path: Path) -> None:
         ({"r": 0}, "adapter_config.json cannot be read: r:"),
         ({"alpha_pattern": {"(": 1}}, "cannot be read"),
         ({"target_modules": "("}, "cannot be read"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights pissa_niter_4 changes the model's own weights"),
+        ({"init_lora_weights": "olora"}, "changes the model's own weights"),
     ],
 )
 def test_a_config_that_contradicts_is_refused(edit: Edit, said: str, tmp_path: Path) -> None:
