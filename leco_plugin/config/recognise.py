@@ -237,7 +237,7 @@ def _pickled(path: Path) -> Kind:
     start = _start_of_pickle(path)
     if b"string_to_param" in start:
         return Kind.EMBEDDING
-    if any(part in start for part in (b"lora_", b"lycoris_", b"hada_w1", b"lokr_w1", b"lora.up", b".diff")):
+    if any(part in start for part in (b"lora_", b"lycoris_", b"hada_w1", b"lokr_w1", b"lora.up")):
         return Kind.LORA
     return Kind.MODEL if b".weight" in start else Kind.UNKNOWN
 

@@ -23,7 +23,7 @@ from leco_plugin.engine.stop import Stop
 from leco_plugin.errors import LESS_MEMORY, LecoError, TrainingError, is_out_of_memory
 from leco_plugin.events import Warned
 from leco_plugin.hosts.builtin.guard import Guard
-from leco_plugin.hosts.builtin.optim import actual_rate, averaged, make_optimizer, make_schedule
+from leco_plugin.hosts.builtin.optim import actual_rate, averaged, averages, make_optimizer, make_schedule
 from leco_plugin.hosts.builtin.parallel import Alone
 from leco_plugin.hosts.builtin.sampling import Sampling
 
@@ -71,7 +71,7 @@ class Loop:
         # gradients of fp16 weights are fp16 whatever the model computes in
         narrow = any(parameter.dtype == torch.float16 for parameter in self._parameters)
         self._scaler = Scaler(self.device.type, enabled=narrow or self.train.dtype == "fp16")
-        self._guard = Guard(self._optimizer, self.device)
+        self._guard = Guard(self._optimizer, self.device, averages=averages(self._optimizer))
         self._meter = Meter(self.device, self.train.steps, self.progress)
         self._kept_at, self._kept = 0, ""
         self._goal_is_reached = False
@@ -122,9 +122,8 @@ class Loop:
                 raise
             problem = f"a change of the weights is too large for their precision at step {self.done + 1}"
             raise _Broken(problem, self.done, "try a lower lr") from error
-        if event or self._guard.waits:
-            self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
         if event:
+            self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
             self.report(event)
             self._warn_at_once()
             self._goal_is_reached = self.stop_at is not None and self.progress.reached(self.stop_at)
