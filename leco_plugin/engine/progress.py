@@ -32,6 +32,8 @@ MOST_NAMED = 3
 """Pairs that are complained of one by one."""
 
 _FIGURES = ("now", "before", "size", "concept", "along", "change", "moved")
+Readings = list[tuple[int, list[float]]]
+"""Measurements as numbers: the pair, and its figures; nan stands for what was not measured."""
 
 
 @dataclass
@@ -206,21 +208,29 @@ class Progress:
         self._each = {int(number): _restored(sums) for number, sums in stored["each"].items()}
         self._blind = {number for number, sums in self._each.items() if sums.sees_nothing}
 
+    def pending(self) -> Readings:
+        """What is not taken in yet, which it then is not any more; from the device in one go."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return []
+        absent = torch.full((), math.nan, device=_device(pending))
+        values = [
+            torch.stack([absent if (v := getattr(one, name)) is None else v.float() for name in _FIGURES])
+            for one in pending
+        ]
+        return [(one.pair, row) for one, row in zip(pending, torch.stack(values).tolist(), strict=True)]
+
+    def take(self, readings: Readings) -> None:
+        """Take in what ``pending`` gave, here or in another process."""
+        for pair, row in readings:
+            figures = dict(zip(_FIGURES, row, strict=True))
+            self._all.add(figures)
+            sums = self._each.setdefault(pair, Sums())
+            sums.add(figures)
+            (self._blind.add if sums.sees_nothing else self._blind.discard)(pair)
+
     def _read(self) -> Sums:
-        """Everything pending, from the device in one go."""
-        if self._pending:
-            absent = torch.full((), math.nan, device=_device(self._pending))
-            values = [
-                torch.stack([absent if (v := getattr(one, name)) is None else v.float() for name in _FIGURES])
-                for one in self._pending
-            ]
-            for one, row in zip(self._pending, torch.stack(values).tolist(), strict=True):
-                figures = dict(zip(_FIGURES, row, strict=True))
-                self._all.add(figures)
-                sums = self._each.setdefault(one.pair, Sums())
-                sums.add(figures)
-                (self._blind.add if sums.sees_nothing else self._blind.discard)(one.pair)
-            self._pending = []
+        self.take(self.pending())
         return self._all
 
 

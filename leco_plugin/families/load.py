@@ -81,6 +81,13 @@ def load_model(
         return DENOISERS[source.family](source, unet, scheduler, device, options)
 
 
+def check_job(job: JobConfig) -> None:
+    """Raise ModelError for what a job asks of a model that is loaded already and is not for its kind."""
+    source = open_model(job.model)
+    if isinstance(source, FlowSource):
+        refuse_job(job, source)
+
+
 def open_model(model: ModelConfig) -> Source | FlowSource:
     """Where the parts of the model that a job names come from: a folder, one file, or the hub."""
     name = model.name_or_path

@@ -440,6 +440,18 @@ def test_the_window_starts_leco_with_a_copy_of_its_config(place, tmp_path, monke
     assert Trained.ended == 1
 
 
+def test_a_window_that_cannot_be_opened_is_told_of(place, tmp_path, monkeypatch, capsys):
+    """Where the host has none, and where what it is made of is not installed."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 2
+    assert "this OneTrainer has no " in capsys.readouterr().err
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "train_ui.py").write_text("import no_such_package_as_this\n")
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 2
+    assert "window cannot be opened: No module named 'no_such_package_as_this'" in capsys.readouterr().err
+
+
 def test_the_window_wants_prompts(tmp_path, monkeypatch, capsys):
     """Before it opens, and before the host is imported."""
     monkeypatch.chdir(tmp_path)

@@ -12,9 +12,10 @@ from leco_plugin.config.build import LoadedPrompts, load_prompts
 from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.engine.setup import draw_seed
 from leco_plugin.engine.stop import Stop, stop_on_signal
-from leco_plugin.errors import ConfigError
+from leco_plugin.errors import ConfigError, PluginError
 from leco_plugin.hosts.folders import remember
 from leco_plugin.hosts.onetrainer import contract, host_config
+from leco_plugin.hosts.onetrainer.checkout import TESTED
 from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.flags import Flags, read_flags, read_window_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
@@ -56,6 +57,8 @@ def ui(arguments: Sequence[str]) -> int:
     # a mistake is told before the window opens
     _prompts(flags)
     host = _enter(flags)
+    if not script.is_file():
+        raise PluginError(f"this OneTrainer has no {script}", fix=f"use commit {TESTED}")
 
     def create(config: Any, callbacks: Any, commands: Any, **more: Any) -> OnStart:
         # a copy: what LECO changes in it is not to be seen in the window, nor stored by it
@@ -66,7 +69,10 @@ def ui(arguments: Sequence[str]) -> int:
     host.create.create_trainer = create
     sys.path.insert(0, str(script.parent))
     sys.argv = [str(script)]
-    runpy.run_path(str(script), run_name="__main__")
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except ImportError as error:
+        raise PluginError(f"OneTrainer's window cannot be opened: {error}", fix="run its install script") from error
     return DONE
 
 
