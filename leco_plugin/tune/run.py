@@ -16,6 +16,7 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.engine.measure import Course
 from leco_plugin.errors import ConfigError, ModelError
+from leco_plugin.launched import place
 from leco_plugin.lora.evaluate import evaluate
 from leco_plugin.lora.subject import Asked, Subject
 from leco_plugin.observers.console.figures import amount
@@ -45,6 +46,10 @@ class Wanted:
 
 def tune(path: Path, overrides: Mapping[str, object], wanted: Wanted) -> bool:
     """Search, then tell; whether the search came to its end. LecoError for what the user can put right."""
+    if place().count > 1:
+        raise ConfigError(
+            "trials are not trained by several processes at once", fix="start leco tune without accelerate"
+        )
     job = load_job(path, overrides).job
     folder = wanted.output or job.training_folder / f"{job.name}-tune"
     space = named_space(wanted.tries) or usual_space(job, guided=job.leco.denoise_guidance_scale != 1.0)

@@ -135,7 +135,7 @@ def test_parts_that_are_not_read_are_named_and_counted(
     save_file(foreign, tmp_path / "glora.safetensors")
     tree = inspected(capsys, tmp_path / "glora.safetensors")
     assert tree["layers"]["projections"]["networks"] == ["GLoRA"]
-    assert any(finding.startswith("not read: 2 parts, such as") for finding in tree["findings"])
+    assert any(finding.startswith("not read: 2 parts of") for finding in tree["findings"])
     assert not any("nothing" in finding for finding in tree["findings"])
     tensors = {key: tensor for key, tensor in parts(slider)[0].items() if not key.endswith("alpha")}
     save_file({**tensors, **foreign}, tmp_path / "both.safetensors")
