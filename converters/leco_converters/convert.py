@@ -6,14 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from leco_converters.flags import command_line, in_job_only
 from leco_converters.jobs import leco_job, slider_job
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
-from leco_converters.request import Plan, Request, Target
-from leco_converters.settings import add_defaults, untrained
+from leco_converters.settings import Plan, add_defaults, untrained
 from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
 from leco_converters.write import Output, refuse_taken, write_all
@@ -21,12 +20,34 @@ from leco_converters.write_toml import write_toml
 from leco_converters.write_yaml import commented, left_out, write_yaml
 from leco_plugin.config.build import build_job
 from leco_plugin.config.files import Document
-from leco_plugin.config.findings import Findings, Key
+from leco_plugin.config.findings import Findings, Key, refusal
 from leco_plugin.config.prompts import read_prompts
 from leco_plugin.config.schema import LecoConfig
-from leco_plugin.errors import ConfigError, Problem, Where
+from leco_plugin.errors import ConfigError, Where
 
+Target = Literal["toml", "ai-toolkit", "leco-job"]
 _FILES = ("neutral_prompt_file", "prompt_file")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversion."""
+
+    source: Path
+    target: Path | None = None
+    """Where the result goes; absent: beside the source, with another ending."""
+    to: Target | None = None
+    """absent: TOML becomes a job of ours, everything else a prompt TOML."""
+    job: Path | bool = False
+    """Write a job file beside a prompt TOML; True: beside it, as ``..._job.yaml``."""
+    flags: bool = False
+    """Make the command line of sd-scripts too."""
+    strict: bool = False
+    """Write nothing where anything is lost."""
+    force: bool = False
+    """Replace files that are there; the source never is."""
+    model: str = ""
+    """Name of the base model, where the source does not say."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +206,7 @@ def _check_job(plan: Plan, job: Node, folder: Path) -> None:
     options = {name: value for name, value in process["leco"].items() if name in LecoConfig.model_fields}
     process["leco"] = {**options, "preserve": [], "target": ""}
     if "name_or_path" not in process.get("model", {}):
-        raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
+        raise refusal(plan.source.path, "there is no base model", "name it with --model")
     build_job(Document(folder / plan.source.path.name, tree, places=_places(job, plan.source.path)))
 
 

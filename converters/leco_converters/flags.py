@@ -10,7 +10,7 @@ from pathlib import Path
 from leco_converters.foreign import TABLE
 from leco_converters.jobs import default_of
 from leco_converters.report import Note, Report
-from leco_converters.request import Plan
+from leco_converters.settings import Plan
 from leco_converters.tree import Node, plain
 from leco_plugin.config.sd_flags import FLAGS, NETWORK_ARGS, options
 from leco_plugin.errors import ConfigError

@@ -9,8 +9,7 @@ from pathlib import Path
 from leco_converters.foreign import SLIDER, TABLE
 from leco_converters.prompt_tables import TABLES, anchors_of, top
 from leco_converters.report import LEFT_OUT, Report
-from leco_converters.request import Plan
-from leco_converters.settings import SECTIONS, Settings
+from leco_converters.settings import SECTIONS, Plan, Settings
 from leco_converters.tree import Node, comments, plain
 from leco_plugin.config.findings import Findings
 from leco_plugin.config.prompt_keys import NEUTRAL_LISTS

@@ -1,4 +1,4 @@
-"""Settings of a run, from any source, under the names that they have here."""
+"""What a source says: its prompts, and the settings of its run under the names that they have here."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from leco_converters.foreign import ARCHITECTURES, LECO, TABLE, Row
 from leco_converters.report import Report
-from leco_converters.tree import Node, comments, plain
+from leco_converters.tree import Node, Source, comments, plain
 from leco_plugin.config.blame import read_model
 from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, family_of_arch
 from leco_plugin.config.findings import Findings, did_you_mean, key_text
@@ -26,6 +26,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
 }
 """The sections of our jobs that hold settings."""
 _SINGLE = frozenset(JobConfig.model_fields) - {"pairs", "meta", *SECTIONS}
+Origin = Literal["ai-toolkit", "leco-config", "leco-job", "prompts"]
 _NOT_FOR_FLOW = ("train.noise_scheduler", "sample.sampler", "network.conv", "network.conv_alpha")
 """Flow models have one sampler, and no convolutions."""
 
@@ -51,6 +52,22 @@ class Settings:
         lost = [note.where.key for note in self.report.notes if note.kind == "lost"]
         return any(key == said or key.startswith((f"{said}.", f"{said}["))
                    for key in (*lost, *(key_text(node.key) for node in self.values.values())))  # fmt: skip
+
+
+@dataclass
+class Plan:
+    """What the source says: its prompts, and the settings of its run."""
+
+    origin: Origin
+    source: Source
+    prompts: Node
+    """A prompt tree as a prompt TOML holds it."""
+    prompt_source: Source
+    """The file that the prompts stand in."""
+    report: Report
+    settings: Settings = field(default_factory=Settings)
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    """The table of the source's settings, where they are another trainer's."""
 
 
 def own_settings(config: Node, process: Node) -> Settings:

@@ -55,8 +55,11 @@ def write_all(outputs: Sequence[Output], force: bool) -> None:
             for path in placed:
                 with suppress(OSError):
                     path.unlink()
-            if isinstance(error, (OSError, UnicodeError)):
-                reason = getattr(error, "strerror", None) or str(error)
+            if isinstance(error, UnicodeError):
+                message = f"{outputs[0].path}: half of a character pair (a lone surrogate) is no text"
+                raise ConfigError(message, fix="write the character itself") from None
+            if isinstance(error, OSError):
+                reason = error.strerror or str(error)
                 raise ConfigError(f"{outputs[0].path}: cannot be written: {reason}", fix="check the folder") from None
             raise
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.emitter import Emitter
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
@@ -73,8 +74,17 @@ def _represent_plain(representer: RoundTripRepresenter, value: _Plain) -> Any:
 _Representer.add_representer(_Plain, _represent_plain)
 
 
+class _Emitter(Emitter):
+    """ruamel's own, which would put a long key, and one with a line end, on lines of their own."""
+
+    def check_simple_key(self) -> bool:
+        """Whether a key stands before its colon: always."""
+        return True
+
+
 def _yaml() -> YAML:
     writer = YAML()
+    writer.Emitter = _Emitter
     writer.Representer = _Representer
     writer.width = 2**30
     writer.indent(mapping=2, sequence=4, offset=2)

@@ -55,6 +55,9 @@ NETWORK_ARGS: Mapping[str, tuple[Kind, str]] = {
     "module_dropout": ("float", "network.module_dropout"),
 }
 
+NETWORK_ARGS_OFF: Mapping[str, int] = {"conv_dim": 0, "factor": -1}
+"""What asks for nothing besides None and empty text, and 0 and False of those that are not there."""
+
 
 def options() -> Iterator[tuple[str, str]]:
     """(flag, option of a job) of every flag that sets one by itself."""

@@ -53,6 +53,14 @@ def model_weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def weights_hash(parameters: Iterable[Tensor]) -> str:
+    """Tells weights apart, bit for bit."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def refuse_other_run(stored: Stored, described: Mapping[str, str]) -> None:
     """Raise ConfigError with every difference between the run of a state and the one that would go on with it."""
     # an option that is newer than the state was as it is when nobody sets it

@@ -26,7 +26,6 @@ _ENCODERS: Mapping[Family, tuple[str, ...]] = {
     "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
 }
 _OTHERS = {
-    "a LoRA": ("lora_unet_", "lora_te", "unet.down_blocks", "diffusion_model."),
     "a Flux model": ("double_blocks.", f"{UNET}double_blocks."),
     "a Stable Diffusion 3 model": ("joint_blocks.", f"{UNET}joint_blocks."),
     "an SDXL refiner": ("conditioner.embedders.0.model.",),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -142,3 +143,16 @@ class HostedDenoiser(ABC):
         """(N + 1,) shares of noise as the pipelines of diffusers have them by default."""
         config = self._schedule()
         return shifted_sigmas(config, steps, size_shift(config, shape[1] * shape[2] // 4))
+
+
+@contextmanager
+def shadowed(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Block in which an object has ``function`` in the place of its class's method ``name``."""
+    found: Mapping[str, Any] = vars(owner)
+    before = {name: found[name]} if name in found else {}
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        vars(owner).update(before)

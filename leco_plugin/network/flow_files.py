@@ -15,7 +15,7 @@ from leco_plugin.config.families import FlowFamily, family_of_transformer
 from leco_plugin.config.flow_rules import network_refusals
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
-from leco_plugin.network.lora_file import LoraWeights
+from leco_plugin.network.differences import Parts
 from leco_plugin.network.lora_read import LoraFile
 
 PREFIX = "transformer."
@@ -44,12 +44,13 @@ def flow_layers(module: nn.Module, family: FlowFamily) -> list[str]:
     return [name for name in found if not idle.fullmatch(name)]
 
 
-def flow_tensors(layers: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
+def flow_tensors(layers: Mapping[str, Parts]) -> dict[str, Tensor]:
     """The tensors of a file by key, with alpha / rank in the ups: these files have no place for alpha."""
     tensors = {}
-    for name, weights in layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = weights.down
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = weights.up * (weights.alpha / len(weights.down))
+    for name, parts in layers.items():
+        down, up = parts["lora_down.weight"], parts["lora_up.weight"]
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = down
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = up * (float(parts["alpha"]) / len(down))
     return tensors
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leco_plugin.core.noise import sent
 from leco_plugin.network.dropout import Dropout
 
 _COMPUTES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -122,7 +123,7 @@ class LeanLora:
         if values not in self._scales:
             if len(self._scales) >= _MOST_SCALES:
                 self._scales.clear()
-            self._scales[values] = torch.tensor(values, dtype=torch.float32, device=self._wide[0].device)
+            self._scales[values] = sent(torch.tensor(values, dtype=torch.float32), self._wide[0].device)
         return self._scales[values]
 
 

@@ -13,7 +13,6 @@ from leco_plugin.errors import NetworkError
 from leco_plugin.network.blocks import original_names
 from leco_plugin.network.differences import LENGTHS, networks, unread
 from leco_plugin.network.flow_files import in_diffusers_names
-from leco_plugin.network.lora_keys import foreign_kind
 from leco_plugin.network.lora_read import Layer, LoraFile, shape_text
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm)
@@ -83,11 +82,12 @@ def match(file: LoraFile, module: nn.Module) -> Matched:
         else:
             unknown += (layer.keys[part] for part in sorted(unread(layer.parts)))
             _add(layers, name, layer, file, module)
-    kinds = tuple(sorted({kind for layer in file.layers for part in layer.keys if (kind := foreign_kind(part))}))
     untold = sum(not layer.told for layer in layers.values())
     if not layers:
-        raise _nothing(file, kinds)
-    return Matched(layers, LeftOut(text, tuple(unknown), kinds, tuple(elsewhere), untold))
+        file.refuse_unread()
+        shown = next(iter(file.tensors))
+        raise NetworkError(f"{file.path} has nothing for a layer of this model: it holds {shown}", fix=_OTHER_MODEL)
+    return Matched(layers, LeftOut(text, tuple(unknown), file.foreign, tuple(elsewhere), untold))
 
 
 def _add(layers: dict[str, Layer], name: str, layer: Layer, file: LoraFile, module: nn.Module) -> None:
@@ -146,14 +146,6 @@ def _known_layers(module: nn.Module) -> dict[str, str]:
     originals = original_names(every)
     by_checkpoint = {originals[name].replace(".", "_"): name for name in layers if name in originals}
     return {**by_checkpoint, **{name.replace(".", "_"): name for name in layers}}
-
-
-def _nothing(file: LoraFile, kinds: tuple[str, ...]) -> NetworkError:
-    if kinds:
-        what = f"{file.path} is {' and '.join(kinds)} ({len(file.tensors)} tensors), which is not read here"
-        return NetworkError(what, fix="use a LoRA, LoHa, LoKr or full difference")
-    shown = next(iter(file.tensors), "no tensor at all")
-    return NetworkError(f"{file.path} has nothing for a layer of this model: it holds {shown}", fix=_OTHER_MODEL)
 
 
 def _some(keys: tuple[str, ...]) -> str:

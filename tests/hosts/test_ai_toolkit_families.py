@@ -18,6 +18,7 @@ from leco_plugin.events import Warned
 from leco_plugin.observers.history import history_path, read_history
 
 CHECKOUT = os.environ.get("LECO_AI_TOOLKIT")
+pytest.importorskip("einops", reason="the host's models need einops")
 pytestmark = [
     pytest.mark.ai_toolkit,
     pytest.mark.timeout(900),

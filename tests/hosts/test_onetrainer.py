@@ -415,8 +415,10 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
     trained(tmp_path, backup_at=4)
     trainer = trainer_in(tmp_path, continue_last_backup=True)
     trainer.leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=5, walk="pool", pool_size=2))
-    with pytest.raises(ConfigError, match=r"leco\.max_denoising_steps: 4 in the state, 5 now"):
+    with pytest.raises(ConfigError, match=r"leco\.max_denoising_steps: 4 in the state, 5 now") as refused:
         trainer.start()
+    assert "switch continue_last_backup off" in str(refused.value), "in the host's words, not in another's"
+    assert "resume:" not in str(refused.value)
     (tmp_path / "backup" / "leco" / "state.json").unlink()
     trainer = trainer_in(tmp_path, continue_last_backup=True)
     with pytest.raises(ConfigError, match=r"state\.json is missing"):

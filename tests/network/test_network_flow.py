@@ -154,7 +154,9 @@ def test_files_of_every_trainer_mean_what_ours_mean(kind: str, flow_folder: Fold
     network = lora_on(model)
     with network.multiplier(0.7):
         ours = ask(model, slice(0, 1))
-    layers = {name: (weights.down, weights.up) for name, weights in network.weights().items()}
+    layers = {
+        name: (weights["lora_down.weight"], weights["lora_up.weight"]) for name, weights in network.weights().items()
+    }
     folded = {name: (down, up * 0.5) for name, (down, up) in layers.items()}
     for form in FORMATS:
         alpha = 2.0 if "lora_down" in FORMATS[form][2] else None
@@ -236,7 +238,7 @@ def test_the_file_says_how_it_was_trained_and_no_alpha(flow_folder: Folder, tmp_
         assert file.metadata()["some"] == "thing"
     name, weights = next(iter(network.weights().items()))
     up = load_file(tmp_path / "lora.safetensors")[f"transformer.{name}.lora_B.weight"]
-    torch.testing.assert_close(up, (weights.up * 2.0 / 4).half())
+    torch.testing.assert_close(up, (weights["lora_up.weight"] * 2.0 / 4).half())
 
 
 @pytest.mark.parametrize(

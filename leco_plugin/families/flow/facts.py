@@ -58,6 +58,11 @@ def _read(name: str, file: str) -> dict[str, Any]:
 
 
 def _in_hub_cache(name: str, file: str) -> Path | None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if not Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}").is_dir():
+        # the import below takes longer than all else that a check of a job does
+        return None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

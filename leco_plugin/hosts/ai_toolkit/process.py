@@ -85,11 +85,14 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def _check_model(self) -> None:
         """What only a model that is loaded can tell."""
         assert self._training
-        self.sd.set_device_state(self.train_device_state_preset)
         section, exact = self._leco.section, self.train_config.dtype in ("fp32", "float32", "float")
         sizes, steps = [pair.resolution for pair in section.pairs], section.leco.max_denoising_steps
+        # the host puts the transformer aside while it encodes
+        self.sd.set_device_state(self.train_device_state_preset)
         with self._host_network.multiplier(0.0):
             remarks = self._denoiser.check(self._training.model.table, self._leco.sampler, steps, sizes, exact=exact)
+        # the VAE has shown how large latents are, and is parked again
+        self.sd.set_device_state(self.train_device_state_preset)
         self._host_network.takes_rows = self._host_network.takes_rows and not self._denoiser.separate
         self._reported.warn(remarks)
 

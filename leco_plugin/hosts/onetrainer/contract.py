@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from leco_plugin.errors import PluginError
@@ -55,20 +55,8 @@ METHODS = {
 """What is called or overridden, by the class or module that has it."""
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(SimpleNamespace):
     """The host's classes and functions, by the names in ``MODULES``."""
-
-    create: Any
-    trainer: type
-    config: Any
-    sample: Any
-    secrets: Any
-    method: Any
-    dtype: Any
-    callbacks: Any
-    commands: Any
-    grad_scaling: Any
 
 
 Base: Any = object

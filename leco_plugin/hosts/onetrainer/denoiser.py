@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from leco_plugin.contracts import PredictionType
 from leco_plugin.errors import ModelError
 from leco_plugin.families.samplers import set_sigmas
-from leco_plugin.hosts.denoiser import HostedDenoiser, Texts
+from leco_plugin.hosts.denoiser import HostedDenoiser, Texts, shadowed
 
 TRAINING_TIMESTEPS = 1000
 
@@ -227,19 +226,6 @@ def _batch(latents: Tensor, sizes: Tensor) -> _Batch:
         crop_offset=columns[2:4],
         crop_resolution=columns[4:6],
     )
-
-
-@contextmanager
-def shadowed(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Block in which an object has ``function`` in the place of its class's method ``name``."""
-    found: Mapping[str, Any] = vars(owner)
-    before = {name: found[name]} if name in found else {}
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        vars(owner).update(before)
 
 
 _APART = object()

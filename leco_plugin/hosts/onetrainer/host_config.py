@@ -137,6 +137,17 @@ def step_settings(config: Any, leco: LecoConfig) -> StepSettings:
     )
 
 
+def doubts(config: Any, steps: int) -> Iterator[str]:
+    """What makes a LoRA of ``steps`` optimizer steps that does next to nothing."""
+    batches = config.learning_rate_warmup_steps
+    # up to 1 is a share of the run
+    if batches > 1 and 2 * batches / config.gradient_accumulation_steps > steps:
+        yield (
+            f"learning_rate_warmup_steps is {batches:g}, and the run has {steps} steps: it learns little in most; "
+            "up to 1 it is a share of the run, such as 0.1"
+        )
+
+
 def set_steps(config: Any, flags: Flags) -> int:
     """Set the host's epochs so that the run has ``flags.steps`` optimizer steps; gives the batches of an epoch."""
     if flags.steps is None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from leco_plugin.config.build import LoadedPrompts, load_prompts
+from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.engine.setup import draw_seed
 from leco_plugin.engine.stop import Stop, stop_on_signal
-from leco_plugin.errors import ConfigError
+from leco_plugin.errors import ConfigError, PluginError
 from leco_plugin.hosts.folders import remember
 from leco_plugin.hosts.onetrainer import contract, host_config
+from leco_plugin.hosts.onetrainer.checkout import TESTED
 from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.flags import Flags, read_flags, read_window_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
@@ -30,7 +32,7 @@ _WINDOW = "train_ui.py"
 def run(arguments: Sequence[str]) -> int:
     """Train as a command line says; the exit code. LecoError for what the user can put right."""
     flags = read_flags(arguments)
-    prompts = load_prompts(flags.prompts)
+    prompts = _prompts(flags)
     # what is wrong in these is said at once: importing the host takes 20 s
     for path in (flags.config, flags.preset, flags.secrets):
         if path:
@@ -53,19 +55,24 @@ def ui(arguments: Sequence[str]) -> int:
     flags = read_window_flags(arguments)
     script = flags.root / "scripts" / _WINDOW
     # a mistake is told before the window opens
-    load_prompts(flags.prompts)
+    _prompts(flags)
     host = _enter(flags)
+    if not script.is_file():
+        raise PluginError(f"this OneTrainer has no {script}", fix=f"use commit {TESTED}")
 
     def create(config: Any, callbacks: Any, commands: Any, **more: Any) -> OnStart:
         # a copy: what LECO changes in it is not to be seen in the window, nor stored by it
         own = copy.deepcopy(config)
         # read anew: the user may have changed them since the last run
-        return OnStart(lambda: _trainer(host, flags, load_prompts(flags.prompts), own, callbacks, commands, Stop()))
+        return OnStart(lambda: _trainer(host, flags, _prompts(flags), own, callbacks, commands, Stop()))
 
     host.create.create_trainer = create
     sys.path.insert(0, str(script.parent))
     sys.argv = [str(script)]
-    runpy.run_path(str(script), run_name="__main__")
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except ImportError as error:
+        raise PluginError(f"OneTrainer's window cannot be opened: {error}", fix="run its install script") from error
     return DONE
 
 
@@ -91,6 +98,12 @@ class OnStart:
             self._own.end()
 
 
+def _prompts(flags: Flags) -> LoadedPrompts:
+    loaded = load_prompts(flags.prompts)
+    refuse_nothing(loaded.pairs)
+    return loaded
+
+
 def _enter(flags: Flags) -> contract.Host:
     host = contract.enter(flags.root)
     remember("onetrainer", flags.root)
@@ -107,7 +120,7 @@ def _trainer(
     write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
     plan = _plan(flags, prompts, config)
     reported = Reported(describe(plan, config))
-    reported.warn(map(str, prompts.warnings))
+    reported.warn([*map(str, prompts.warnings), *host_config.doubts(config, plan.steps)])
     mixed: Any = type("LecoTrainer", (TrainerMixin, host.trainer), {})
     trainer = mixed(config, callbacks, commands)
     trainer.leco_host, trainer.leco_plan, trainer.leco_signal, trainer.leco_reported = host, plan, stop, reported
