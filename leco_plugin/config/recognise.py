@@ -218,8 +218,8 @@ def _header(path: Path) -> list[str]:
     return [name for name in header if name != "__metadata__"] if isinstance(header, dict) else []
 
 
-_OF_LORAS = re.compile(r"lora[_.]|lycoris_|\.(hada|lokr|b?oft|vera|ia3)_|\.[ab][12]\.weight$")
-_OF_SOME_LORAS = re.compile(r"\.(alpha|dora_scale|diff|diff_b|set_weight|w_norm|b_norm|on_input)$")
+_OF_LORAS = re.compile(r"lora[_.]|lycoris_|\.(hada|lokr|b?oft|vera|ia3)_")
+_OF_SOME_LORAS = re.compile(r"\.(alpha|dora_scale|diff|diff_b|set_weight|w_norm|b_norm|on_input|[ab][12]\.weight)$")
 """Endings that a model may have, too, but not on most of its tensors."""
 _OF_EMBEDDINGS = ({"emb_params"}, {"clip_l"}, {"clip_g"}, {"clip_g", "clip_l"}, {"string_to_param"})
 
@@ -237,7 +237,7 @@ def _pickled(path: Path) -> Kind:
     start = _start_of_pickle(path)
     if b"string_to_param" in start:
         return Kind.EMBEDDING
-    if any(part in start for part in (b"lora_", b"lycoris_", b"hada_w1", b"lokr_w1", b"lora.up", b".diff")):
+    if any(part in start for part in (b"lora_", b"lycoris_", b"hada_w1", b"lokr_w1", b"lora.up")):
         return Kind.LORA
     return Kind.MODEL if b".weight" in start else Kind.UNKNOWN
 

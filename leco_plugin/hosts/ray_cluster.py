@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import queue
+import socket
 import tarfile
 import tempfile
 import threading
@@ -22,14 +23,17 @@ from leco_plugin.atomic import write_atomically
 from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError, LecoError, TrainingError, reason
-from leco_plugin.events import Event, PicturesDrawn, Saved
+from leco_plugin.events import Event, PicturesDrawn, RunStarted, Saved
 from leco_plugin.hookspecs import hookimpl
+from leco_plugin.hosts.builtin.folder import Folder
+from leco_plugin.hosts.builtin.resume import NEWEST
 from leco_plugin.observers.console.many_view import ManyView
 
 LOCAL = "local"
+"""What Ray calls a cluster of its own on this machine, whatever others there are."""
 ATTEMPTS = 5
 """Machines that a job may lose before it counts as failed."""
-_SECONDS = 1.0
+_SECONDS, _REACHED_IN = 1.0, 10.0
 
 
 def train_on_cluster(jobs: Mapping[Path, JobConfig], address: str) -> Iterator[tuple[Path, LecoError | None]]:
@@ -61,7 +65,11 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     try:
-        ray.init(address=None if address == LOCAL else address, log_to_driver=False, include_dashboard=False)
+        host, colon, port = address.rpartition("://")[2].rpartition(":")
+        # Ray itself would wait for it for minutes
+        if colon and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=_REACHED_IN).close()
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
     # whatever it raises, there is no cluster to train on
     except Exception as error:
         raise ConfigError(
@@ -79,26 +87,31 @@ class _Crowd:
     _streams: dict[Path, Any] = field(default_factory=dict)
     _lost: dict[Path, int] = field(default_factory=dict)
     _received: dict[Path, set[str]] = field(default_factory=dict)
+    _folders: dict[Path, Folder] = field(default_factory=dict)
 
     def run(self) -> Iterator[tuple[Path, LecoError | None]]:
-        for path in self.jobs:
-            self._start(path)
+        for path, job in self.jobs.items():
+            try:
+                # as a run here would: nothing of another is replaced unasked
+                self._folders[path] = Folder(job)
+                self._folders[path].replaced(goes_on=job.resume == NEWEST)
+                self._start(path, _packed(job) if job.resume == NEWEST else b"")
+            except ConfigError as error:
+                yield self._over(path, error)
         while self._streams:
             by_stream = {stream: path for path, stream in self._streams.items()}
             ready, _ = self.ray.wait(list(by_stream), num_returns=1, timeout=_SECONDS, fetch_local=False)
             for stream in ready:
                 yield from self._advance(by_stream[stream], stream)
 
-    def _start(self, path: Path) -> None:
-        """Ask for a place for the job, with what its folder holds."""
+    def _start(self, path: Path, files: bytes) -> None:
+        """Ask for a place for the job, with ``files`` in its folder."""
         job = self.jobs[path]
         gpus = self.ray.cluster_resources().get("GPU", 0)
         asks: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        # what is lost is begun again from here, where its files are
+        # what is lost is begun again by us, who have its files
         task = self.ray.remote(_work).options(num_returns="streaming", max_retries=0, **asks)
-        self._streams[path] = task.remote(
-            job.model_dump(mode="json"), _packed(job.output_folder, job.name), os.getcwd()
-        )
+        self._streams[path] = task.remote(job.model_dump(mode="json"), files, os.getcwd())
 
     def _advance(self, path: Path, stream: Any) -> Iterator[tuple[Path, LecoError | None]]:
         """Take in the next that a job says; gives it if it has ended."""
@@ -118,12 +131,20 @@ class _Crowd:
                 yield self._over(path, TrainingError(f"{ATTEMPTS} machines were lost, the last by: {reason(error)}"))
             else:
                 self.view.state(str(path), "its machine is lost; it goes on with another")
-                self._start(path)
+                self._start(path, _packed(self.jobs[path]))
         else:
-            self._take(path, said)
+            try:
+                self._take(path, said)
+            except OSError as error:
+                folder = self.jobs[path].output_folder
+                yield self._over(path, TrainingError(f"cannot write to {folder}: {reason(error)}"))
 
     def _over(self, path: Path, error: LecoError | None) -> tuple[Path, LecoError | None]:
-        del self._streams[path]
+        stream, folder = self._streams.pop(path, None), self._folders.pop(path, None)
+        if stream is not None and error:
+            self.ray.cancel(stream)
+        if folder is not None:
+            folder.__exit__()
         self.view.state(str(path), "failed" if error else "done")
         return path, error
 
@@ -137,6 +158,8 @@ class _Crowd:
                 with suppress(OSError):
                     (folder / name).parent.rmdir()
             self._received[path] = set(said.present)
+        if isinstance(said.event, RunStarted):
+            self._folders[path].begin(said.event.run_id)
         if said.event:
             self.view.notify(str(path), said.event)
 
@@ -161,7 +184,8 @@ def _work(values: dict[str, Any], files: bytes, home: str) -> Iterator[_Said]:
         with suppress(OSError):
             os.chdir(home)
         job = JobConfig.model_validate(values, strict=False)
-        state = {"output_dir": Path(folder), "resume": "newest" if any(Path(folder).iterdir()) else job.resume}
+        begun = any(Path(folder).glob("*-state"))
+        state = {"output_dir": Path(folder), "resume": NEWEST if begun else job.resume}
         sender, failed = _Sender(Path(folder)), []
 
         def run() -> None:
@@ -217,8 +241,9 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int] | None]:
     return found
 
 
-def _packed(folder: Path, name: str) -> bytes:
-    """The files of the run ``name`` in ``folder``, which others may share."""
+def _packed(job: JobConfig) -> bytes:
+    """The files of a job's run; its folder may have those of others, too."""
+    folder, name = job.output_folder, job.name
     names = [one for one in _stamps(folder) if one.startswith((f"{name}.", f"{name}-"))] if folder.is_dir() else []
     return _archive(folder, names)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ class Adapter(BaseModel):
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
     init_lora_weights: bool | str | None = True
+
+    def patterns(self) -> Iterator[str]:
+        """What PEFT reads as regular expressions."""
+        yield from (*(self.rank_pattern or ()), *(self.alpha_pattern or ()))
+        # a name is matched as it is, and a text as a pattern
+        yield from (one for one in (self.target_modules, self.exclude_modules) if isinstance(one, str))
+        yield from [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or ()
 
     def rank(self, layer: str) -> int | None:
         """The rank that is said for a layer, by its path in the model; None where none is."""
@@ -102,9 +110,7 @@ def _read(where: str, data: bytes, prefix: str) -> Adapter | None:
         if not own and not plain:
             return None
         found = Adapter.model_validate(own or plain)
-        slow = next(
-            (name for name in (*(found.rank_pattern or ()), *(found.alpha_pattern or ())) if _SLOW.search(name)), ""
-        )
+        slow = next(filter(_SLOW.search, found.patterns()), "")
         if slow:
             raise ValueError(f"the pattern {slow!r} takes too long")
         if str(found.init_lora_weights).lower().startswith(_CHANGES_THE_MODEL):

@@ -99,7 +99,12 @@ class Trap:
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("x.lora_down.weight", Kind.LORA), ("conv_in.weight", Kind.MODEL), ("string_to_param", Kind.EMBEDDING)],
+    [
+        ("x.lora_down.weight", Kind.LORA),
+        ("conv_in.weight", Kind.MODEL),
+        ("model.diffusion_model.input_blocks.0.0.weight", Kind.MODEL),
+        ("string_to_param", Kind.EMBEDDING),
+    ],
 )
 def test_a_pickle_is_searched_and_never_run(tmp_path: Path, zipped: bool, name: str, kind: Kind):
     """Old and new checkpoints of torch."""
