@@ -1,30 +1,32 @@
-"""What is proven by hand is run as benchmarks/README.md says."""
+"""The scripts of benchmarks/ still run: they are started by hand, and seldom."""
 
 from __future__ import annotations
 
-import json
-import subprocess
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
-EFFECT = Path(__file__).parents[1] / "benchmarks" / "effect.py"
+FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_a_table_of_runs_tells_ranks_from_lines(tmp_path: Path) -> None:
-    """Run as a script: figures 1, 2, 3 rank pictures of 1, 4, 9 rightly, and follow them by .99; 3, 1, 2 do not."""
-    runs = tmp_path / "runs.jsonl"
-    with runs.open("w", encoding="utf-8") as file:
-        for effect, reached, growth in ((1, 3, 1), (2, 1, 4), (3, 2, 9)):
-            found = dict.fromkeys(("side_effect", "progress", "drift"), effect)
-            held_out = {"effect": effect, "goal_reached": reached, **found}
-            training = {"effect": effect + 0.5, "goal_reached": reached, **found}
-            record = {"trial": {"kind": "slider"}, "pictures": {"growth": growth}}
-            file.write(json.dumps({**record, "held out": held_out, "training": training}) + "\n")
-    command = [sys.executable, str(EFFECT), str(runs), "--table"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "slider, 3 runs" in done.stdout
-    assert "erase" not in done.stdout
-    assert "| effect, held out | +1.00 | +0.99 |" in done.stdout
-    assert "| goal_reached, held out | -0.50 |" in done.stdout
-    assert "| effect, training | +1.00 | +0.99 | 0.500 | +0.500 |" in done.stdout
+def script(name: str) -> ModuleType:
+    """One of them as a module, which is all that most of them need to show that what they import is there."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look it up
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_a_card_is_measured_with_runs_on_a_cpu(capsys):
+    """Every model at small size: a line each, with speed, share of the ceiling, estimate and time of the first step."""
+    variants = {"SD 1.5": ["PEFT's own LoRA"], "flow, 6 B": ["fp8"]}
+    for case, names in variants.items():
+        script("gpu").main(["--small", "--seconds", "0.01", "--cases", case, "--variants", *names])
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| SD", "| flow"))]
+    assert [line[2] for line in lines] == [name for names in variants.values() for name in names]
+    assert all(float(line[3]) > 0 for line in lines)
