@@ -1,4 +1,5 @@
 """The command `leco`: thin; what the user can put right ends here with exit code 2 and no traceback."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
@@ -8,7 +9,20 @@ import sys
 from collections.abc import Callable, Sequence
 
 from leco_plugin import __version__
-from leco_plugin.commands import calibrate, check, convert, demo, evaluate, host, inspect, preview, report, train, tune
+from leco_plugin.commands import (
+    calibrate,
+    check,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    host,
+    inspect,
+    preview,
+    report,
+    train,
+    tune,
+)
 from leco_plugin.commands.codes import INTERRUPTED, OK, REFUSED
 from leco_plugin.errors import LESS_MEMORY, LecoError, is_out_of_memory, reason
 from leco_plugin.launched import speaks_here
@@ -17,7 +31,13 @@ from leco_plugin.streams import write_lines
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 refused with a reason, 130 stopped by the user."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    # set by a shell that asks for completions; nobody else pays for the import
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     return _guarded(lambda: command(options))
 
@@ -54,6 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="leco", description="Train LECO LoRAs from prompts alone.")
     parser.add_argument("--version", action="version", version=f"leco_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune):
+    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune, doctor):
         command.add(commands)
     return parser
