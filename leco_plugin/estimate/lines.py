@@ -21,8 +21,11 @@ _LABELS = {
 }
 
 
-def estimate_lines(job: JobConfig) -> Iterator[str]:
-    """What ``job`` will need, and what to set where that is too much for a card; each line as soon as it is known."""
+def estimate_lines(job: JobConfig, *, parts: bool = True) -> Iterator[str]:
+    """What ``job`` will need, and what to set where that is too much for a card; each line as soon as it is known.
+
+    ``parts`` adds what the memory is for.
+    """
     estimator = Estimator()
     try:
         found = estimator.estimate(job)
@@ -30,10 +33,8 @@ def estimate_lines(job: JobConfig) -> Iterator[str]:
         yield f"memory and time cannot be told: {reason}"
         return
     yield f"memory on a GPU, estimated: {_size(found.peak)} at its peak"
-    rows = {"without_gradient": found.steps.teacher.rows, "student": found.steps.student.rows}
-    for name, label in _LABELS.items():
-        yield f"  {_size(getattr(found, name)):>10}  {label.format(rows.get(name))}"
-    yield "  the calls come one after the other, and the text encoders before the model: the largest counts"
+    if parts:
+        yield from _part_lines(found)
     yield from _time_lines(job, found)
     here, number = cards_here(), int(job.device.partition(":")[2] or 0)
     if number < len(here) and (job.device == "auto" or job.device.startswith("cuda")):
@@ -46,6 +47,13 @@ def estimate_lines(job: JobConfig) -> Iterator[str]:
     # the larger ones first: what they need is tried on the way to what the smaller ones do
     for size in sorted(set(SIZES) - set(fitting), reverse=True):
         yield f"  a card of {size} GB: {_verdict(job, found, _room(size), estimator)}"
+
+
+def _part_lines(found: Estimate) -> Iterator[str]:
+    rows = {"without_gradient": found.steps.teacher.rows, "student": found.steps.student.rows}
+    for name, label in _LABELS.items():
+        yield f"  {_size(getattr(found, name)):>10}  {label.format(rows.get(name))}"
+    yield "  the calls come one after the other, and the text encoders before the model: the largest counts"
 
 
 def estimate_fields(job: JobConfig) -> dict[str, object]:
