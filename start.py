@@ -11,6 +11,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+# two processes of one thread and 2 GB each: what nearly every machine has
+PARALLEL = ["-n", "2", "--dist", "worksteal"]
 
 
 def main() -> int:
@@ -26,7 +28,7 @@ def main() -> int:
     if options.what == "install":
         print(f"installed; run {python.parent / 'leco'} --help")
         return 0
-    module = ["leco_plugin", "demo"] if options.what == "demo" else ["pytest"]
+    module = ["leco_plugin", "demo"] if options.what == "demo" else ["pytest", *PARALLEL]
     folder = ROOT if options.what == "test" else Path.cwd()
     return subprocess.run([python, "-m", *module, *rest], cwd=folder).returncode
 

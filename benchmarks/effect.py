@@ -218,7 +218,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.table:
         for kind in options.kinds:
-            print(table(kind, [one for one in records(options.file) if one["trial"]["kind"] == kind]))
+            if runs := [one for one in records(options.file) if one["trial"]["kind"] == kind]:
+                print(table(kind, runs))
         return
     done = [one["trial"] for one in records(options.file)]
     wanted = [{"kind": kind, **BASE, **trial} for kind in options.kinds for trial in KINDS[kind]]

@@ -131,7 +131,8 @@ def run(trial: Trial) -> dict[str, float]:
     loop.run(Stop())
     found = {"seconds": time.process_time() - began, "rows": float(denoiser.rows)}
     course = Course(trial.sampler, STEPS, StepSettings().denoise_guidance_scale)
-    found["left"] = 1 - Bench(denoiser, network, pairs, [], course).measure([1.0, -1.0]).at_own_side(1.0).reached
+    measured = Bench(denoiser, network, pairs, [], course).measure([1.0, -1.0])
+    found["left"] = fmean(1 - part for side in (1.0, -1.0) if (part := measured.reached(side)) is not None)
     # every colour, shape and size once
     asked = erase_test(7)[:90] if trial.kind == "erase" else slider_test(7)
     painter = Painter(denoiser, network, [one.prompt for one in asked], PICTURES)

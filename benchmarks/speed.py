@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
-from leco_plugin.core.walk import FreshWalks, Walk, guided, walk_to
+from leco_plugin.core.walk import FreshWalks, Walk, guided, walk_to_stops
 from leco_plugin.engine.concepts import Concept, Untouched
 from leco_plugin.engine.rows import Model, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
@@ -125,9 +125,10 @@ def ours(bench: Bench, kind: str) -> Callable[[int], None]:
         stop = 1
 
         def draw(self) -> list[Walk]:
-            walks = [step.begin(0, generator)]
-            walk_to(walks, [self.stop], step.guide)
-            return walks
+            walk = step.begin(0, generator)
+            walk.stop = self.stop
+            walk_to_stops([walk], step.guide)
+            return [walk]
 
     fresh = GivenStop(step.begin, step.guide, pairs=1, steps=bench.steps, per_step=1, generator=generator)  # type: ignore[arg-type]
 

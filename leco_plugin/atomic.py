@@ -12,6 +12,11 @@ LEFT_OVER = r"\.[a-z0-9_]{8}(\.old)?"
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path`` and move it there, so that nobody ever sees half a file."""
+    if path.exists() and not path.is_file():
+        # a pipe or a device, such as /dev/stdout, is written to and never replaced
+        with path.open("wb") as file:
+            file.write(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -15,7 +15,11 @@ from torch import Tensor
 
 from leco_plugin.errors import ModelError
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+"""Endings of files of weights; those after the first two are torch's pickles."""
+_PICKLES = (b"PK", b"\x80")
+_OTHERS = {b"version https://git-lfs": "a Git LFS pointer, not the weights", b"<": "a web page, not the weights"}
+"""What is often downloaded instead, by its first bytes."""
 _MOST_PICKLED = 8 * 2**20
 """Bytes of a checkpoint's pickle, which names its tensors; a byte of it may become sixty of memory."""
 _MOST_DIMENSIONS = 8
@@ -28,12 +32,12 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
-        if path.suffix.lower() == ".safetensors":
-            self._tensors, self.metadata = _open_safetensors(path)
-            self.keys = frozenset(self._tensors.keys())
+        # by what is in it: people rename files
+        if _is_pickle(path):
+            self._tensors: Any = _open_pickle(path)
         else:
-            self._tensors = _open_pickle(path)
-            self.keys = frozenset(self._tensors)
+            self._tensors, self.metadata = _open_safetensors(path)
+        self.keys = frozenset(self._tensors.keys())
 
     def __getitem__(self, key: str) -> Tensor:
         """The tensor of a key, on the CPU, as the file holds it; ModelError where it is not plain numbers."""
@@ -56,6 +60,30 @@ class Checkpoint:
     def has(self, prefix: str) -> bool:
         """Whether a key begins with ``prefix``."""
         return any(key.startswith(prefix) for key in self.keys)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is torch's and not safetensors; ModelError where it is not there, or is plainly something else."""
+    if not path.exists():
+        raise ModelError(f"there is no {path}", fix="check the spelling and the folder it is in")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ModelError(f"{path} is no file of weights, by its ending", fix=f"name a file that ends in {SUFFIXES[0]}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", fix=_GET_AGAIN) from None
+    if start[8:9] == b"{":
+        return False
+    for mark, what in _OTHERS.items():
+        if start.lstrip().startswith(mark):
+            raise ModelError(f"{path} is {what}", fix=_GET_AGAIN)
+    pickled, named = start.startswith(_PICKLES), path.suffix.lower() not in SUFFIXES[:2]
+    if pickled and not named:
+        raise ModelError(f"{path} cannot be read: it is a pickle under another name", fix="call it .ckpt")
+    if named and not pickled:
+        raise ModelError(f"{path} cannot be read: it is no file that torch wrote", fix=_GET_AGAIN)
+    return pickled
 
 
 def _oddness(tensor: Tensor) -> str:

@@ -73,6 +73,6 @@ def leco_observers(run: RunDescription) -> Iterable[Observer]:
     """Return observers of this run in whatever host: views, loggers, whatever wants to know of its events.
 
     Called once per run, before anything heavy is loaded. All plugins' observers are used; there is no order among
-    them. Return an empty list to stay out.
+    them. Of a run in several processes, the first one asks alone. Return an empty list to stay out.
     """
     return ()

@@ -162,7 +162,7 @@ def _wrong(answer: object, needed: Sequence[str]) -> str | None:
 def _culprit(error: BaseException, manager: pluggy.PluginManager) -> str | None:
     """The plugin of somebody else in whose code ``error`` arose, if it did not arise in ours."""
     found = [(name, plugin) for name, plugin in manager.list_name_plugin() if name not in BUILT_IN]
-    others = {_package(plugin): _called(plugin, name) for name, plugin in found}
+    others = {_package(plugin): _called(plugin, name) for name, plugin in found if _package(plugin) != "leco_plugin"}
     frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     packages = [name.partition(".")[0] for name in frames]
     innermost = next((name for name in reversed(packages) if name == "leco_plugin" or name in others), None)

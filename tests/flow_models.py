@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import pytest
 import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
@@ -395,3 +396,22 @@ def load_flow_model(
     loaded = load_model(config, dtype="fp32", device=CPU, checkpointing=checkpointing, memory=memory)
     assert isinstance(loaded, FlowDenoiser)
     return loaded
+
+
+def in_fewer_bits(quantize: str, patch: pytest.MonkeyPatch) -> MemoryConfig:
+    """What holds a model in fewer bits, on this CPU: our own eight, or those of a package, without which it skips.
+
+    bitsandbytes computes on a CPU, where diffusers does not ask it to: what diffusers and we refuse there is let
+    through, and its kernel for wide layers alone is left out.
+    """
+    if quantize == "fp8_base":
+        return MemoryConfig(fp8_base=True)
+    package = pytest.importorskip("bitsandbytes" if quantize == "nf4" else "torchao")
+    if quantize == "nf4":
+        from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer as Quantizer
+
+        patch.setattr(Quantizer, "validate_environment", lambda *_, **__: None)
+        patch.setattr(Quantizer, "update_device_map", lambda *_: {"": "cpu"})
+        patch.setattr(package.nn.modules, "has_avx512bf16", lambda: False)
+        patch.setattr("leco_plugin.families.flow.load.check_memory", lambda *_: None)
+    return MemoryConfig(quantize=quantize)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +21,8 @@ from leco_plugin.tiny.reader import Reading
 
 
 def run_demo(kind: str, folder: Path, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "leco_plugin", "demo", kind, "--seed", "5", "--output", str(folder), *options]
+    seed = () if "--seed" in options else ("--seed", "5")
+    command = [sys.executable, "-m", "leco_plugin", "demo", kind, *seed, "--output", str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "<lora:" in done.stdout
@@ -69,7 +71,28 @@ def test_the_colour_is_gone_and_the_others_are_not(erase: tuple[Path, dict[str, 
 
     What takes its place is as clean as it was: the shape that was asked for in at least 90 %.
     """
-    rows = {row["strength"]: row["colours"] for row in erase[1]["strengths"]}
+    check_erased(erase[1])
+
+
+@pytest.mark.skipif("LECO_DEMOS" not in os.environ, reason="minutes each: set LECO_DEMOS")
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("model", "seed"),
+    [
+        ("builtin:tiny", 42),
+        ("builtin:tiny", 1),
+        ("builtin:tiny", 2),
+        ("builtin:tiny-flow", 42),
+        ("builtin:tiny-flow", 1),
+    ],
+)
+def test_so_it_is_with_other_seeds_and_on_the_flow_model(tmp_path: Path, model: str, seed: int) -> None:
+    """Each with the settings that the demo has for it."""
+    check_erased(run_demo("erase", tmp_path, "--model", model, "--seed", str(seed)))
+
+
+def check_erased(measured: dict[str, Any]) -> None:
+    rows = {row["strength"]: row["colours"] for row in measured["strengths"]}
     assert rows[0][ERASED]["colour_right"] >= 0.95
     assert rows[1][ERASED]["colour_right"] <= 0.10
     assert rows[1][ERASED]["shape_right"] >= 0.90
@@ -90,15 +113,17 @@ def test_the_demo_leaves_what_it_says(slider: tuple[Path, dict[str, Any]]) -> No
     assert again.job.name == Path(numbers["lora"]).stem
 
 
-@pytest.mark.parametrize("kind", ["slider", "erase"])
+@pytest.mark.parametrize("kind", ["slider", "erase", "tiny-flow/erase"])
 def test_the_shipped_jobs_raise_no_warning(kind: str) -> None:
     """What the demo trains with is an example to follow."""
     assert load_job(JOBS / f"{kind}.yaml").warnings == ()
 
 
-def test_the_erase_test_asks_for_other_prompts_than_are_trained_on() -> None:
+@pytest.mark.parametrize("kind", ["erase", "tiny-flow/erase"])
+def test_the_erase_test_asks_for_other_prompts_than_are_trained_on(kind: str) -> None:
     """No picture that is counted has a prompt that training saw, and every colour is asked for equally often."""
-    trained = {pair.target for pair in load_job(JOBS / "erase.yaml").job.pairs}
+    job = load_job(JOBS / f"{kind}.yaml").job
+    trained = {*job.leco.preserve, *(pair.target for pair in job.pairs)}
     asked = erase_test(1)
     assert trained.isdisjoint(one.prompt for one in asked)
     assert set(Counter(one.colour for one in asked).values()) == {30}

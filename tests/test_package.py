@@ -85,6 +85,15 @@ def test_the_package_is_installed_as_what_it_is():
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", leco_plugin.__version__)
 
 
+def test_every_file_of_the_package_is_in_its_wheel():
+    """What is no Python lies under one of the patterns that setuptools is given, or it is missing once installed."""
+    project = toml.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["leco_plugin"]
+    taken = {path for pattern in patterns for path in SOURCES.glob(pattern)}
+    files = {path for path in SOURCES.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in files - taken if path.suffix != ".py"} == set()
+
+
 def test_an_error_shows_place_problem_and_fix():
     """``file:line: key: what``, each part where it is known."""
     from leco_plugin.errors import LecoError, Problem, Where

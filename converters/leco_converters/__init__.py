@@ -3,8 +3,7 @@
 Never imports torch. `convert` does it from Python, ``python -m leco_converters`` or ``leco convert`` from a console.
 """
 
-from leco_converters.convert import Conversion, convert
+from leco_converters.convert import Conversion, Request, convert
 from leco_converters.report import Note, Report
-from leco_converters.request import Request
 
 __all__ = ["Conversion", "Note", "Report", "Request", "convert"]

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from leco_converters.convert import Conversion, convert
-from leco_converters.request import Request
+from leco_converters.convert import Conversion, Request, convert
 from leco_plugin.errors import LecoError
 from leco_plugin.streams import problem_fields, write_json, write_lines
 

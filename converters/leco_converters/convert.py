@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import toml
+from typing import Any, Literal
 
 from leco_converters.flags import command_line, in_job_only
-from leco_converters.leco_job import leco_job
+from leco_converters.jobs import leco_job, slider_job
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
-from leco_converters.request import Plan, Request, Target
-from leco_converters.settings import add_defaults, untrained
-from leco_converters.slider_job import slider_job
+from leco_converters.settings import Plan, add_defaults, untrained
 from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
 from leco_converters.write import Output, refuse_taken, write_all
 from leco_converters.write_toml import write_toml
 from leco_converters.write_yaml import commented, left_out, write_yaml
-from leco_plugin.config import yaml_file
 from leco_plugin.config.build import build_job
 from leco_plugin.config.files import Document
-from leco_plugin.config.findings import Findings, Key
+from leco_plugin.config.findings import Findings, Key, refusal
 from leco_plugin.config.prompts import read_prompts
 from leco_plugin.config.schema import LecoConfig
-from leco_plugin.errors import ConfigError, Problem, Where
+from leco_plugin.errors import ConfigError, Where
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+Target = Literal["toml", "ai-toolkit", "leco-job"]
 _FILES = ("neutral_prompt_file", "prompt_file")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversion."""
+
+    source: Path
+    target: Path | None = None
+    """Where the result goes; absent: beside the source, with another ending."""
+    to: Target | None = None
+    """absent: TOML becomes a job of ours, everything else a prompt TOML."""
+    job: Path | bool = False
+    """Write a job file beside a prompt TOML; True: beside it, as ``..._job.yaml``."""
+    flags: bool = False
+    """Make the command line of sd-scripts too."""
+    strict: bool = False
+    """Write nothing where anything is lost."""
+    force: bool = False
+    """Replace files that are there; the source never is."""
+    model: str = ""
+    """Name of the base model, where the source does not say."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,7 @@ def _complete(plan: Plan) -> None:
     if node is not None:
         fix = "train it where the job is from, or convert its prompts alone, without --job and --flags"
         raise node.refuse(untrained(node), fix)
-    for table, was in add_defaults(plan.settings, plan.rows):
-        plan.report.note("added", table, was, "written out")
+    add_defaults(plan.settings, plan.rows, plan.report)
 
 
 def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
@@ -125,10 +135,11 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
         raise ConfigError(f"{job_path}: a job file is a .yaml file", fix="name it so")
     if request.flags:
         flags, of_flags = command_line(plan, target, _name(plan, request), request.model)
-        _note_preserved(plan)
+        preserve = top(plan.prompts).at("preserve")
+        if preserve.items:
+            plan.report.say("kept_apart", preserve)
     if job_path:
-        name = Path(os.path.relpath(target, job_path.parent)).as_posix()
-        prompts = Node({"prompts_file": Node(name)})
+        prompts = Node({"prompts_file": Node(_relative(target, job_path.parent))})
         job, left = leco_job(plan, _name(plan, request), request.model, prompts)
         _check_job(plan, job, target.parent)
         plan.report.notes += [*of_job, *in_job_only(of_job, of_flags.notes if of_flags else ())]
@@ -141,15 +152,14 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
     elif plan.settings.tables and plan.source is plan.prompt_source:
         head, tail = [], []  # they stand in the job file
     text = write_toml(plan.prompts, head, [*left_out(plan.report.left), *tail])
-    return [Output(target, text, _reads_as(plain(plan.prompts), target)), *extra], flags
+    return [Output(target, text, plain(plan.prompts)), *extra], flags
 
 
 def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
     model = request.model
     if not model and "model.name_or_path" not in plan.settings.values:
         model = "builtin:tiny"
-        was = "the source names no base model"
-        plan.report.note("added", plan.source.root, was, f"{model} is written; put yours there")
+        plan.report.say("no_model", plan.source.root, model=model)
     job, left = leco_job(plan, _name(plan, request), model, plan.prompts)
     _check_job(plan, job, target.parent)
     plan.report.notes += plan.settings.report.notes
@@ -173,10 +183,9 @@ def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
                 lines += node.before if name == "slider" else []
                 continue
             lines += commented([node])
-            asks = id(node) in settings.asked or table is not process
+            asks = table is not process or plan.origin == "leco-job" or settings.asks(node)
             if asks and not noted and name not in ("job", "type", "name", "meta", "prompts_file"):
-                was = "a setting of the run, which a prompt file does not hold"
-                plan.report.note("lost", node, was, "kept as a comment; --job writes it to a job file")
+                plan.report.say("of_the_run", node)
     tail = plan.source.tail if plan.source is not plan.prompt_source else []
     return ["", f"# Not carried over from {plan.source.path.name}:", "", *lines, *tail]
 
@@ -197,7 +206,7 @@ def _check_job(plan: Plan, job: Node, folder: Path) -> None:
     options = {name: value for name, value in process["leco"].items() if name in LecoConfig.model_fields}
     process["leco"] = {**options, "preserve": [], "target": ""}
     if "name_or_path" not in process.get("model", {}):
-        raise ConfigError(Problem(Where(plan.source.path), "there is no base model", "name it with --model"))
+        raise refusal(plan.source.path, "there is no base model", "name it with --model")
     build_job(Document(folder / plan.source.path.name, tree, places=_places(job, plan.source.path)))
 
 
@@ -208,14 +217,11 @@ def _places(root: Node, path: Path) -> dict[Key, Where]:
 def _move_files(plan: Plan, folder: Path, sources: list[Path]) -> None:
     """Let files of neutrals be found from the target's folder too."""
     base = plan.prompt_source.path.parent
-    for _, node in places(plan.prompts):
-        for name in _FILES:
-            child = node.table.get(name)
-            if child is None or not isinstance(child.value, str) or not child.value:
-                continue
-            sources.append(base / child.value)
-            if not Path(child.value).is_absolute() and base.resolve() != folder.resolve():
-                child.value, child.raw = _relative(base / child.value, folder), ""
+    for key, node in places(plan.prompts):
+        if key and key[-1] in _FILES and isinstance(node.value, str) and node.value:
+            sources.append(base / node.value)
+            if not Path(node.value).is_absolute() and base.resolve() != folder.resolve():
+                node.value, node.raw = _relative(base / node.value, folder), ""
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -229,32 +235,8 @@ def _name(plan: Plan, request: Request) -> str:
     return str(plain(plan.settings.values.get("name")) or request.source.stem)
 
 
-def _note_preserved(plan: Plan) -> None:
-    preserve = top(plan.prompts).table.get("preserve")
-    if preserve is not None and preserve.items:
-        was = "sd-scripts' own trainers do not read it"
-        plan.report.note("changed", preserve, was, "stands in the prompt file, for leco's")
-
-
-def _reads_as(tree: object, path: Path) -> Callable[[Path], None]:
-    """Return what reads a written file back, a TOML file with both parsers; it raises ConfigError."""
-
-    def check(written: Path) -> None:
-        text = written.read_text(encoding="utf-8")
-        try:
-            found = (
-                [tomllib.loads(text), toml.loads(text)] if path.suffix == ".toml" else [yaml_file.parse(text, path)[0]]
-            )
-        except Exception as error:  # noqa: BLE001 - the parsers fail in many ways, and each means the same here
-            raise ConfigError(f"{path}: the result cannot be read back: {error}", fix="report this file") from None
-        if any(one != tree for one in found):
-            raise ConfigError(f"{path}: the result reads back otherwise", fix="report this file")
-
-    return check
-
-
 def _yaml_output(root: Node, path: Path, left: Sequence[Node], *sources: Source) -> Output:
     unique = list({id(source): source for source in sources}.values())
     head = [line for source in unique for line in source.head]
     tail = [line for source in unique for line in source.tail]
-    return Output(path, write_yaml(root, head, [*left_out(left), *tail]), _reads_as(plain(root), path))
+    return Output(path, write_yaml(root, head, [*left_out(left), *tail]), plain(root))

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from leco_converters.leco_job import default_of
+from leco_converters.foreign import TABLE
+from leco_converters.jobs import default_of
 from leco_converters.report import Note, Report
-from leco_converters.request import Plan
-from leco_converters.tree import plain
+from leco_converters.settings import Plan
+from leco_converters.tree import Node, plain
 from leco_plugin.config.sd_flags import FLAGS, NETWORK_ARGS, options
 from leco_plugin.errors import ConfigError
 
@@ -21,10 +22,6 @@ _FLAGS: Mapping[str, str] = {
 }
 _ARGS: Mapping[str, str] = {to: name for name, (_, to) in NETWORK_ARGS.items() if name != "dropout"}
 _ATTENTION = {"sdpa": "sdpa", "xformers": "xformers", "mem_eff": "mem_eff_attn"}
-_SPELLED: Mapping[str, Mapping[str, str]] = {
-    "train.dtype": {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bfloat16": "bf16"},
-    "save.dtype": {"float32": "float", "fp32": "float", "float16": "fp16", "bfloat16": "bf16"},
-}
 _ELSEWHERE = ("name", "training_folder", "output_dir", "device", "model.is_xl", "model.arch")
 """Said by the prompt file, by other flags, or by which script is run."""
 _NOT_FOR_XL = ("v2", "v_parameterization", "clip_skip")
@@ -35,49 +32,24 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
 
     Raises ConfigError where its trainers do not train the family.
     """
-    settings = plan.settings
+    settings, report = plan.settings, Report(plan.source.path)
     if settings.family:
         fix = "leave --flags away, and use --job"
         raise ConfigError(f"sd-scripts' LECO trainers do not train {settings.family.title}", fix=fix)
-    is_xl = plain(settings.values.get("model.is_xl")) is True
+    said = {option: plain(node) for option, node in settings.values.items()}
+    is_xl = said.get("model.is_xl") is True
     flags: dict[str, str] = {}
     lists: dict[str, list[str]] = {"network_args": [], "optimizer_args": []}
-    report, done = Report(plan.source.path), "left out of the command line"
     for option, node in settings.values.items():
-        flag = _FLAGS.get(option, "")
-        if option in ("sample.prompts", "sample.samples") and node.items:
-            report.note("lost", node, "the command line of sd-scripts wants the prompts of pictures in a file", done)
-        if option in _ELSEWHERE or option.startswith("sample."):
-            continue
-        if option == "memory.attention":
-            flags[_ATTENTION[str(node.value)]] = ""
-        elif option in _ARGS:
-            lists["network_args"].append(f"{_ARGS[option]}={plain(node)}")
-        elif option == "train.optimizer_params" and isinstance(node.value, dict):
-            lists["optimizer_args"] += [f"{key}={_python(plain(child))}" for key, child in node.table.items()]
-        elif is_xl and flag in _NOT_FOR_XL:
-            if plain(node):
-                report.note("lost", node, f"sdxl_train_leco.py has no --{flag}", done)
-        elif flag and FLAGS[flag].kind == "switch":
-            flags.update({flag: ""} if node.value is True else {})
-        elif flag:
-            value = plain(node)
-            flags[flag] = _SPELLED.get(option, {}).get(str(value).lower(), str(value))
-        elif plain(node) != default_of(option) and node.key:
-            report.note("lost", node, f"the command line of sd-scripts has no flag for {option}", done)
-    if (
-        plan.origin != "ai-toolkit"
-        and settings.values.get("model.is_xl") is None
-        and not plain(settings.values.get("model.is_v2"))
-    ):
-        was = "the source does not say whether the model is SDXL"
-        report.note("added", plan.source.root, was, "train_leco.py is written; for SDXL sdxl_train_leco.py")
-    named = str(plain(settings.values.get("name")) or name)
-    folder = plain(settings.values.get("training_folder")) or default_of("training_folder")
+        _take(option, node, is_xl, flags, lists, report)
+    if plan.origin != "ai-toolkit" and said.get("model.is_xl") is None and not said.get("model.is_v2"):
+        report.say("which_script", plan.source.root)
+    named = str(said.get("name") or name)
+    folder = said.get("training_folder") or default_of("training_folder")
     head = {
         "pretrained_model_name_or_path": flags.pop("pretrained_model_name_or_path", "") or model or "MODEL",
         "prompts_file": prompts.as_posix(),
-        "output_dir": str(plain(settings.values.get("output_dir")) or f"{folder}/{named}"),
+        "output_dir": str(said.get("output_dir") or f"{folder}/{named}"),
         "output_name": named,
     }
     flags.setdefault("learning_rate", str(default_of("train.lr")))
@@ -89,14 +61,38 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
     return " ".join(map(shlex.quote, words)), report
 
 
+def _take(
+    option: str, node: Node, is_xl: bool, flags: dict[str, str], lists: dict[str, list[str]], report: Report
+) -> None:
+    """Add the flag of one setting, or a note where there is none."""
+    flag, value = _FLAGS.get(option, ""), plain(node)
+    if option in ("sample.prompts", "sample.samples") and node.items:
+        report.say("sample_file", node)
+    elif option in _ELSEWHERE or option.startswith("sample."):
+        pass
+    elif option == "memory.attention":
+        flags[_ATTENTION[str(value)]] = ""
+    elif option in _ARGS:
+        lists["network_args"].append(f"{_ARGS[option]}={value}")
+    elif option == "train.optimizer_params" and isinstance(value, dict):
+        # sd-scripts takes each for a value of Python's
+        lists["optimizer_args"] += [
+            f"{key}={','.join(map(repr, one)) if isinstance(one, list) else repr(one)}" for key, one in value.items()
+        ]
+    elif is_xl and flag in _NOT_FOR_XL:
+        if value:
+            report.say("no_xl_flag", node, flag=flag)
+    elif flag and FLAGS[flag].kind == "switch":
+        flags.update({flag: ""} if value is True else {})
+    elif flag:
+        flags[flag] = TABLE["spelled"]["flags"].get(option, {}).get(str(value).lower(), str(value))
+    elif value != default_of(option) and node.key:
+        report.say("no_flag", node, option=option)
+
+
 def in_job_only(job: Sequence[Note], flags: Sequence[Note]) -> list[Note]:
     """Return what the job file carries and the command line does not."""
     lost = [f"{note.where.key}." for note in job if note.kind == "lost"]
     missing = [note for note in flags if not f"{note.where.key}.".startswith(tuple(lost))]
     done = "stands in the job file only"
     return [replace(note, kind="changed", done=done) if note.kind == "lost" else note for note in missing]
-
-
-def _python(value: object) -> str:
-    """Return a value as sd-scripts reads it, which takes each for one of Python's."""
-    return ",".join(map(repr, value)) if isinstance(value, list) else repr(value)

@@ -6,18 +6,18 @@ that its web UI writes.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from leco_plugin.config.toml_file import tomllib
 
 ANY = "*"
 """Stands for every value."""
+TABLE: Mapping[str, Any] = tomllib.loads((Path(__file__).parent / "keys.toml").read_text(encoding="utf-8"))
+"""All that is said of other trainers in one place; each part has a comment there."""
+ARCHITECTURES: Sequence[str] = TABLE["architectures"]["keys"]
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,16 @@ class Row:
         return value is False and not self.to and True not in self.off
 
 
-METHODS: Mapping[str, Mapping[str, object]] = {
-    "innoxattn": {"layers": "noxattn"},
-    "xattn-strict": {"layers": "xattn", "ignore_if_contains": ["to_out"]},
-    "noxattn-hspace": {"layers": "noxattn", "only_if_contains": ["mid_block"]},
-    "noxattn-hspace-last": {"layers": "noxattn", "only_if_contains": ["mid_block.resnets.1.conv2"]},
-}
-"""Training methods of LECO and Concept Sliders that are several settings here."""
-
-ARCHITECTURES = (
-    "arch", "is_pixart", "is_pixart_sigma", "is_auraflow", "is_v3", "is_flux", "is_lumina2", "is_ssd", "is_vega",
-)  # fmt: skip
-"""Keys of ai-toolkit's `model` that say which family it is of, besides is_v2 and is_xl."""
-
-
-def _table(trainer: str) -> Mapping[str, Row]:
-    """Read one trainer's part of the table."""
-    table = tomllib.loads((Path(__file__).parent / "keys.toml").read_text(encoding="utf-8"))[trainer]
+def _rows(trainer: str) -> Mapping[str, Row]:
+    table = TABLE[trainer]
     rows = {name: Row(**({"to": row} if isinstance(row, str) else row)) for name, row in table["here"].items()}
     for why, lost in table["lost"].items():
         rows |= {name: Row(why=why, **({"off": row} if isinstance(row, list) else row)) for name, row in lost.items()}
     return rows
 
 
-LECO = _table("leco")
-SLIDER = _table("ai-toolkit")
-CONCEPT_SLIDER: Mapping[str, Row] = {
-    **SLIDER,
-    "train.max_denoising_steps": Row(why=SLIDER["train.min_denoising_steps"].why, off=(999, 1000)),
-}
-"""There it is a level of noise, not a number of steps."""
+LECO = _rows("leco")
+SLIDER = _rows("ai-toolkit")
+# there it is a level of noise, not a number of steps
+_LEVEL = Row(why=SLIDER["train.min_denoising_steps"].why, off=(999, 1000))
+CONCEPT_SLIDER: Mapping[str, Row] = {**SLIDER, "train.max_denoising_steps": _LEVEL}

@@ -1,16 +1,21 @@
-"""Prompt tables of YAML files to those of a prompt TOML: texts that stay texts, shuffled targets, merged processes."""
+"""Prompt tables of YAML files to those of a prompt TOML: texts that stay texts, shuffled targets, merged processes.
+
+And prompts that shall stay as they are: `anchors` and `anchor_class` of ai-toolkit, `preserve` here.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from leco_converters.foreign import SLIDER
+from leco_converters.foreign import SLIDER, TABLE
 from leco_converters.report import Report
 from leco_converters.tree import TEXTS, Node, comments, plain
-from leco_plugin.config.findings import did_you_mean
+from leco_plugin.config.findings import Findings, did_you_mean
 from leco_plugin.config.prompt_keys import ROOT_KEYS
+from leco_plugin.config.prompts import changing, read_prompts
 
 TABLES = ("prompts", "targets")
 _MOST_SHUFFLED = 8
@@ -29,11 +34,10 @@ def keep_texts(node: Node, report: Report) -> None:
                 keep_texts(item, report)
         for text in (child, *child.items) if name in TEXTS else ():
             if text.value is None and name not in ("neutrals", "preserve"):
-                report.note("changed", text, "nothing is written here", 'taken as the empty prompt ""')
+                report.say("empty", text)
                 text.value, text.raw = "", ""
             elif text.raw and text.value is not None:
-                was = f"{text.raw} without quotes is no text in YAML"
-                report.note("changed", text, was, "taken as the text it is")
+                report.say("bare", text, raw=text.raw)
                 text.value, text.raw = text.raw, ""
 
 
@@ -54,7 +58,7 @@ def entries(node: Node, known: Collection[str], report: Report, *, refuse_typos:
     """Return the targets of a list with the keys that are known, each shuffled one written out."""
     result: list[Node] = []
     for item in node.items:
-        shuffle = item.table.get("shuffle", Node(None))
+        shuffle = item.at("shuffle")
         for name, child in item.table.items():
             if name not in known and not (child is shuffle and child.value is True):
                 leave_out(child, name, report, refuse_typos=refuse_typos)
@@ -85,7 +89,7 @@ def merged(roots: Sequence[Node]) -> Node:
     preserve = [root.table["preserve"] for root in roots if "preserve" in root.table]
     shared = {
         name: child for name, child in first.table.items()
-        if name != "preserve" and all(plain(child) == plain(root.table.get(name)) for root in others)
+        if name != "preserve" and all(plain(child) == plain(root.at(name)) for root in others)
     }  # fmt: skip
     for root in roots:
         own = {name: child for name, child in root.table.items() if name not in ("targets", "preserve", *shared)}
@@ -97,25 +101,83 @@ def merged(roots: Sequence[Node]) -> Node:
 
 def _shuffled(target: Node, shuffle: Node, report: Report) -> list[Node]:
     """Write out the orders of a target's phrases: every combination of both sides, at most eight."""
-    sides = [_orders(target.table.get(name, Node(""))) for name in ("positive", "negative")]
+    sides = [_orders(target.at(name).value or "") for name in ("positive", "negative")]
     pairs = list(itertools.product(range(len(sides[0])), range(len(sides[1]))))
     if len(pairs) > _MOST_SHUFFLED:
         # the diagonals first, so that the few that are kept differ on both sides
         pairs.sort(key=lambda pair: ((pair[1] - pair[0]) % len(sides[1]), pair[0]))
     pairs = pairs[:_MOST_SHUFFLED]
-    done = f"written out as {len(pairs)} targets with the phrases in different orders"
-    report.note("changed", shuffle, "the phrases are shuffled", done)
-    targets = []
-    for number, (up, down) in enumerate(pairs):
+    report.say("shuffled", shuffle, count=len(pairs))
+    targets: list[Node] = []
+    for up, down in pairs:
         texts = {"positive": sides[0][up], "negative": sides[1][down]}
         table = {name: replace(child, value=texts.get(name, child.value)) for name, child in target.table.items()}
-        if number:
+        if targets:
             table = {name: replace(child, before=[], after="") for name, child in table.items()}
-        targets.append(target.beside(table) if number else target.like(table))
+        targets.append(target.beside(table) if targets else target.like(table))
     return targets
 
 
-def _orders(node: Node) -> list[str]:
+def _orders(text: object) -> list[str]:
     """Return the comma-separated phrases in up to eight orders, the written one first."""
-    phrases = [phrase.strip() for phrase in str(node.value).split(",") if phrase.strip()]
+    phrases = [phrase.strip() for phrase in str(text).split(",") if phrase.strip()]
     return [", ".join(order) for order in itertools.islice(itertools.permutations(phrases), _MOST_SHUFFLED)]
+
+
+def preserve_anchors(roots: Sequence[Node], folder: Path, report: Report) -> None:
+    """Write the anchors of prompt trees that train one LoRA as what they preserve; changes the trees."""
+    found = [(top(root), name) for root in roots for name in ("anchors", "anchor_class") if name in top(root).table]
+    targets: set[str] = set()
+    for root in roots if found else ():
+        # what is wrong in them is reported when the whole tree is read
+        targets |= changing(read_prompts(plain(root), Findings(report.path), folder).pairs)
+    for holder, name in found:
+        preserve = _preserve(holder.table[name], name, targets, report)
+        lists = [holder.table["preserve"], *preserve] if "preserve" in holder.table else preserve
+        table = {"preserve" if key == name else key: child for key, child in holder.table.items()
+                 if key != name or preserve}  # fmt: skip
+        holder.value = {**table, "preserve": joined(lists)} if lists else table
+
+
+def anchors_of(preserve: Node, report: Report) -> Node:
+    """Return what a prompt file preserves as anchors."""
+    if preserve.items:
+        report.say("preserve", preserve)
+    items = [Node({"prompt": Node(item.value, after=item.after)}, before=item.before) for item in preserve.items]
+    return preserve.like(items)
+
+
+def _preserve(anchors: Node, name: str, targets: Collection[str], report: Report) -> list[Node]:
+    """Return a list of the prompts of anchors, without those that are to change; none where there are no prompts."""
+    items = anchors.items
+    if name == "anchor_class" and anchors.value is not None:
+        items = [anchors.beside({"prompt": replace(anchors, before=[], after="")})]
+    if not items:
+        leave_out(anchors, name, report)
+        return []
+    kept: list[Node] = []
+    for item in items:
+        keep_texts(item, report)
+        prompt = item.table.get("prompt", item.beside("")) if isinstance(item.value, dict) else Node(None)
+        if isinstance(prompt.value, str) and prompt.value not in targets:
+            kept.append(_carried(item, prompt, report))
+        else:
+            is_text = isinstance(prompt.value, str)
+            why = "a target, which is to change, cannot stay as it is" if is_text else "no prompt to keep"
+            report.leave(item if name == "anchors" else anchors, why)
+    if kept:
+        report.say(name, anchors)
+    return [joined([anchors.like(kept)])] if kept else []
+
+
+def _carried(item: Node, prompt: Node, report: Report) -> Node:
+    """Return the prompt of an anchor, without what else is in it."""
+    before, lost = list(item.around), TABLE["slider"]["anchor"]
+    for name, child in item.table.items():
+        nothing, why = lost.get(name, (None, "unknown key"))
+        before += child.before if child is prompt else []
+        if name in lost and plain(child) == nothing:
+            before += child.around
+        elif child is not prompt:
+            report.leave(child, why)
+    return replace(prompt, before=before)

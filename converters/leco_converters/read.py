@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -16,28 +16,27 @@ import yaml
 from leco_converters.tree import Node, Source
 from leco_plugin.config.files import Document, read_document
 from leco_plugin.config.findings import Key
+from leco_plugin.config.yaml_file import spellings
 
 _TOML_TOKEN = re.compile(
     r'"""(?:[^\\]|\\.)*?"""(?:"{0,2})' r"|'''.*?'''(?:'{0,2})" r'|"(?:[^"\\\n]|\\.)*"' r"|'[^'\n]*'" r"|#[^\n]*",
     re.DOTALL,
 )
-_BREAK = re.compile("[\n\x85\u2028\u2029]|\\Z")
-"""Where PyYAML, which reads the values, ends a line."""
+_YAML_COMMENT = re.compile("(?<![^ \t\n\x85\u2028\u2029])#[^\n\x85\u2028\u2029]*")
+"""Behind a blank, to the end of the line as PyYAML sees it, which reads the values."""
 
 
 def read_source(path: Path) -> Source:
     """Read YAML, TOML or JSON, as the ending says; raises ConfigError where it cannot be read."""
-    document = read_document(path)
+    document, ending = read_document(path), path.suffix.lower()
     text = document.text.removeprefix("\ufeff")
     nodes: dict[Key, Node] = {}
-    root = _node(document.tree, (), document, nodes)
-    if path.suffix.lower() == ".json":
+    is_yaml = ending in (".yaml", ".yml")
+    root = _node(document.tree, (), document, spellings(text, path) if is_yaml else {}, nodes)
+    if ending == ".json":
         return Source(path, root)
-    if path.suffix.lower() == ".toml":
-        comments = [match.span() for match in _TOML_TOKEN.finditer(text) if match.group().startswith("#")]
-    else:
-        _spell(root, yaml.load(text, yaml.BaseLoader))  # noqa: S506 - makes nothing but texts, lists and tables
-        comments = list(_yaml_comments(text))
+    tokens = [match.span() for match in _TOML_TOKEN.finditer(text) if match.group().startswith("#")]
+    comments = list(_yaml_comments(text)) if is_yaml else tokens
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
     # a mark is where the line of a value begins; tables of TOML may be written in pieces
     marks = [(starts[line - 1], nodes[key]) for key, line in document.lines.items() if key in nodes and key]
@@ -46,57 +45,28 @@ def read_source(path: Path) -> Source:
     return Source(path, root, head, tail)
 
 
-def _node(value: object, key: Key, document: Document, nodes: dict[Key, Node]) -> Node:
-    node = nodes[key] = Node(value, key, document.lines.get(key), document.path)
+def _node(value: object, key: Key, document: Document, spelled: Mapping[Key, str], nodes: dict[Key, Node]) -> Node:
+    node = nodes[key] = Node(value, key, document.lines.get(key), document.path, spelled.get(key, ""))
     if isinstance(value, dict):
-        node.value = {str(name): _node(child, (*key, str(name)), document, nodes) for name, child in value.items()}
+        node.value = {
+            str(name): _node(child, (*key, str(name)), document, spelled, nodes) for name, child in value.items()
+        }
     elif isinstance(value, list):
-        node.value = [_node(child, (*key, index), document, nodes) for index, child in enumerate(value)]
+        node.value = [_node(child, (*key, index), document, spelled, nodes) for index, child in enumerate(value)]
     return node
 
 
-def _spell(node: Node, written: object) -> None:
-    """Tell nodes how the file spells them; ``written`` is its tree with every value as text."""
-    if isinstance(written, str):
-        node.raw = "" if isinstance(node.value, str) else written
-    elif isinstance(written, list):
-        for item, below in zip(node.items, written, strict=False):
-            _spell(item, below)
-    elif isinstance(written, dict):
-        for name, child in node.table.items():
-            _spell(child, _entry(written, name))
-
-
-def _entry(written: object, name: str) -> object:
-    """Return an entry of a table, or of the first table that is merged into it and has one."""
-    if isinstance(written, dict) and name in written:
-        return written[name]
-    merged = written.get("<<") if isinstance(written, dict) else None
-    found = (_entry(table, name) for table in (merged if isinstance(merged, list) else [merged] if merged else []))
-    return next((entry for entry in found if entry is not None), None)
-
-
 def _yaml_comments(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the spans of comments: ``#`` behind a blank that is in no scalar."""
-    spans = [_span(text, token) for token in yaml.scan(text, yaml.SafeLoader) if isinstance(token, yaml.ScalarToken)]
-    starts = [start for start, _ in spans]
-    at = text.find("#")
-    while at >= 0:
-        index = bisect.bisect_right(starts, at) - 1
-        end = at + 1
-        if index >= 0 and at < spans[index][1]:
-            end = spans[index][1]
-        elif at == 0 or text[at - 1] in " \t\n\x85\u2028\u2029":
-            found = _BREAK.search(text, at)
-            end = found.start() if found else len(text)
-            yield at, end
-        at = text.find("#", end)
-
-
-def _span(text: str, token: yaml.ScalarToken) -> tuple[int, int]:
-    start, end = token.start_mark.index, token.end_mark.index
-    # the header of a block may have a comment of its own
-    return (max(text.find("\n", start, end), start) if token.style in ("|", ">") else start), end
+    """Yield the spans of comments between scalars."""
+    start = 0
+    for token in (*yaml.scan(text, yaml.SafeLoader), None):
+        if token is None or isinstance(token, yaml.ScalarToken):
+            begin, end = (token.start_mark.index, token.end_mark.index) if token else (len(text), len(text))
+            if token and token.style in ("|", ">"):
+                # the header of a block may have a comment of its own
+                begin = max(text.find("\n", begin, end), begin)
+            yield from (match.span() for match in _YAML_COMMENT.finditer(text, start, begin))
+            start = end
 
 
 def _attach(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from leco_converters.foreign import TABLE
 from leco_converters.tree import Node
 from leco_plugin.errors import Where
 
@@ -48,6 +49,11 @@ class Report:
     notes: list[Note] = field(default_factory=list)
     left: list[Node] = field(default_factory=list)
     """What of the prompts is left out, to be written as comments, so that no text is lost."""
+
+    def say(self, what: str, node: Node, /, **values: object) -> None:
+        """Add the note of this name, with ``values`` filled in."""
+        kind, was, done = TABLE["said"][what]
+        self.note(kind, node, was.format(**values), done.format(**values))
 
     def note(self, kind: Kind, node: Node, was: str, done: str) -> None:
         """Add a note about one value of the source; the same one twice counts once."""

@@ -1,22 +1,23 @@
-"""Settings of a run, from any source, under the names that they have here."""
+"""What a source says: its prompts, and the settings of its run under the names that they have here."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from leco_converters.foreign import ARCHITECTURES, LECO, METHODS, Row
+from leco_converters.foreign import ARCHITECTURES, LECO, TABLE, Row
 from leco_converters.report import Report
-from leco_converters.tree import Node, comments, plain
-from leco_plugin.config.blame import blame
+from leco_converters.tree import Node, Source, comments, plain
+from leco_plugin.config.blame import read_model
 from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, family_of_arch
 from leco_plugin.config.findings import Findings, did_you_mean, key_text
 from leco_plugin.config.sample import SamplePrompt
-from leco_plugin.config.schema import JobConfig, ModelConfig
+from leco_plugin.config.schema import JobConfig
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     name: kind.annotation
@@ -25,12 +26,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
 }
 """The sections of our jobs that hold settings."""
 _SINGLE = frozenset(JobConfig.model_fields) - {"pairs", "meta", *SECTIONS}
-_DIFFUSION: Mapping[str, str] = {
-    "sd1": "",
-    "sd15": "",
-    "sd2": "is_v2",
-    **dict.fromkeys(("sdxl", "ssd", "vega"), "is_xl"),
-}
+Origin = Literal["ai-toolkit", "leco-config", "leco-job", "prompts"]
 _NOT_FOR_FLOW = ("train.noise_scheduler", "sample.sampler", "network.conv", "network.conv_alpha")
 """Flow models have one sampler, and no convolutions."""
 
@@ -45,17 +41,38 @@ class Settings:
     """The sections as the source has them, for their comments; "" is the process, and "config" what it stands in."""
     report: Report = field(default_factory=lambda: Report(Path()))
     """What became of them in a job, and what is left out of it."""
-    asked: set[int] = field(default_factory=set)
-    """Which nodes of the source ask for something, by their identity."""
     meta: Node | None = None
     family: FlowFamily | None = None
     untrained: Node | None = None
     """What names a family that cannot be trained here."""
 
+    def asks(self, section: Node) -> bool:
+        """Whether anything in a section of the source asks for something."""
+        said = key_text(section.key)
+        lost = [note.where.key for note in self.report.notes if note.kind == "lost"]
+        return any(key == said or key.startswith((f"{said}.", f"{said}["))
+                   for key in (*lost, *(key_text(node.key) for node in self.values.values())))  # fmt: skip
+
+
+@dataclass
+class Plan:
+    """What the source says: its prompts, and the settings of its run."""
+
+    origin: Origin
+    source: Source
+    prompts: Node
+    """A prompt tree as a prompt TOML holds it."""
+    prompt_source: Source
+    """The file that the prompts stand in."""
+    report: Report
+    settings: Settings = field(default_factory=Settings)
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    """The table of the source's settings, where they are another trainer's."""
+
 
 def own_settings(config: Node, process: Node) -> Settings:
     """Take the settings of a job of ours, as they are."""
-    settings = Settings(tables={"": process, "config": config}, asked={id(node) for node in process.table.values()})
+    settings = Settings(tables={"": process, "config": config})
     for name, node in {"name": config.table["name"], **process.table}.items():
         if name in SECTIONS:
             settings.tables[name] = node
@@ -70,14 +87,13 @@ def foreign_settings(rows: Mapping[str, Row], process: Node, config: Node | None
     """Take the settings of another trainer by the table of its keys; ``config`` is what its process stands in."""
     tables = {"": process, "config": config or Node({}), "leco": process.table.get("slider", Node({}))}
     reader = _Reader(rows, Settings(tables=tables, report=Report(process.path or Path())))
-    model = process.table.get("model", Node({})).table
     for name in ARCHITECTURES if rows is not LECO else ():
-        if name in model and model[name].value not in (None, False, ""):
-            reader.family(name, model[name])
-    for holder in (config, process):
-        for name, node in holder.table.items() if holder else ():
-            if name not in (skip, "process", "name", "type"):
-                reader.take(name, node, node)
+        named = process.at("model", name)
+        if named.value not in (None, False, ""):
+            reader.family(name, named)
+    for name, node in [*(config.table.items() if config else ()), *process.table.items()]:
+        if name not in (skip, "process", "name", "type"):
+            reader.take(name, node)
     if config and "name" in config.table:
         reader.settings.values["name"] = config.table["name"]
     reader.scale()
@@ -95,37 +111,31 @@ class _Reader:
     def report(self) -> Report:
         return self.settings.report
 
-    def take(self, name: str, node: Node, section: Node) -> None:
+    def take(self, name: str, node: Node) -> None:
         """Take one setting or section of the source; an empty section is none."""
         nested = any(key.startswith(f"{name}.") for key in self.rows)
         row = self.rows.get(name) or (Row(to=name) if _is_ours(name) else None)
         if nested and isinstance(node.value, dict):
             self.settings.tables[name] = node
             for key, child in node.table.items():
-                self.take(f"{name}.{key}", child, section)
-        elif name.startswith("model.") and name[6:] in ARCHITECTURES:
-            self.settings.asked |= {id(section)} if node.value else set()
-        elif row is None and not (nested and node.value is None):
+                self.take(f"{name}.{key}", child)
+        elif row is None and not (nested and node.value is None) and name.removeprefix("model.") not in ARCHITECTURES:
             guess = did_you_mean(name, [key for key in self.rows if key.count(".") == name.count(".")])
             hint = f" (did you mean {guess}?)" if guess.rpartition(".")[0] == name.rpartition(".")[0] and guess else ""
-            self._lose(node, f"there is no such setting here{hint}", section)
+            self.report.leave(node, f"there is no such setting here{hint}")
         elif row is not None and (row.is_off(plain(node)) or self._is_idle(row)):
             self.report.left += [node] if comments(node) else []
         elif row is not None:
-            self._place(name, row, node, section)
+            self._place(name, row, node)
 
     def family(self, name: str, node: Node) -> None:
         """Say whether the family that a job of ai-toolkit names can be trained here."""
         arch = str(node.value) if name == "arch" else {"is_v3": "sd3"}.get(name, name.removeprefix("is_"))
         family = None if "edit" in arch else family_of_arch(arch)
-        diffusion = _DIFFUSION.get(arch.partition(":")[0])
+        diffusion = TABLE["architectures"]["diffusion"].get(arch.partition(":")[0])
         if family:
             self.settings.family = family
-            if "arch" in ModelConfig.model_fields:
-                self.settings.values["model.arch"] = node if name == "arch" else node.like(family.archs[0])
-            else:
-                was = f"{plain(node)}: the trainer sees in the model's own files that it is {family.title}"
-                self.report.note("changed", node, was, "left out")
+            self.report.say("in_its_files", node, value=plain(node), title=family.title)
         elif diffusion is None:
             self.settings.untrained = node
         elif diffusion:
@@ -140,32 +150,26 @@ class _Reader:
             node = get(name)
             if node is not None and node.value == 0 and node.value is not False:
                 values[name] = node.like(of.value)
-                self.report.note("changed", node, "an alpha of 0 stands for the rank", "the rank is written")
+                self.report.say("alpha", node)
         if self._written("sample.sample_every") in (0, False):
             # no pictures between the first and the last
             values["sample.sample_every"] = (get("train.steps") or Node(1000)).beside(plain(get("train.steps")) or 1000)
         if {"sample.samples", "sample.prompts"} <= values.keys():
             self.report.leave(values.pop("sample.prompts"), "sample.samples counts, of samples and prompts", "changed")
-        if get("model.training_adapter") is not None:
-            done = "here it is a file: download it, and put its path there"
-            self.report.note("changed", values["model.training_adapter"], "ai-toolkit takes it from the hub, too", done)
+        if "model.training_adapter" in values:
+            self.report.say("from_hub", values["model.training_adapter"])
         if self.rows is not LECO:
             return
-        method = self.settings.tables.get("network", Node({})).table.get("training_method")
-        if self._written("network.type") != "c3lier" and method is not None and "noxattn" in str(method.value):
-            was = "lierla of Concept Sliders goes on attention alone, which without cross-attention is layers: selfattn"
-            self.report.note("changed", method, was, "noxattn here has feed-forward and projections, too")
-        with_convolutions = plain(get("network.layers")) in (None, "all", "full", "noxattn")
-        if self._written("network.type") == "c3lier" and with_convolutions:
+        method, c3lier = self.settings.tables[""].at("network", "training_method"), self._written("network.type")
+        if c3lier != "c3lier" and "noxattn" in str(method.value):
+            self.report.say("noxattn", method)
+        if c3lier == "c3lier" and plain(get("network.layers")) in (None, "all", "full", "noxattn"):
             # one rank and alpha for linear layers and convolutions there
             values.setdefault("network.conv", rank.beside(rank.value))
             values.setdefault("network.conv_alpha", alpha.beside(alpha.value) if alpha else Node(1.0))
 
     def _written(self, name: str) -> object:
-        node: Node | None = self.settings.tables[""]
-        for key in name.split("."):
-            node = node.table.get(key) if node else None
-        return plain(node)
+        return plain(self.settings.tables[""].at(*name.split(".")))
 
     def _is_idle(self, row: Row) -> bool:
         """Say whether a setting asks for nothing because another one does."""
@@ -175,19 +179,21 @@ class _Reader:
         found = self._written(needs)
         return (found != wanted if wanted else not found) or self._is_idle(self.rows.get(needs, Row()))
 
-    def _place(self, name: str, row: Row, node: Node, section: Node) -> None:
+    def _place(self, name: str, row: Row, node: Node) -> None:
         """Put a setting where it belongs, in our words, or leave it out with the reason."""
         first = self._from.setdefault(row.to, name) if row.to in self.settings.values else name
         why = row.why
         if first != name:
             counts = min(first, name, key=lambda one: list(self.rows).index(one) if one in self.rows else -1)
-            loser = node if counts == first else self.settings.values[row.to]
-            if plain(node) != plain(self.settings.values[row.to]):
-                self.report.leave(loser, f"{counts} counts, of {first} and {name}", "changed")
+            old = self.settings.values[row.to]
+            if plain(node) != plain(old):
+                self.report.leave(
+                    node if counts == first else old, f"{counts} counts, of {first} and {name}", "changed"
+                )
             if counts == first:
                 return
-        if row.to == "network.layers" and isinstance(node.value, str) and node.value in METHODS:
-            self._method(node)
+        if row.to == "network.layers" and isinstance(node.value, str) and node.value in TABLE["methods"]:
+            self._method(node, TABLE["methods"][node.value])
         elif self.settings.family and row.to in _NOT_FOR_FLOW:
             return
         elif row.to:
@@ -195,18 +201,16 @@ class _Reader:
             if not why:
                 self.settings.values[row.to] = result
                 self._from[row.to] = name
-        self.settings.asked.add(id(section))
         if why:
-            self._lose(node, why, section)
+            self.report.leave(node, why)
 
-    def _method(self, node: Node) -> None:
-        options = METHODS[str(node.value)]
+    def _method(self, node: Node, options: Mapping[str, Any]) -> None:
         for option, value in options.items():
-            self.settings.values[f"network.{option}"] = (
-                node.beside([Node(item) for item in value]) if isinstance(value, list) else node.like(value)
-            )
+            listed = isinstance(value, list)
+            made = node.beside([Node(item) for item in value]) if listed else node.like(value)
+            self.settings.values[f"network.{option}"] = made
         said = ", ".join(f"{option}: {value}" for option, value in options.items())
-        self.report.note("changed", node, f"{node.value} is called otherwise here", f"written as {said}")
+        self.report.say("method", node, value=node.value, said=said)
 
     def _in_our_words(self, row: Row, node: Node) -> tuple[Node, str]:
         """Return a setting as it is written here, and why it cannot be."""
@@ -232,12 +236,8 @@ class _Reader:
             if key in SamplePrompt.model_fields and child.value is not None:
                 kept[key] = child
             elif child.value not in (None, "", False, 0, 1):
-                self.report.note("lost", child, "a picture to draw has no such key here", "left out")
+                self.report.say("picture", child)
         return item.like(kept) if isinstance(item.value, dict) else item
-
-    def _lose(self, node: Node, why: str, section: Node) -> None:
-        self.settings.asked.add(id(section))
-        self.report.leave(node, why)
 
 
 def _is_ours(name: str) -> bool:
@@ -250,13 +250,9 @@ def refusal(model: type[BaseModel], name: str, value: object) -> str:
     if name not in model.model_fields:
         return "there is no such setting here"
     findings = Findings(Path())
-    try:
-        model.model_validate({name: value})
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            if detail["loc"][:1] == (name,):
-                blame(detail, (), findings, model)
-    return findings.errors[0].message if findings.errors else ""
+    read_model(model, {name: value}, (), findings)
+    found = [problem for problem in findings.errors if problem.where and problem.where.key]
+    return found[0].message if found else ""
 
 
 def untrained(node: Node) -> str:
@@ -266,8 +262,8 @@ def untrained(node: Node) -> str:
     return f"{named} is no family that is trained here; there are Stable Diffusion 1 and 2, SDXL, {families}"
 
 
-def add_defaults(settings: Settings, rows: Mapping[str, Row]) -> Iterator[tuple[Node, str]]:
-    """Write out what the source's trainer takes where nothing is written, and this one does not; yields what to say."""
+def add_defaults(settings: Settings, rows: Mapping[str, Row], report: Report) -> None:
+    """Write out what the source's trainer takes where nothing is written, and this one does not."""
     defaults = {row.to: (name, row.default) for name, row in rows.items() if row.default is not None}
     conv = settings.values.get("network.conv")
     if conv is not None and "network.conv_alpha" in rows:
@@ -280,7 +276,7 @@ def add_defaults(settings: Settings, rows: Mapping[str, Row]) -> Iterator[tuple[
         if not written and not (settings.family and option in _NOT_FOR_FLOW):
             settings.values[option] = Node(value)
             table = settings.tables.get(name.partition(".")[0], settings.tables[""])
-            yield table, f"{name} is not written, and its trainer then takes {value}"
+            report.say("default", table, name=name, value=value)
 
 
 def _optimizer_params(node: Node) -> Node:

@@ -55,6 +55,13 @@ class Node:
         """The comments above and behind it."""
         return [*self.before, *([self.after] if self.after else [])]
 
+    def at(self, *names: str) -> Node:
+        """What stands below these keys; a node without a value where nothing does."""
+        node = self
+        for name in names:
+            node = node.table.get(name) or Node(None)
+        return node
+
     def like(self, value: Value) -> Node:
         """Another value in this one's place, with its comments."""
         return Node(value, self.key, self.line, self.path, "", self.before, self.after)

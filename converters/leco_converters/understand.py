@@ -1,30 +1,40 @@
-"""Takes prompts and settings out of a file, whose kind `leco_plugin.config.recognise` says."""
+"""Takes prompts and settings out of a file, whose kind `leco_plugin.config.recognise` says.
+
+Of jobs of ai-toolkit, out of the processes that train sliders.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from leco_converters.anchors import preserve_anchors
-from leco_converters.foreign import LECO
-from leco_converters.host_jobs import plan_host_job
-from leco_converters.prompt_tables import TABLES, entries, joined, keep_texts, leave_out, top
+from leco_converters.foreign import CONCEPT_SLIDER, LECO, SLIDER, TABLE
+from leco_converters.prompt_tables import (
+    TABLES,
+    entries,
+    joined,
+    keep_texts,
+    leave_out,
+    merged,
+    preserve_anchors,
+    top,
+)  # fmt: skip
 from leco_converters.read import read_source
 from leco_converters.report import Report
-from leco_converters.request import Plan
-from leco_converters.settings import foreign_settings, own_settings
+from leco_converters.settings import Plan, foreign_settings, own_settings
 from leco_converters.tree import Node, Source, plain
 from leco_plugin.config.build import load_job
 from leco_plugin.config.files import TEXT_FORMATS
+from leco_plugin.config.findings import refusal
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.config.recognise import Kind, expect, recognise_tree
 from leco_plugin.config.schema import LecoConfig
-from leco_plugin.errors import ConfigError, Problem, Where
 
 _FIX = "a job, a prompt file, or a list of prompts as in '- target: ...' can be converted"
 _TAKEN = (Kind.JOB, Kind.PROMPTS, Kind.PROMPT_LIST, Kind.LECO_CONFIG, Kind.AI_TOOLKIT_JOB)
 _IGNORED = ("guidance", "rank")
 """Keys in prompt files of Concept Sliders, whose trainer does not read them."""
+_KINDS = TABLE["slider"]
 
 
 def understand(path: Path) -> Plan:
@@ -36,7 +46,7 @@ def understand(path: Path) -> Plan:
     if kind is Kind.JOB:
         return _our_job(source)
     if kind is Kind.AI_TOOLKIT_JOB:
-        return plan_host_job(source)
+        return _host_job(source)
     if kind is Kind.LECO_CONFIG:
         return _leco_config(source)
     report = Report(path)
@@ -52,7 +62,7 @@ def prompt_file(source: Source, report: Report) -> Node:
         root = _list(root, report)
     if root.table.keys().isdisjoint({*TABLES, "slider", "target", "target_class"}):
         found = "there are no prompts in this file" if root.value is None or root.table else "this is no settings file"
-        raise ConfigError(Problem(Where(source.path), found, _FIX))
+        raise refusal(source.path, found, _FIX)
     keep_texts(root, report)
     if isinstance(plain(root.table.get("slider")), dict):
         slider = root.table["slider"]
@@ -87,8 +97,7 @@ def _list(root: Node, report: Report) -> Node:
             raise item.refuse(f"must be a table of keys, not {str(plain(item))[:40]!a}", "write '- target: ...'")
     ignored = [item.table[name] for item in root.items for name in _IGNORED if name in item.table]
     if ignored:
-        was = f"{' and '.join(_IGNORED)}, which the trainer of Concept Sliders does not read, stand in the entries"
-        report.note("changed", ignored[0], was, "ignored here, too; guidance_scale is the edit strength")
+        report.say("not_read", ignored[0])
         for item in root.items:
             item.value = {name: child for name, child in item.table.items() if name not in _IGNORED}
     is_sliders = bool(root.items) and all("target_class" in item.table for item in root.items)
@@ -99,13 +108,13 @@ def _leco_config(source: Source) -> Plan:
     """Take settings and the prompt file out of a LECO config; raises ConfigError where there are no prompts."""
     report = Report(source.path)
     node = source.root.table.get("prompts_file", Node(None, path=source.path))
-    if not isinstance(node.value, str) or not node.value:
+    name = node.value if isinstance(node.value, str) else ""
+    if not name:
         raise node.refuse("there is no prompt file", "write prompts_file: prompts.yaml")
     # beside it, or from the folder that the command runs in
-    found = [folder / node.value for folder in (source.path.parent, Path.cwd()) if (folder / node.value).is_file()]
+    found = [folder / name for folder in (source.path.parent, Path.cwd()) if (folder / name).is_file()]
     if not found:
-        fix = "it is relative to this file, or to the current folder"
-        raise node.refuse(f"there is no file '{node.value}'", fix)
+        raise node.refuse(f"there is no file '{name}'", "it is relative to this file, or to the current folder")
     prompt_source = read_source(found[0])
     settings = foreign_settings(LECO, source.root, skip="prompts_file")
     settings.tables["prompts_file"] = node
@@ -136,3 +145,138 @@ def _our_job(source: Source) -> Plan:
         own = [holder.table["preserve"]] if "preserve" in holder.table else []
         holder.value = {**holder.table, "preserve": joined([preserve, *own])}
     return Plan("leco-job", source, prompts, prompt_source, report, settings)
+
+
+def _host_job(source: Source) -> Plan:
+    """Take prompts and settings out of a job; raises ConfigError where it trains no slider."""
+    config, report = _table(source.root, "config"), Report(source.path)
+    _fill_name(source.root, config.at("name").value, report)
+    roots: list[Node] = []
+    used: list[Node] = []
+    listed = config.table["process"]
+    for process in listed.items:
+        kind = plain(process.at("type"))
+        if kind in _KINDS["types"]:
+            roots.append((_concept if kind == "concept_slider" else _slider)(process, report))
+            used.append(process)
+        else:
+            what = "needs pictures" if kind in _KINDS["with_pictures"] else "is no slider"
+            report.say("no_slider", process, kind=kind, what=what)
+    if not roots:
+        kinds = ", ".join(repr(plain(process.at("type"))) for process in listed.items)
+        raise listed.refuse(f"no process of this job trains a slider from prompts, but {kinds}", "")
+    first, *others = used
+    for process in others:
+        report.say("joined", process)
+        for name, section in process.table.items():
+            if name not in ("slider", "type") and plain(section) != plain(first.at(name)):
+                report.say("first_counts", section, name=name)
+    preserve_anchors(roots, source.path.parent, report)
+    rows = CONCEPT_SLIDER if plain(first.at("type")) == "concept_slider" else SLIDER
+    settings = foreign_settings(rows, first, config, skip="slider")
+    settings.meta = source.root.table.get("meta")
+    return Plan("ai-toolkit", source, merged(roots), source, report, settings, rows)
+
+
+def _slider(process: Node, report: Report) -> Node:
+    """Return the targets of a `slider` process, with what its trainer fixes written out."""
+    section = _table(process, "slider")
+    if not isinstance(section.at("targets").value, list):
+        raise section.refuse("there is no list of targets", "write 'targets:' and '- target_class: ...'")
+    keep_texts(section, report)
+    table = {"guidance_scale": section.beside(1.0), "neutral": section.beside(""), **_batch(process)}
+    report.say("fixed", section)
+    report.say("walk", section)
+    for name, child in section.table.items():
+        if name == "targets":
+            items = entries(child, _KINDS["keys"], report)
+            for item in items:
+                item.table.setdefault("target_class", item.beside(""))
+            table["targets"] = child.like(items)
+            steps = process.table.get("train", Node({})).table.get("steps", Node(1000)).value
+            if isinstance(steps, int) and len(items) > steps:
+                report.say("trimmed", child, steps=steps, count=len(items))
+        elif name == "resolutions":
+            table[name] = _sizes(child, report)
+        elif name == "anchors":
+            table[name] = child
+        else:
+            leave_out(child, name, report)
+    return Node(table)
+
+
+def _batch(process: Node) -> dict[str, Node]:
+    batch = process.at("train", "batch_size")
+    return {} if batch.value is None else {"batch_size": batch.beside(batch.value)}
+
+
+def _concept(process: Node, report: Report) -> Node:
+    """Return the one target of a `concept_slider` process, which starts from its class."""
+    section, names = _table(process, "slider"), _KINDS["concept"]
+    section.value = {names.get(name, name): child for name, child in section.table.items()}
+    keep_texts(section, report)
+    target: dict[str, Node] = {"target_class": section.beside("")}
+    top: dict[str, Node] = {**_batch(process), **_picture_sizes(process, report)}
+    for name, child in section.table.items():
+        if name in names.values():
+            target[name] = child
+        elif name == "anchor_class":
+            top[name] = child
+        elif name != "anchor_strength" or plain(child) != 1:
+            leave_out(child, name, report)
+    if "guidance_scale" not in target:
+        target["guidance_scale"] = section.beside(3.0)
+        report.say("strength_of_3", section)
+    else:
+        report.say("strength", target["guidance_scale"])
+    target["neutral"] = target["target_class"].beside(target["target_class"].value)
+    report.say("pictures", section)
+    return Node({**top, "targets": section.beside([section.like(target)])})
+
+
+def _picture_sizes(process: Node, report: Report) -> dict[str, Node]:
+    """Take the sizes of the pictures that a concept slider is trained at."""
+    found: dict[int, Node] = {}
+    for node in (dataset.at("resolution") for dataset in process.at("datasets").items):
+        for size in node.items or [node]:
+            if isinstance(size.value, int) and not isinstance(size.value, bool):
+                found.setdefault(size.value, size)
+    if not found:
+        return {}
+    sizes = [size.beside([size.beside(side), size.beside(side)]) for side, size in found.items()]
+    first = next(iter(found.values()))
+    report.say("picture_sizes", first)
+    return {"resolutions": first.beside(sizes)}
+
+
+def _sizes(node: Node, report: Report) -> Node:
+    """Keep the sizes in their order, which is height first whatever ai-toolkit's comment says."""
+    fix = "write it as [[512, 512]]"
+    for size in node.items:
+        if len(size.items) != 2:
+            raise size.refuse("every resolution is a list of two numbers", fix)
+        if size.items[0].value != size.items[1].value:
+            report.say("order", size)
+    if not node.items:
+        raise node.refuse("there is no list of resolutions", fix)
+    return node
+
+
+def _fill_name(node: Node, name: object, report: Report) -> None:
+    """Put the job's name where `[name]` stands, as ai-toolkit does in every text."""
+    if isinstance(node.value, str):
+        if "${" in node.value:
+            report.say("variable", node)
+        if "[name]" in node.value and isinstance(name, str) and node.value != name:
+            node.value, node.raw = node.value.replace("[name]", name), ""
+            report.say("name", node)
+    for child in node.children:
+        _fill_name(child, name, report)
+
+
+def _table(parent: Node, name: str) -> Node:
+    node = parent.table.get(name, parent)
+    if node is parent or not isinstance(node.value, dict):
+        found = "is missing" if node is parent else "must be a table of keys"
+        raise node.refuse(f"{name} {found}", f"write '{name}:' and its keys below it")
+    return node

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 import tomlkit
-from tomlkit.items import AoT, Item, Table
 
 from leco_converters.tree import Node, comments, plain
 from leco_converters.write_yaml import comment_lines
@@ -19,7 +18,6 @@ from leco_plugin.config.toml_file import sd_scripts_reading
 from leco_plugin.errors import ConfigError
 
 _SAFE = re.compile("[^\"'\\\\\x00-\x1f\x7f]*\\Z")
-_SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
 _PLAIN_COMMENT = re.compile(r"[#A-Za-z0-9 .:;()/+-]*\Z")
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?\Z")
 _WIDTH = 110
@@ -27,11 +25,9 @@ _WIDTH = 110
 
 def write_toml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -> str:
     """Return the text of a prompt file; raises ConfigError for a text that `toml` cannot be made to read."""
-    document = tomlkit.document()
-    below: list[str] = []
-    _fill(document, root, below)
-    lines = [*comment_lines(head), *([""] if head else []), tomlkit.dumps(document).rstrip("\n")]
-    return "\n".join([*lines, *below, *comment_lines(tail)]).strip("\n") + "\n"
+    above: list[str] = []
+    lines = [*comment_lines(head), *([""] if head else []), *_table(root, (), above)]
+    return "\n".join([*lines, *above, *comment_lines(tail)]).strip("\n") + "\n"
 
 
 def text(value: str) -> str:
@@ -44,43 +40,32 @@ def text(value: str) -> str:
     raise ConfigError(f"sd-scripts cannot read the text {value[:40]!a} in any spelling", fix="change the prompt")
 
 
-def _fill(table: tomlkit.TOMLDocument | Table, node: Node, below: list[str]) -> None:
-    """Put in single values first, as TOML wants, then tables; ``below`` takes the comments behind the last entry."""
-    above = below
-    tables = {name: child for name, child in node.table.items() if not _is_value(child)}
-    for name, child in node.table.items():
-        if name not in tables:
+def _table(node: Node, name: tuple[str, ...], above: list[str]) -> Iterator[str]:
+    """Yield single values first, as TOML wants, then tables; ``above`` has the comments above the next line."""
+    tables = {key: child for key, child in node.table.items() if not _is_value(child)}
+    for key, child in node.table.items():
+        if key not in tables:
             behind = _behind(child)
             # `toml` misreads comments inside a list
             inside = [text for item in child.items for text in comments(item) if text]
-            above += comment_lines([*(child.before if behind else child.around), *inside])
-            table.append(name, _with_comments(tomlkit.value(_value(child)), above, behind))
-    for name, child in tables.items():
-        if isinstance(child.value, dict):
-            table.append(name, _below(child, above))
-        else:
-            above += comment_lines(child.around)
-            listed = AoT([])
-            for item in child.items:
-                listed.append(_below(item, above))
-            table.append(name, listed)
+            yield from (*above, *comment_lines([*(child.before if behind else child.around), *inside]))
+            above.clear()
+            yield f"{_key(key)} = {_value(child)}{'  ' if behind else ''}{behind}"
+    for key, child in tables.items():
+        place = ".".join(map(_key, (*name, key)))
+        above += comment_lines(child.around) if child.items else []
+        for table in child.items or [child]:
+            above += comment_lines(table.around)
+            # a table that holds tables alone needs no line of its own
+            if child.items or not table.table or any(map(_is_value, table.table.values())):
+                yield from ("", *itertools.dropwhile(lambda line: not line, above))
+                above.clear()
+                yield f"[[{place}]]" if child.items else f"[{place}]"
+            yield from _table(table, (*name, key), above)
 
 
-def _below(node: Node, above: list[str]) -> Table:
-    """Return a table of its own with what stands above it; ``above`` then has what stands behind its last entry."""
-    made, lines = tomlkit.table(), [*above, *comment_lines(node.around)]
-    above.clear()
-    _fill(made, node, above)
-    # last: tomlkit indents what is put into a table as the table is
-    _with_comments(made, ["", *itertools.dropwhile(lambda line: not line, lines)], "")
-    return made
-
-
-def _with_comments(item: Item, above: list[str], behind: str) -> Item:
-    item.trivia.indent = "".join(f"{line}\n" for line in above)
-    item.trivia.comment_ws, item.trivia.comment = "  " if behind else "", behind
-    above.clear()
-    return item
+def _key(name: str) -> str:
+    return tomlkit.key(name).as_string()
 
 
 def _behind(node: Node) -> str:
@@ -124,25 +109,18 @@ def _in_list(value: str) -> str:
         lists = {f"x = [{spelled}]\n": [value], f'x = [{spelled}, "b"]\n': [value, "b"]}
         if all(_reads_alike(text, {"x": items}) for text, items in lists.items()):
             return spelled
-    return _escaped(value)
+    return next(_spellings(value))
 
 
 def _spellings(value: str) -> Iterator[str]:
     """Yield the ways to write a text of which one is always read, the plainest first."""
-    yield _escaped(value)
-    yield _escaped(value) if re.search("['\x00-\x1f\x7f]", value) else f"'{value}'"
-    yield _escaped(value, value.replace("\\", ""))
-    yield f'"""\n{_escaped(value)[1:-1]}"""'
-
-
-def _escaped(value: str, spelled_out: str = "") -> str:
-    return f'"{"".join(_char(char, spelled_out) for char in value)}"'
-
-
-def _char(char: str, spelled_out: str) -> str:
-    if char in spelled_out or (char not in _SHORT and (char < " " or char == "\x7f")):
-        return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"
-    return _SHORT.get(char, char)
+    escaped = tomlkit.string(value).as_string()
+    yield escaped
+    yield escaped if re.search("['\x00-\x1f\x7f]", value) else f"'{value}'"
+    # every character but a backslash by its number
+    by_number = (f"\\u{ord(char):04X}" if char <= "\uffff" else f"\\U{ord(char):08X}" for char in value)
+    yield f'"{"".join(by_number)}"'.replace("\\u005C", "\\\\")
+    yield f'"""\n{escaped[1:-1]}"""'
 
 
 def _reads_alike(document: str, tree: object) -> bool:

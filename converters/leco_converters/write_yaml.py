@@ -6,15 +6,13 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import CommentMark
+from ruamel.yaml.emitter import Emitter
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-from ruamel.yaml.tokens import CommentToken
 
 from leco_converters.tree import TEXTS, Node, comments
 
@@ -27,14 +25,15 @@ _WIDTH = 110
 
 def write_yaml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -> str:
     """Return the text of a table."""
-    writer, out = _Writer(), io.StringIO()
-    document = writer.table(CommentedMap(), root, 0)
-    above = writer.place_comments()
-    _yaml().dump(document, out)
+    out = io.StringIO()
+    around: list[tuple[list[str], str]] = []
+    _yaml().dump(_made(root, 0, [], around), out)
     # ai-toolkit puts environment variables where ${...} stands, before it reads the file
-    text = out.getvalue().replace("${", "\\x24{")
-    lines = [*comment_lines(head), *([""] if head else []), *above, text.rstrip("\n"), *comment_lines(tail)]
-    return "\n".join(lines).strip("\n") + "\n"
+    written = out.getvalue().replace("${", "\\x24{").rstrip("\n").split("\n")
+    lines = [*comment_lines(head), *([""] if head else [])]
+    for line, (above, behind) in zip(written, around or [([], "")], strict=True):
+        lines += [*above, f"{line} {behind}" if behind else line]
+    return "\n".join([*lines, *comment_lines(tail)]).strip("\n") + "\n"
 
 
 def commented(nodes: Iterable[Node]) -> list[str]:
@@ -75,75 +74,42 @@ def _represent_plain(representer: RoundTripRepresenter, value: _Plain) -> Any:
 _Representer.add_representer(_Plain, _represent_plain)
 
 
+class _Emitter(Emitter):
+    """ruamel's own, which would put a long key, and one with a line end, on lines of their own."""
+
+    def check_simple_key(self) -> bool:
+        """Whether a key stands before its colon: always."""
+        return True
+
+
 def _yaml() -> YAML:
     writer = YAML()
+    writer.Emitter = _Emitter
     writer.Representer = _Representer
     writer.width = 2**30
     writer.indent(mapping=2, sequence=4, offset=2)
     return writer
 
 
-@dataclass
-class _Line:
-    """A line that ruamel writes, with the comment behind it and the lines below it up to the next value."""
+def _made(node: Node, column: int, above: list[str], around: list[tuple[list[str], str]]) -> Any:
+    """ruamel's table or list; ``around`` takes the comments above and behind each line that it will write for it.
 
-    holder: CommentedMap | CommentedSeq | None
-    key: Any = None
-    """None: the line where the holder begins."""
-    behind: str = ""
-    below: list[str] = field(default_factory=list)
-
-
-class _Writer:
-    """Makes ruamel's tables and lists; it writes all comments up to the next value behind the one before."""
-
-    def __init__(self) -> None:
-        self._lines = [_Line(None)]
-
-    def table(self, made: CommentedMap, node: Node, column: int) -> CommentedMap:
-        for name, child in node.table.items():
-            self._entry(made, name, child, column)
-        return made
-
-    def place_comments(self) -> list[str]:
-        """Hand all comments to ruamel; returns those above the first line."""
-        first, *others = self._lines
-        for line in others:
-            if line.holder is None or not (line.behind or line.below):
-                continue
-            token = CommentToken("\n".join([line.behind, *line.below]) + "\n", CommentMark(0), None)
-            if line.key is None:
-                line.holder.ca.comment = [token, None]
-            else:
-                line.holder._yaml_add_eol_comment([token, None], key=line.key)
-        return first.below
-
-    def _entry(self, made: CommentedMap | CommentedSeq, name: str, node: Node, column: int) -> None:
-        """Add an entry of a table, or an item of a list."""
-        self._above(comment_lines(node.before), column)
-        listed = isinstance(made, CommentedSeq)
-        value = _flat(node, is_prompt=listed or name in TEXTS)
-        (behind,) = comment_lines([node.after])
-        inner: CommentedMap | CommentedSeq = CommentedMap() if isinstance(node.value, dict) else CommentedSeq()
-        if isinstance(made, CommentedSeq):
-            key: Any = len(made)
-            made.append(inner if value is None else value)
-        else:
-            key = _scalar(name)
-            made[key] = inner if value is None else value
-        if value is not None:
-            self._lines.append(_Line(made, key, behind))
-        elif not listed:
-            self._lines.append(_Line(inner, None, behind))
-        elif behind:
+    Not ruamel's own comments: it ties each to the value before, and has no place for those above the first one.
+    """
+    made: Any = CommentedMap() if isinstance(node.value, dict) else CommentedSeq()
+    for name, child in [*node.table.items(), *((None, item) for item in node.items)]:
+        above = above + [" " * column + line if line else "" for line in comment_lines(child.before)]
+        (behind,) = comment_lines([child.after])
+        value = _flat(child, is_prompt=name is None or name in TEXTS)
+        if value is None and name is None:
             # the first line of an item is that of its first entry
-            self._above([behind], column)
-        if value is None:
-            for below, child in [*node.table.items(), *(("item", item) for item in node.items)]:
-                self._entry(inner, below, child, column + 2)
-
-    def _above(self, lines: list[str], column: int) -> None:
-        self._lines[-1].below += [" " * column + line if line else "" for line in lines]
+            value = _made(child, column + 2, above + ([" " * column + behind] if behind else []), around)
+        else:
+            around.append((above, behind))
+            value = _made(child, column + 2, [], around) if value is None else value
+        made.append(value) if name is None else made.update({_scalar(name): value})
+        above = []
+    return made
 
 
 def _flat(node: Node, *, is_prompt: bool) -> Any:

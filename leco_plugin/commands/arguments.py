@@ -35,6 +35,18 @@ def real(least: float, most: float) -> Callable[[str], float]:
     return number
 
 
+def prompt(text: str) -> str:
+    """Text that a model can read."""
+    from leco_plugin.config.blame import check_text
+    from leco_plugin.config.findings import Findings
+
+    findings = Findings(None)
+    check_text(text, (), findings)
+    if findings.errors:
+        raise argparse.ArgumentTypeError(findings.errors[0].message)
+    return text
+
+
 seed = whole(0, 2**63 - 1)
 
 

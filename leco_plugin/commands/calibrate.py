@@ -10,6 +10,7 @@ from leco_plugin.commands.arguments import Commands, real
 from leco_plugin.commands.codes import OK
 from leco_plugin.commands.subject import add_subject, asked
 
+_EFFECT = "effect that strength 1 shall have (default: the whole concept gone, or the end of a slider)"
 _LIMIT = "most that pictures of untouched prompts may move, where 1 is the concept (default: %(default)s)"
 
 
@@ -22,6 +23,7 @@ def add(commands: Commands) -> None:
     calibrate.add_argument("--output", type=Path, metavar="FILE", help="default: FILE-calibrated")
     calibrate.add_argument("--in-place", action="store_true", help="overwrite FILE")
     above_zero = real(sys.float_info.min, sys.float_info.max)
+    calibrate.add_argument("--effect", type=above_zero, metavar="X", help=_EFFECT)
     calibrate.add_argument("--drift-limit", type=above_zero, default=1.0, metavar="X", help=_LIMIT)
     calibrate.set_defaults(command=_calibrate)
 
@@ -30,5 +32,5 @@ def _calibrate(options: argparse.Namespace) -> int:
     from leco_plugin.lora.calibrate import calibrate
 
     output = options.file if options.in_place else options.output
-    calibrate(options.file, asked(options), output, options.drift_limit)
+    calibrate(options.file, asked(options), output, options.drift_limit, options.effect)
     return OK

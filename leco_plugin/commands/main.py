@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from leco_plugin import __version__
-from leco_plugin.commands import calibrate, check, convert, demo, evaluate, host, inspect, preview, report, train
+from leco_plugin.commands import calibrate, check, convert, demo, evaluate, host, inspect, preview, report, train, tune
 from leco_plugin.commands.codes import INTERRUPTED, OK, REFUSED
 from leco_plugin.errors import LESS_MEMORY, LecoError, is_out_of_memory, reason
+from leco_plugin.launched import speaks_here
 from leco_plugin.streams import write_lines
 
 
@@ -31,7 +32,9 @@ def _guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except LecoError as error:
-        write_lines(sys.stderr, map(str, error.problems))
+        # what its machine's other processes find, too
+        if speaks_here():
+            write_lines(sys.stderr, map(str, error.problems))
         return REFUSED
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -51,6 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="leco", description="Train LECO LoRAs from prompts alone.")
     parser.add_argument("--version", action="version", version=f"leco_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report):
+    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune):
         command.add(commands)
     return parser

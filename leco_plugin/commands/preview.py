@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from leco_plugin.commands.arguments import Commands, real, seed, take_strengths_below_zero, whole
+from leco_plugin.commands.arguments import Commands, prompt, real, seed, take_strengths_below_zero, whole
 from leco_plugin.commands.codes import OK
 from leco_plugin.config.names import SAMPLERS
 
@@ -14,10 +14,9 @@ def add(commands: Commands) -> None:
     """Add `leco preview`."""
     preview = commands.add_parser("preview", help="draw a LoRA at several strengths, beside the base model")
     preview.add_argument("file", type=Path, metavar="FILE", help="LoRA file of any trainer, or the folder of a run")
-    preview.add_argument(
-        "--prompt", action="append", default=[], metavar="PROMPT", help="default: what it was trained on"
-    )
-    preview.add_argument("--negative", default="", metavar="PROMPT", help="negative prompt")
+    about = "default: what it was trained on"
+    preview.add_argument("--prompt", type=prompt, action="append", default=[], metavar="PROMPT", help=about)
+    preview.add_argument("--negative", type=prompt, default="", metavar="PROMPT", help="negative prompt")
     preview.add_argument("--strengths", metavar="A..B", help="A..B:STEP or a list; default: -2..2 for a slider")
     preview.add_argument("--seeds", type=_seeds, default=(0,), metavar="N,N", help="one row each (default: 0)")
     preview.add_argument(

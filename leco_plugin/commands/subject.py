@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leco_plugin.commands.arguments import whole
+from leco_plugin.commands.arguments import prompt, whole
 
 if TYPE_CHECKING:
     from leco_plugin.lora.subject import Asked
@@ -16,7 +16,8 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     """Add what `asked` reads."""
     parser.add_argument("--model", metavar="MODEL", help="default: what the file or the job tells")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompt file or job; default: what the file tells")
-    parser.add_argument("--untouched", action="append", default=[], metavar="PROMPT", help="a prompt that shall stay")
+    about = "a prompt that shall stay"
+    parser.add_argument("--untouched", type=prompt, action="append", default=[], metavar="PROMPT", help=about)
     parser.add_argument(
         "--seeds", type=whole(1, 1000), default=8, metavar="N", help="noise samples a pair (%(default)s)"
     )

@@ -13,6 +13,7 @@ from leco_plugin.config import toml_file, yaml_file
 from leco_plugin.config.blame import check_texts, read_model
 from leco_plugin.config.files import TEXT_FORMATS, Document, read_document
 from leco_plugin.config.findings import Findings, Key, describe, did_you_mean, in_file_order, shorten
+from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.config.prompts import Prompts, check_preserve, read_prompts
 from leco_plugin.config.recognise import Kind, expect, recognise_tree
@@ -136,7 +137,9 @@ def build_section(document: Document, process: int) -> LoadedSection:
     builder = _Builder(document, document.findings())
     tree: Any = document.tree
     section = builder.section(tree["config"]["process"][process]["leco"], ("config", "process", process, "leco"))
-    return replace(builder.sound(section), warnings=builder.warnings)
+    found = replace(builder.sound(section), warnings=builder.warnings)
+    refuse_nothing(found.pairs)
+    return found
 
 
 @dataclass

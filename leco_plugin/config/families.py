@@ -64,7 +64,7 @@ _ROWS = (
     ("flux2", "FLUX.2", "Flux2", "Flux2Transformer2DModel", ("flux2",), "flux.2-dev", "0.37", 0, 4.0),
     ("flux2_klein", "FLUX.2 klein", "Flux2Klein", "Flux2Transformer2DModel", ("flux2_klein_4b", "flux2_klein_9b"),
      "flux.2-klein", "0.37", 4),
-    ("qwen_image", "Qwen-Image", "QwenImage", "QwenImageTransformer2DModel", ("qwen_image",), "qwen-image", "0.35",
+    ("qwen_image", "Qwen-Image", "QwenImage", "QwenImageTransformer2DModel", ("qwen_image",), "qwen-image", "0.37",
      0, None, _BLOCKS, r"transformer_blocks\.LAST\.(attn\.(add_q_proj|to_add_out)|txt_mlp)\b.*"),
     ("krea2", "Krea 2", "Krea2", "Krea2Transformer2DModel", ("krea2",), "krea-2", "0.39", 8),
     ("chroma", "Chroma", "Chroma", "ChromaTransformer2DModel", ("chroma",), "chroma", "0.34"),
@@ -72,7 +72,7 @@ _ROWS = (
      "0.31", 4, None, _BLOCKS, r"transformer_blocks\.LAST\.attn\.add_q_proj"),
     ("lumina2", "Lumina 2", "Lumina2", "Lumina2Transformer2DModel", ("lumina2",), "lumina-2", "0.33",
      0, None, r"layers\.\d+\.(attn|feed_forward)\..*"),
-    ("auraflow", "AuraFlow", "AuraFlow", "AuraFlowTransformer2DModel", ("auraflow",), "auraflow-v1", "0.33",
+    ("auraflow", "AuraFlow", "AuraFlow", "AuraFlowTransformer2DModel", ("auraflow",), "auraflow-v1", "0.34",
      0, None, r"(joint|single)_transformer_blocks\.\d+\.(attn|ff|ff_context)\b.*"),
 )  # fmt: skip
 FLOW_FAMILIES: Mapping[str, FlowFamily] = {row[0]: FlowFamily(*row) for row in _ROWS}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leco_plugin.config import json_file, toml_file, yaml_file
-from leco_plugin.config.findings import Findings, Key
-from leco_plugin.errors import ConfigError, Problem, Where
+from leco_plugin.config.findings import Findings, Key, refusal
+from leco_plugin.errors import Where
 
 _MEBIBYTE = 1024 * 1024
 _LARGEST = 4 * _MEBIBYTE
@@ -52,11 +52,11 @@ def read_document(path: Path) -> Document:
     data = _read(path)
     parse = _PARSERS.get(path.suffix.lower())
     if parse is None:
-        raise _refuse(path, "the ending does not say what format this file has", "name it .toml, .yaml, .yml or .json")
+        raise refusal(path, "the ending does not say what format this file has", "name it .toml, .yaml, .yml or .json")
     text = _decode(path, data)
     tree, lines = parse(text.removeprefix("\ufeff"), path)
     if _deeper(tree):
-        raise _refuse(path, f"nested more than {_DEEPEST} levels deep, so it is no settings file", "check the path")
+        raise refusal(path, f"nested more than {_DEEPEST} levels deep, so it is no settings file", "check the path")
     return Document(path, tree, lines, text)
 
 
@@ -74,21 +74,21 @@ def read_prompt_lines(path: Path) -> list[str]:
 def _read(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise _refuse(path, "this is a folder, not a file", "name a file in it")
+            raise refusal(path, "this is a folder, not a file", "name a file in it")
         if not path.exists():
-            raise _refuse(path, "there is no such file", "check the spelling and the folder it is in")
+            raise refusal(path, "there is no such file", "check the spelling and the folder it is in")
         if not path.is_file():
-            raise _refuse(path, "this is not an ordinary file", "save the text in a file")
+            raise refusal(path, "this is not an ordinary file", "save the text in a file")
         size = path.stat().st_size
         if size > _LARGEST:
-            raise _refuse(path, f"larger than {_LARGEST} bytes, so it is not a settings file", "check the path")
+            raise refusal(path, f"larger than {_LARGEST} bytes, so it is not a settings file", "check the path")
         if size > _LARGEST_YAML and path.suffix.lower() in (".yaml", ".yml"):
             fix = "write it as TOML or JSON, which are read faster"
-            raise _refuse(path, f"larger than {_LARGEST_YAML} bytes, which YAML is read too slowly for", fix)
+            raise refusal(path, f"larger than {_LARGEST_YAML} bytes, which YAML is read too slowly for", fix)
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise _refuse(path, f"cannot be read: {reason}", "check the path and its permissions") from None
+        raise refusal(path, f"cannot be read: {reason}", "check the path and its permissions") from None
 
 
 def _deeper(tree: object) -> bool:
@@ -106,17 +106,13 @@ def _deeper(tree: object) -> bool:
 
 def _decode(path: Path, data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _refuse(path, "the text is UTF-16, not UTF-8", "save it as UTF-8")
+        raise refusal(path, "the text is UTF-16, not UTF-8", "save it as UTF-8")
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
-        raise _refuse(path, "there is a NUL byte, so this is not UTF-8 text", "save it as UTF-8 text", line)
+        raise refusal(path, "there is a NUL byte, so this is not UTF-8 text", "save it as UTF-8 text", line)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise _refuse(path, "the text is not UTF-8", "save it as UTF-8", line) from None
+        raise refusal(path, "the text is not UTF-8", "save it as UTF-8", line) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _refuse(path: Path, message: str, fix: str, line: int | None = None) -> ConfigError:
-    return ConfigError(Problem(Where(path, line), message, fix))

@@ -54,6 +54,11 @@ def shorten(value: object, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def refusal(file: Path, message: str, fix: str = "", line: int | None = None, key: Key = ()) -> ConfigError:
+    """The error that a file, or one place in it, cannot be read."""
+    return ConfigError(Problem(Where(file, line, key_text(key)), message, fix))
+
+
 @dataclass
 class Findings:
     """Errors and warnings about one file, each with the line of its key."""

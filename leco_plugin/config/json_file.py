@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from leco_plugin.config.findings import Key, key_text
+from leco_plugin.config.findings import Key, refusal
 from leco_plugin.config.scan import Scanner
-from leco_plugin.errors import ConfigError, Problem, Where
+
+_FIX = "correct the JSON, or write it as YAML or TOML"
 
 
 def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
@@ -21,16 +22,11 @@ def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
         scanner = Scanner(text, lambda written: [json.loads(written)])
         lines = scanner.json()
     except json.JSONDecodeError as error:
-        raise _refuse(path, error.lineno, f"not valid JSON: {error.msg}") from None
+        raise refusal(path, f"not valid JSON: {error.msg}", _FIX, error.lineno) from None
     except RecursionError:
-        raise _refuse(path, None, "nested too deeply") from None
+        raise refusal(path, "nested too deeply", _FIX) from None
     except ValueError as error:
-        raise _refuse(path, None, f"not valid JSON: {error}") from None
+        raise refusal(path, f"not valid JSON: {error}", _FIX) from None
     for key, line in scanner.repeated:
-        where = Where(path, line, key_text(key))
-        raise ConfigError(Problem(where, f"this key already stands in line {lines[key]}", "keep one of them"))
+        raise refusal(path, f"this key already stands in line {lines[key]}", "keep one of them", line, key)
     return tree, lines
-
-
-def _refuse(path: Path, line: int | None, message: str) -> ConfigError:
-    return ConfigError(Problem(Where(path, line), message, "correct the JSON, or write it as YAML or TOML"))

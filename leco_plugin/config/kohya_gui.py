@@ -23,7 +23,7 @@ _LAUNCH: Mapping[str, tuple[object, ...]] = {
     "dynamo_use_fullgraph": (),
     "dynamo_use_dynamic": (),
 }
-"""What only `accelerate launch` reads; where values are listed, others ask for more than one process can do."""
+"""What only `accelerate launch` reads; where values are listed, others ask for several processes, which it starts."""
 
 
 def settings_of_preset(preset: Mapping[str, object], findings: Findings, *, sdxl: bool) -> dict[str, object]:
@@ -38,7 +38,11 @@ def settings_of_preset(preset: Mapping[str, object], findings: Findings, *, sdxl
     for name, value in preset.items():
         if name in _LAUNCH:
             if _LAUNCH[name] and value not in (None, *_LAUNCH[name]):
-                findings.error((name,), "LECO trains in one process on one device", "take the value out of the preset")
+                findings.error(
+                    (name,),
+                    "only `accelerate launch` starts several processes",
+                    "give it that option, and take this out",
+                )
         elif not (name in _OFF_AT_0 and value == 0):
             settings[name] = value.replace('"', "").split() if name in _LISTS and isinstance(value, str) else value
     settings.pop("sdxl", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leco_plugin.config.findings import Findings, Key
@@ -64,23 +64,26 @@ def warn_root_of_prompts(top: Entry, entries: Sequence[Entry], findings: Finding
                 findings.warn((*top.key, name), "has no effect, because every entry is a slider", "remove it")
 
 
+_ODD: Sequence[tuple[str, Callable[[float], bool], str, str]] = (
+    ("weight", lambda value: value == 0, "weight 0 leaves this entry untrained", "remove the entry"),
+    ("weight", lambda value: value < 0, "a negative weight drives the model away from the goal without end",
+     "use a positive weight, and the other action"),
+    ("guidance_scale", lambda value: value == 0, "guidance_scale 0 changes nothing but the neutral",
+     "write 1.0 or more"),
+    ("guidance_scale", lambda value: value < 0, "a negative guidance_scale turns erase into enhance, and back",
+     "use the other action"),
+    ("multiplier", lambda value: value == 0, "multiplier 0 switches the LoRA off, so nothing is trained", "write 1.0"),
+)  # fmt: skip
+"""Numbers that are legal and seldom meant."""
+
+
 def _warn_numbers(entry: Entry, top: Entry, values: Values, findings: Findings) -> None:
-    if values.weight == 0:
-        findings.warn(entry.place("weight", top), "weight 0 leaves this entry untrained", "remove the entry")
-    elif values.weight is not None and values.weight < 0:
-        message = "a negative weight drives the model away from the goal without end"
-        findings.warn(entry.place("weight", top), message, "use a positive weight, and the other action")
     # with the target itself as neutral it is meant: the pair keeps that prompt as it is
     keeps = "target" in entry.table and entry.table.get("neutral") == entry.table["target"]
-    if values.guidance_scale == 0 and not keeps:
-        place = entry.place("guidance_scale", top)
-        findings.warn(place, "guidance_scale 0 changes nothing but the neutral", "write 1.0 or more")
-    elif values.guidance_scale is not None and values.guidance_scale < 0:
-        place = entry.place("guidance_scale", top)
-        findings.warn(place, "a negative guidance_scale turns erase into enhance, and back", "use the other action")
-    if values.multiplier == 0:
-        place = entry.place("multiplier", top)
-        findings.warn(place, "multiplier 0 switches the LoRA off, so nothing is trained", "write 1.0")
+    for name, is_odd, message, fix in _ODD:
+        value = getattr(values, name)
+        if value is not None and is_odd(value) and not (keeps and name == "guidance_scale" and value == 0):
+            findings.warn(entry.place(name, top), message, fix)
 
 
 def _warn_dynamic(entry: Entry, top: Entry, values: Values, sizes: Sequence[Size], findings: Findings) -> None:

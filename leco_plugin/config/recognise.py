@@ -13,12 +13,13 @@ from enum import Enum
 from pathlib import Path
 
 from leco_plugin.config.files import TEXT_FORMATS, read_document
-from leco_plugin.config.findings import did_you_mean
-from leco_plugin.errors import ConfigError, Problem, Where
+from leco_plugin.config.findings import did_you_mean, refusal
+from leco_plugin.errors import ConfigError
 
 _LARGEST_HEADER = 100_000_000
 """Bytes; what the safetensors library allows."""
 _PICKLE_START = 4 * 1024 * 1024
+_HISTORY = ".run.jsonl"
 
 
 class Kind(Enum):
@@ -37,6 +38,8 @@ class Kind(Enum):
     MODEL = "a model"
     EMBEDDING = "a textual-inversion embedding"
     STATE = "a state of a run"
+    RUN = "a run that has been trained"
+    GGUF = "a GGUF file"
     UNKNOWN = "none of the files that are known here"
 
 
@@ -54,6 +57,8 @@ _COMMANDS: Mapping[Kind, str] = {
     Kind.MODEL: "name it in a job as model.name_or_path, or to a command as --model",
     Kind.EMBEDDING: "put it into the folder that model.embeddings_folder of a job names",
     Kind.STATE: "leco train JOB --set resume={file}",
+    Kind.RUN: "leco report {file}",
+    Kind.GGUF: "nothing here reads it; get the weights as .safetensors, or as a diffusers folder",
 }
 
 
@@ -76,7 +81,7 @@ class Found:
         if self.kind in (*kinds, Kind.UNKNOWN):
             return self
         called = self.called or self.kind.value
-        raise ConfigError(Problem(Where(self.path), f"this is {called}: {self.command}"))
+        raise refusal(self.path, f"this is {called}: {self.command}")
 
 
 def recognise(path: str | Path) -> Found:
@@ -105,7 +110,7 @@ def recognise_tree(path: Path, tree: object) -> Found:
         return Found(path, Kind.UNKNOWN)
     if "job" in tree or "config" in tree:
         return Found(path, _job(tree))
-    if isinstance(tree.get("pretrained_model"), dict) or ("prompts_file" in tree and not tree.keys().isdisjoint(_LECO)):
+    if _is_leco(tree):
         return Found(path, Kind.LECO_CONFIG)
     if not tree.keys().isdisjoint(_PROMPTS):
         return Found(path, Kind.PROMPTS)
@@ -121,6 +126,8 @@ _SETTINGS = frozenset({
     "pretrained_model_name_or_path", "prompts_file", "output_name", "max_train_steps", "network_module", "network_dim",
     "network_alpha", "optimizer_type", "max_denoising_steps", "leco_denoise_guidance_scale", "train_data_dir",
 })  # fmt: skip
+_SETTINGS_ALONE = _SETTINGS - {"prompts_file", "max_denoising_steps"}
+"""Those that LECO has not, too."""
 _OF_THE_GUI = frozenset({"num_cpu_threads_per_process", "num_processes", "LoRA_type", "extra_accelerate_launch_args"})
 _OTHER_TOOLS: Mapping[str, Callable[[Mapping[str, object]], bool]] = {
     "a workflow of ComfyUI": lambda tree: {"nodes", "links"} <= tree.keys() or _is_comfy_prompt(tree),
@@ -129,11 +136,25 @@ _OTHER_TOOLS: Mapping[str, Callable[[Mapping[str, object]], bool]] = {
     "a dataset config of sd-scripts": lambda tree: isinstance(tree.get("datasets"), list),
     "a config of diffusion-pipe": lambda tree: isinstance(tree.get("adapter"), dict) and "dataset" in tree,
     "a config of accelerate": lambda tree: "compute_environment" in tree,
+    "what web UIs show of a LoRA": lambda tree: not {"preferred weight", "trainedWords"}.isdisjoint(tree),
 }
 
 
 def _is_comfy_prompt(tree: Mapping[str, object]) -> bool:
     return bool(tree) and all(isinstance(node, dict) and "class_type" in node for node in tree.values())
+
+
+def _is_leco(tree: Mapping[str, object]) -> bool:
+    """Whether it has LECO's sections; sd-scripts' may have any names, but other keys."""
+    if isinstance(tree.get("pretrained_model"), dict):
+        return True
+    return (
+        "prompts_file" in tree and not tree.keys().isdisjoint(_LECO) and _names_inside(tree).isdisjoint(_SETTINGS_ALONE)
+    )
+
+
+def _names_inside(tree: Mapping[str, object]) -> set[str]:
+    return {*tree, *(name for table in tree.values() if isinstance(table, dict) for name in table)}
 
 
 def _is_prompt(item: object) -> bool:
@@ -155,12 +176,12 @@ def _flat(tree: Mapping[str, object]) -> Kind:
         return Kind.ONETRAINER_PRESET
     if "peft_type" in tree:
         return Kind.LORA
-    if "_class_name" in tree or "_diffusers_version" in tree:
+    if not {"_class_name", "_diffusers_version", "architectures"}.isdisjoint(tree):
         return Kind.MODEL
-    names = {*tree, *(name for table in tree.values() if isinstance(table, dict) for name in table)}
-    if names.isdisjoint(_SETTINGS):
-        return Kind.UNKNOWN
-    return Kind.SETTINGS if names.isdisjoint(_OF_THE_GUI) else Kind.GUI_PRESET
+    names = _names_inside(tree)
+    if not names.isdisjoint(_OF_THE_GUI):
+        return Kind.GUI_PRESET
+    return Kind.UNKNOWN if names.isdisjoint(_SETTINGS) else Kind.SETTINGS
 
 
 def _folder(path: Path) -> Kind:
@@ -169,7 +190,9 @@ def _folder(path: Path) -> Kind:
         return Kind.LORA
     if inside & {"model_index.json", "unet", "transformer"}:
         return Kind.MODEL
-    return Kind.STATE if {"manifest.json", "state.json"} <= inside else Kind.UNKNOWN
+    if {"manifest.json", "state.json"} <= inside:
+        return Kind.STATE
+    return Kind.RUN if any(name.endswith(_HISTORY) for name in inside) else Kind.UNKNOWN
 
 
 def _binary(path: Path) -> Kind:
@@ -178,7 +201,8 @@ def _binary(path: Path) -> Kind:
         return _tensors(_header(path))
     if suffix in (".ckpt", ".pt", ".pth", ".bin"):
         return _pickled(path)
-    return Kind.MODEL if suffix == ".gguf" and path.is_file() else Kind.UNKNOWN
+    known = {".gguf": Kind.GGUF, ".jsonl": Kind.RUN if path.name.endswith(_HISTORY) else Kind.UNKNOWN}
+    return known.get(suffix, Kind.UNKNOWN) if path.is_file() else Kind.UNKNOWN
 
 
 def names_in(path: Path) -> str:
@@ -201,14 +225,16 @@ def _header(path: Path) -> list[str]:
     return [name for name in header if name != "__metadata__"] if isinstance(header, dict) else []
 
 
-_OF_LORAS = re.compile(r"lora[_.]|lycoris_|\.(hada|lokr|b?oft)_|\.(alpha|dora_scale|diff|diff_b)$")
+_OF_LORAS = re.compile(r"lora[_.]|lycoris_|\.(hada|lokr|b?oft|vera|ia3)_")
+_OF_SOME_LORAS = re.compile(r"\.(alpha|dora_scale|diff|diff_b|set_weight|w_norm|b_norm|on_input|[ab][12]\.weight)$")
+"""Endings that a model may have, too, but not on most of its tensors."""
 _OF_EMBEDDINGS = ({"emb_params"}, {"clip_l"}, {"clip_g"}, {"clip_g", "clip_l"}, {"string_to_param"})
 
 
 def _tensors(names: list[str]) -> Kind:
     if set(names) in _OF_EMBEDDINGS:
         return Kind.EMBEDDING
-    if any(map(_OF_LORAS.search, names)):
+    if any(map(_OF_LORAS.search, names)) or 2 * sum(map(bool, map(_OF_SOME_LORAS.search, names))) > len(names):
         return Kind.LORA
     return Kind.MODEL if names else Kind.UNKNOWN
 
@@ -218,7 +244,7 @@ def _pickled(path: Path) -> Kind:
     start = _start_of_pickle(path)
     if b"string_to_param" in start:
         return Kind.EMBEDDING
-    if any(part in start for part in (b"lora_down", b"lora_up", b"lora_A", b"lora_B", b"hada_w1", b"lokr_w1")):
+    if any(part in start for part in (b"lora_", b"lycoris_", b"hada_w1", b"lokr_w1", b"lora.up")):
         return Kind.LORA
     return Kind.MODEL if b".weight" in start else Kind.UNKNOWN
 

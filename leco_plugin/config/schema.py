@@ -174,6 +174,14 @@ class MemoryConfig(Frozen):
     lowram: bool = False
     """Load weights straight onto the device: less main memory."""
 
+    @model_validator(mode="after")
+    def _options_fit(self) -> MemoryConfig:
+        if self.fp8_base and self.quantize:
+            raise refuse("fp8_base and quantize do the same", "keep one of the two")
+        if self.quantize == "nf4" and self.offload:
+            raise refuse("weights in nf4 cannot be offloaded", "set quantize to int8, or leave offload out")
+        return self
+
 
 class SaveConfig(Frozen):
     """The files that a run leaves."""

@@ -19,8 +19,19 @@ from leco_plugin.config.files import read_document, read_prompt_lines
 from leco_plugin.config.findings import Findings, Key, describe, did_you_mean
 from leco_plugin.config.kinds import Finite, Frozen, Whole
 from leco_plugin.config.kohya_gui import settings_of_preset
-from leco_plugin.config.schema import DORA, JobConfig, PromptPair
-from leco_plugin.config.sd_flags import ALGORITHMS, FLAGS, NETWORK_ARGS, NETWORK_MODULES, REQUIRED, Kind, options
+from leco_plugin.config.recognise import Kind as FileKind
+from leco_plugin.config.recognise import expect, recognise_tree
+from leco_plugin.config.schema import DORA, JobConfig, NetworkConfig, PromptPair
+from leco_plugin.config.sd_flags import (
+    ALGORITHMS,
+    FLAGS,
+    NETWORK_ARGS,
+    NETWORK_ARGS_OFF,
+    NETWORK_MODULES,
+    REQUIRED,
+    Kind,
+    options,
+)
 from leco_plugin.errors import ConfigError, Problem, Where
 
 Read = TypeVar("Read")
@@ -49,6 +60,8 @@ def load_flags(arguments: Sequence[str], *, sdxl: bool) -> FlagsJob:
     reader.command_line(arguments)
     config_file = reader.given.pop("config_file", None)
     if isinstance(config_file, str):
+        # as sd-scripts does, the ending may be left out
+        expect(config_file, FileKind.SETTINGS, FileKind.GUI_PRESET)
         reader.config_file(Path(config_file if config_file.endswith((".toml", ".json")) else f"{config_file}.toml"))
     reader.sort_out()
     return reader.job()
@@ -120,10 +133,12 @@ class _Reader:
     def config_file(self, path: Path) -> None:
         """Take in a settings file, its sections flattened; what is on the command line already counts more."""
         document = read_document(path)
+        recognise_tree(path, document.tree).expected(FileKind.SETTINGS, FileKind.GUI_PRESET)
         findings = document.findings()
         tree = document.tree if isinstance(document.tree, dict) else {}
         if path.suffix == ".json":
             tree = settings_of_preset(tree, findings, sdxl=self.sdxl)
+            findings.raise_errors()
         flat: dict[str, Key] = {}
         for key, value in _flattened(tree):
             name = str(key[-1])
@@ -251,7 +266,9 @@ class _Reader:
 
     def _network(self) -> Found:
         module = self.values.get("network_module", "networks.lora")
-        arguments = self._key_values("network_args")
+        arguments = {
+            name: value for name, value in self._key_values("network_args").items() if not _is_off(name, value)
+        }
         chosen: dict[str, object] = {"network.type": NETWORK_MODULES.get(module, "lora")}
         if "dora" in module.lower():
             self._wrong("network_module", DORA, "use networks.lora")
@@ -266,12 +283,18 @@ class _Reader:
                 more[to] = float(value) if kind == "float" and isinstance(value, int) else value
             elif name == "algo" and module == "lycoris.kohya" and value in ALGORITHMS:
                 chosen["network.type"] = ALGORITHMS[str(value)]
-            elif (name in ("dora_wd", "use_dora") and value) or (name == "algo" and value == "dora"):
+            elif name in ("dora_wd", "use_dora") or (name == "algo" and value == "dora"):
                 self._wrong("network_args", f"{name}={value}: {DORA}", "leave it out")
-            elif name not in ("dora_wd", "use_dora"):
+            else:
                 guess = did_you_mean(name, NETWORK_ARGS)
                 fix = f"did you mean {guess}?" if guess else f"there are {', '.join(NETWORK_ARGS)}"
                 self._wrong("network_args", f"{name}={value} is not there", fix)
+        # alpha 0 is alpha = rank in sd-scripts and LyCORIS
+        rank = self.values.get("network_dim", NetworkConfig.model_fields["linear"].default)
+        if self.values.get("network_alpha") == 0:
+            chosen["network.linear_alpha"] = float(rank)
+        if more.get("network.conv_alpha") == 0:
+            more["network.conv_alpha"] = float(cast("int", more.get("network.conv", 1)))
         return {"network_module": chosen, "network_args": more}
 
     def _key_values(self, flag: str) -> dict[str, Any]:
@@ -280,7 +303,7 @@ class _Reader:
             name, equals, text = word.partition("=")
             if equals and name.strip():
                 found[name.strip()] = _literal(text.strip())
-            else:
+            elif word:
                 self._wrong(flag, f"'{word}' sets nothing", "write key=value, such as weight_decay=0.01")
         return found
 
@@ -292,6 +315,11 @@ class _Reader:
 
     def _note(self, problem: Problem) -> None:
         self.findings.errors.append(problem)
+
+
+def _is_off(name: str, value: object) -> bool:
+    """Whether an argument of a network asks for nothing, as where it is left out."""
+    return (not value and name not in NETWORK_ARGS) or value in (None, "") or value == NETWORK_ARGS_OFF.get(name)
 
 
 Found = dict[str, dict[str, object]]

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import toml
 
-from leco_plugin.config.findings import Key
+from leco_plugin.config.findings import Key, refusal
 from leco_plugin.config.scan import Scanner
-from leco_plugin.errors import ConfigError, Problem, Where
 
 if sys.version_info >= (3, 11):
-    import tomllib
+    import tomllib as tomllib
 else:
     import tomli as tomllib
+
+_FIX = "text needs quotes, and every line reads key = value or [table]"
 
 
 def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
@@ -25,11 +26,11 @@ def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
         return tree, Scanner(text, _names).toml()
     except tomllib.TOMLDecodeError as error:
         message, line = _plain(str(error), text)
-        raise _refuse(path, line, message) from None
+        raise refusal(path, message, _FIX, line) from None
     except RecursionError:
-        raise _refuse(path, None, "nested too deeply") from None
+        raise refusal(path, "nested too deeply", _FIX) from None
     except ValueError as error:
-        raise _refuse(path, None, f"not valid TOML: {error}") from None
+        raise refusal(path, f"not valid TOML: {error}", _FIX) from None
 
 
 def sd_scripts_reading(text: str, tree: object) -> str:
@@ -58,11 +59,6 @@ def _plain(message: str, text: str) -> tuple[str, int]:
     if reason.startswith(("Cannot overwrite", "Cannot declare")) or "twice" in reason:
         return "this key or table already stands above", line
     return f"not valid TOML: {reason[:1].lower()}{reason[1:]}", line
-
-
-def _refuse(path: Path, line: int | None, message: str) -> ConfigError:
-    fix = "text needs quotes, and every line reads key = value or [table]"
-    return ConfigError(Problem(Where(path, line), message, fix))
 
 
 def _names(written: str) -> list[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from leco_plugin.config.findings import Key, key_text
-from leco_plugin.errors import ConfigError, Problem, Where
+from leco_plugin.config.findings import Key, refusal
+from leco_plugin.errors import ConfigError
 
 _MOST_VALUES = 100_000
 _DEEPEST = 50
+_FIX = "correct the YAML in or above this line"
 _TAG = "tag:yaml.org,2002:"
 _NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
@@ -40,20 +41,30 @@ class _Loader(yaml.SafeLoader):
 
 def parse(text: str, path: Path) -> tuple[object, dict[Key, int]]:
     """Return the values and the line of each key; raises ConfigError for what is not safe, single-document YAML."""
+    tree, builder = _build(text, path)
+    return tree, builder.lines
+
+
+def spellings(text: str, path: Path) -> dict[Key, str]:
+    """How the text spells each value that is none itself: ``1.50`` or ``true``; raises ConfigError like `parse`."""
+    return _build(text, path)[1].spelled
+
+
+def _build(text: str, path: Path) -> tuple[object, _Builder]:
     try:
         node = yaml.compose(text, _Loader)
         builder = _Builder(path, text)
-        return (None if node is None else builder.value(node, ())), builder.lines
+        return (None if node is None else builder.value(node, ())), builder
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise _refuse(path, line, f"not valid YAML: {_reason(error)}") from None
+        raise refusal(path, f"not valid YAML: {_reason(error)}", _FIX, line) from None
     except yaml.YAMLError as error:
-        raise _refuse(path, None, f"not valid YAML: {str(error).splitlines()[0]}") from None
+        raise refusal(path, f"not valid YAML: {str(error).splitlines()[0]}", _FIX) from None
     except RecursionError:
-        raise _refuse(path, None, "nested too deeply") from None
+        raise refusal(path, "nested too deeply", _FIX) from None
     except (ValueError, OverflowError):
         # PyYAML lets them through where an escape such as "\U00110000" names no character
-        raise _refuse(path, None, "not valid YAML: an escape in it names no character") from None
+        raise refusal(path, "not valid YAML: an escape in it names no character", _FIX) from None
 
 
 def scalar(text: str) -> object:
@@ -72,6 +83,7 @@ class _Builder:
         # PyYAML's own count takes U+0085 and U+2028 for ends of lines, which no editor does
         self._ends = [match.start() for match in re.finditer("\n", text)]
         self.lines: dict[Key, int] = {}
+        self.spelled: dict[Key, str] = {}
         self._count = 0
 
     def value(self, node: yaml.Node, key: Key) -> object:
@@ -140,13 +152,14 @@ class _Builder:
             raise self._refuse(node, key, f"the tag {kind} is not allowed here", "remove the tag")
         if not patterns[kind].match(node.value):
             raise self._refuse(node, key, f"'{node.value}' is not what the tag {kind} says", "remove the tag")
+        self.spelled[key] = node.value
         try:
             return _convert(kind.removeprefix("!!"), node.value)
         except ValueError:
             raise self._refuse(node, key, "this number has too many digits", "write a smaller number") from None
 
     def _refuse(self, node: yaml.Node, key: Key, message: str, fix: str = "write the values out") -> ConfigError:
-        return _refuse(self.path, self._line(node), message, fix, key)
+        return refusal(self.path, message, fix, self._line(node), key)
 
     def _line(self, node: yaml.Node) -> int:
         return bisect.bisect_left(self._ends, node.start_mark.index) + 1
@@ -179,9 +192,3 @@ def _reason(error: yaml.MarkedYAMLError) -> str:
     if error.problem and "\\t" in error.problem:
         return "a tab cannot indent a line; use spaces"
     return error.problem or str(error.context)
-
-
-def _refuse(
-    path: Path, line: int | None, message: str, fix: str = "correct the YAML in or above this line", key: Key = ()
-) -> ConfigError:
-    return ConfigError(Problem(Where(path, line, key_text(key)), message, fix))

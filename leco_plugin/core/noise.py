@@ -26,6 +26,11 @@ def diffusion_snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
     return kept / (1 - kept)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A ``tensor`` of the CPU on ``device``; a CUDA device is not waited for, since it can read pinned memory alone."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def draw_index(count: int, generator: Generator) -> int:
     """One of 0..``count`` - 1."""
     return int(torch.randint(count, (), generator=generator))

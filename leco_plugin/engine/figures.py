@@ -58,6 +58,12 @@ class Effect:
     beside: float
     """How far they move beside that direction."""
 
+    @classmethod
+    def of(cls, along: float, size: float, concept: float) -> Effect:
+        """From sums of the change times the concept, and of the squares of both."""
+        part = ratio(along, concept)
+        return cls(part, math.sqrt(max(0.0, ratio(size, concept) - part**2)))
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -126,9 +132,8 @@ class Measured:
 def _effect(asked: Sequence[tuple[PairFigures, float, int]]) -> Effect:
     """Of pairs at a strength each, and on which side of it their concept is."""
     concept = sum(one.concept for one, _, _ in asked)
-    along = ratio(sum(sign * one.along[strength] for one, strength, sign in asked), concept)
-    change = ratio(sum(one.change[strength] for one, strength, _ in asked), concept)
-    return Effect(along, math.sqrt(max(0.0, change - along**2)))
+    along = sum(sign * one.along[strength] for one, strength, sign in asked)
+    return Effect.of(along, sum(one.change[strength] for one, strength, _ in asked), concept)
 
 
 def ratio(part: float, whole: float) -> float:

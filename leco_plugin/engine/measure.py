@@ -16,7 +16,7 @@ from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.core import objective
 from leco_plugin.core.walk import Walk
 from leco_plugin.engine.concepts import encode_concepts
-from leco_plugin.engine.figures import Measured, PairFigures, ratio
+from leco_plugin.engine.figures import Effect, Measured, PairFigures
 from leco_plugin.engine.rows import Model, Row, Samplers
 from leco_plugin.engine.step import LecoStep, StepSettings
 
@@ -108,20 +108,24 @@ class Bench:
         moved = {prompt: self._drift(step, number, strengths) for number, prompt in watched}
         return Measured(tuple(pairs), moved, self._course.states)
 
-    def shares(self) -> dict[str, float]:
-        """For each untouched prompt the part of the first pair's concept that is in it, in pictures of the base model.
+    def shares(self) -> dict[str, Effect]:
+        """What each untouched prompt adds to the first pair's neutral one, in pictures of the base model.
 
-        What it adds to the neutral prompt, along what the positive one adds to the unconditional: 1 is the concept.
+        Along what the positive one adds to the unconditional, which is the concept and 1, and beside it.
         """
-        concept, (whole, parts) = self._concepts[0], (0.0, [0.0] * len(self._untouched))
+        concept, whole = self._concepts[0], 0.0
+        parts = {prompt: [0.0, 0.0] for prompt in self._untouched}
         rows = [Row(0, prompt, 0.0) for prompt in (concept.neutral, concept.unconditional, concept.positive)]
         others = [Row(0, one.target, 0.0) for one in self._concepts[1:]]
         for walk in self._states(self._step(0.0), 0):
             known, weight = self._ask(walk, [*rows, *others]), self._weight(walk)
             nothing, added = known[rows[0]], known[rows[2]] - known[rows[1]]
             whole += weight * _dot(added, added)
-            parts = [part + weight * _dot(known[row] - nothing, added) for part, row in zip(parts, others, strict=True)]
-        return {prompt: ratio(part, whole) for prompt, part in zip(self._untouched, parts, strict=True)}
+            for part, row in zip(parts.values(), others, strict=True):
+                own = known[row] - nothing
+                part[0] += weight * _dot(own, added)
+                part[1] += weight * _dot(own, own)
+        return {prompt: Effect.of(along, size, whole) for prompt, (along, size) in parts.items()}
 
     def _step(self, factor: float) -> LecoStep:
         """The step whose walks have the LoRA at ``factor`` times each pair's multiplier."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from leco_plugin.errors import ConfigError
 
 SAME = 0.9
 """Share of the concept in a word's own pictures from which on it is the concept by another name, and not kept."""
+NOTHING = 0.3
+"""What a word has to add to pictures, in units of the concept, to be more than a word like "the"."""
 _LIKE_THE_NEAREST, _MOST_WORDS = 0.5, 4
 _MOST_CONCEPTS, _MOST_PLACES = 4, 6
 _SAMPLES, _STATES, _STEPS = 8, 6, 20
@@ -81,12 +84,13 @@ def preserved(leco: LecoConfig, denoiser: Denoiser, pairs: Sequence[PromptPair],
 
 
 def _others(denoiser: Denoiser, concept: str, pair: PromptPair, words: Sequence[str], course: Course) -> list[str]:
-    """Those of ``words`` that are not the concept itself by another name, by what the frozen model draws for them."""
+    """Those of ``words`` that say something, and not the concept by another name, by what the frozen model draws."""
     prompts = [_with(pair.positive, concept, word) for word in words]
     enough = replace(course, samples=_SAMPLES, most_states=_STATES, steps=max(_STEPS, course.steps))
     bench = Bench(denoiser, NoNetwork(), [pair], prompts, enough)
     shares = bench.shares() if prompts else {}
-    return [word for word, prompt in zip(words, prompts, strict=True) if shares[prompt] < SAME]
+    found = {word: shares[prompt] for word, prompt in zip(words, prompts, strict=True)}
+    return [word for word, one in found.items() if one.along < SAME and math.hypot(one.along, one.beside) > NOTHING]
 
 
 def _places(pairs: Sequence[PromptPair], concept: str, word: str) -> tuple[str, ...]:

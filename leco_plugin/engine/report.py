@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -13,11 +13,14 @@ from torch import Tensor
 
 from leco_plugin.contracts import Observer
 from leco_plugin.core.state import StateTree
-from leco_plugin.engine.progress import Progress
+from leco_plugin.engine.progress import Progress, Readings
 from leco_plugin.engine.step import StepResult
 from leco_plugin.engine.stop import AtOnce
 from leco_plugin.errors import reason
 from leco_plugin.events import Event, StepDone, Warned
+
+Part = tuple[list[float], int, Readings]
+"""Losses, samples and readings of one process."""
 
 
 class Report:
@@ -69,6 +72,14 @@ class Meter:
         self._losses.append(result.loss)
         self._samples += result.samples
         self._progress.add(result.measured)
+
+    def share(self, exchange: Callable[[Part], Sequence[Part]]) -> None:
+        """Have all that was measured in several processes since the last report; ``exchange`` gives what each has."""
+        parts = exchange(([float(loss) for loss in self._losses], self._samples, self._progress.pending()))
+        self._losses = [torch.tensor(loss) for losses, _, _ in parts for loss in losses]
+        self._samples = sum(samples for _, samples, _ in parts)
+        for _, _, readings in parts:
+            self._progress.take(readings)
 
     def state(self) -> StateTree:
         """What was measured and not yet reported."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from leco_plugin.config.schema import JobConfig, LecoConfig, ModelConfig, NetworkConfig, PromptPair, TrainConfig
 from leco_plugin.engine.state_file import Stored
@@ -45,10 +45,20 @@ def model_weights_hash(module: nn.Module) -> str:
     parameters = list(module.parameters())
     digest = hashlib.sha256()
     for parameter in parameters[:: max(1, len(parameters) // _SAMPLED_WEIGHTS)]:
-        values = parameter.detach().flatten()
+        values = parameter.detach()
+        # torchao's weights in fewer bits have few operations of their own
+        values = (values if type(parameter.data) is Tensor else values.dequantize()).flatten()
         part = values[:: max(1, len(values) // _SAMPLED_VALUES)].to("cpu", torch.float32)
         digest.update(repr((tuple(parameter.shape), part.tolist())).encode())
     return digest.hexdigest()[:16]
+
+
+def weights_hash(parameters: Iterable[Tensor]) -> str:
+    """Tells weights apart, bit for bit."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def refuse_other_run(stored: Stored, described: Mapping[str, str]) -> None:

@@ -101,7 +101,7 @@ class LecoStep:
         )
         turn = noise.draw_index(MEASURE_EVERY * max(1, self._untouched.round), own)
         device = denoiser.device
-        return Walk(pair, latents.to(device), conditioning.to(device), sampler, own, turn=turn)
+        return Walk(pair, noise.sent(latents, device), noise.sent(conditioning, device), sampler, own, turn=turn)
 
     def guide(self, walks: Sequence[Walk]) -> list[Tensor]:
         """Guided prediction (B, C, h, w) at every walk's state with the LoRA on at its pair's multiplier."""
@@ -113,7 +113,7 @@ class LecoStep:
     def leap(self, walk: Walk, prediction: Tensor, position: int) -> Tensor:
         """Latents (B, C, h, w) of a walk after ``position`` steps, in one stride along its guided ``prediction``."""
         denoiser, sampler = self._model.denoiser, walk.sampler
-        now, then = denoiser.snr(sampler.timesteps[[walk.position, position]])
+        now, then = denoiser.snr(torch.stack([walk.timestep, sampler.timesteps[position]]))
         # a sampler of its own: one that is asked at one place remembers that
         unscaled = sampler.fresh().model_input(torch.ones_like(walk.latents), position)
         latents = objective.stride(walk.model_input, prediction, now, then, denoiser.prediction_type)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.estimate.cards import CALL_SECONDS, CPU, SIZES, SPEEDS, USABLE, Speed, cards_here
 from leco_plugin.estimate.run import Estimate, Estimator, UnknownModelError
 
 _GIB = 2**30
 _BEYOND = 10**9
 """Numbers above are not written out."""
+_SIZES, _USABLE = (8, 12, 16, 24), 0.95
+"""GiB that cards usually have, and how much of it: the rest has the system, or the desktop."""
+_SPEEDS = {
+    "an RTX 3060": (13, 6), "an RTX 4070": (30, 14), "an RTX 3090": (35, 17), "an RTX 4090": (80, 40),
+    "an A100": (120, 10), "an H100": (300, 30), "a CPU of eight cores": (0.2, 0.3),
+}  # fmt: skip
+"""TFLOP/s that training reaches, in half precision and in float32: about half of what the data sheet promises."""
+_CALL_SECONDS = 0.02
+"""What a call of a model takes at the least, however little there is to compute: its thousand kernels are started."""
 _LABELS = {
     "model": "weights of the model",
     "network": "network: weights, gradients, the optimizer's state",
@@ -35,18 +45,23 @@ def estimate_lines(job: JobConfig, *, parts: bool = True) -> Iterator[str]:
     yield f"memory on a GPU, estimated: {_size(found.peak)} at its peak"
     if parts:
         yield from _part_lines(found)
-    yield from _time_lines(job, found)
-    here, number = cards_here(), int(job.device.partition(":")[2] or 0)
-    if number < len(here) and (job.device == "auto" or job.device.startswith("cuda")):
-        card = here[number]
-        free = f"{_size(card.free)} of {_size(card.total)} are free"
-        yield f"  {card.name}: {free}; {_verdict(job, found, card.free, estimator)}"
+    yield (
+        f"time, roughly, within a factor of two: an optimizer step is {found.rows:.3g} forward passes of one "
+        f"sample besides the backward pass, {found.flops / 1e12:.3g} TFLOP"
+    )
+    steps = job.train.steps if job.train.steps < _BEYOND else f"over {_BEYOND:,}"
+    times = (f"{_time(job, found, *speed)} on {name}" for name, speed in _SPEEDS.items())
+    yield f"  {steps} steps: about {', '.join(times)}"
+    cards, number = _cards_here(), int(job.device.partition(":")[2] or 0)
+    if number < len(cards) and (job.device == "auto" or job.device.startswith("cuda")):
+        name, total, free = cards[number]
+        yield f"  {name}: {_size(free)} of {_size(total)} are free; {_verdict(job, found, free, estimator)}"
         return
     if fitting := _fitting(found):
         yield f"  fits a card of {', '.join(map(str, fitting))} GB"
     # the larger ones first: what they need is tried on the way to what the smaller ones do
-    for size in sorted(set(SIZES) - set(fitting), reverse=True):
-        yield f"  a card of {size} GB: {_verdict(job, found, _room(size), estimator)}"
+    for size in sorted(set(_SIZES) - set(fitting), reverse=True):
+        yield f"  a card of {size} GB: {_verdict(job, found, _USABLE * size * _GIB, estimator)}"
 
 
 def _part_lines(found: Estimate) -> Iterator[str]:
@@ -82,22 +97,9 @@ def _verdict(job: JobConfig, found: Estimate, room: float, estimator: Estimator)
     return f"too small{tried}{encoders}"
 
 
-def _time_lines(job: JobConfig, found: Estimate) -> Iterator[str]:
-    yield (
-        f"time, roughly, within a factor of two: an optimizer step is {found.rows:.3g} forward passes of one "
-        f"sample besides the backward pass, {found.flops / 1e12:.3g} TFLOP"
-    )
-    shown = {**SPEEDS, "CPU of eight cores": CPU}
-    times = [
-        f"{_time(job, found, speed)} on {'an' if name[0] in 'ARH' else 'a'} {name}" for name, speed in shown.items()
-    ]
-    steps = job.train.steps if job.train.steps < _BEYOND else f"over {_BEYOND:,}"
-    yield f"  {steps} steps: about {', '.join(times)}"
-
-
-def _time(job: JobConfig, found: Estimate, speed: Speed) -> str:
-    tera_flops = speed.full if job.train.dtype == "fp32" else speed.half
-    seconds = min(job.train.steps, _BEYOND) * max(found.flops / 1e12 / tera_flops, found.steps.calls * CALL_SECONDS)
+def _time(job: JobConfig, found: Estimate, half: float, full: float) -> str:
+    tera_flops = full if job.train.dtype == "fp32" else half
+    seconds = min(job.train.steps, _BEYOND) * max(found.flops / 1e12 / tera_flops, found.steps.calls * _CALL_SECONDS)
     for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{max(1, round(seconds / unit))} {name}"
@@ -105,16 +107,20 @@ def _time(job: JobConfig, found: Estimate, speed: Speed) -> str:
     return f"{days} days" if days < 36500 else "over 100 years"
 
 
-def _article(name: str) -> str:
-    return f"{'an' if name[0] in 'ARH' else 'a'} {name}"
-
-
 def _fitting(found: Estimate) -> list[int]:
-    return [size for size in SIZES if found.peak <= _room(size)]
+    return [size for size in _SIZES if found.peak <= _USABLE * size * _GIB]
 
 
-def _room(size: int) -> float:
-    return USABLE * size * _GIB
+def _cards_here() -> list[tuple[str, int, int]]:
+    """The NVIDIA cards of this machine, with all and free bytes; none where their driver does not answer."""
+    query = "--query-gpu=name,memory.total,memory.free"
+    try:
+        command = [shutil.which("nvidia-smi") or "", query, "--format=csv,noheader,nounits"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603
+        cards = (line.rsplit(",", 2) for line in answer.splitlines() if line.strip())
+        return [(name.strip(), int(total) * 2**20, int(free) * 2**20) for name, total, free in cards]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
 
 
 def _size(count: int) -> str:

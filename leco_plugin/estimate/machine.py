@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
-        self._held: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._held = {tensor.untyped_storage()._cdata for tensor in known}
         self._outcomes: dict[Any, tuple[Any, int]] = {}
         self.now = self.most = self.flops = 0
 
@@ -46,60 +45,57 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
         """Its result and FLOPs; what it makes of tensors of the same shapes is found out once, for that is slow."""
-        if _shares(func):
+        shares, in_place = _memory(func)
+        if shares and not in_place:
             return func(*args, **kwargs), 0
-        key = (func, _shapes(args), _shapes(tuple(kwargs.items())))
+        key = func, _shapes(args), _shapes(tuple(kwargs.items()))
         if key in self._outcomes:
-            outcome, flops = self._outcomes[key]
-            return _made(outcome), flops
+            shapes, flops = self._outcomes[key]
+            return args[0] if in_place else _made(shapes), flops
         out = func(*args, **kwargs)
         formula = flop_registry.get(func.overloadpacket)
         flops = int(formula(*args, **kwargs, out_val=out)) if formula else 0
         parts = out if isinstance(out, (tuple, list)) else (out,)
-        if parts and all(isinstance(part, Tensor) and part.is_meta for part in parts):
+        if all(part is None or (isinstance(part, Tensor) and part.is_meta) for part in parts):
             self._outcomes[key] = _shapes(out), flops
         return out, flops
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         place, size = storage._cdata, storage.nbytes()
-        if place in self._held or place in self._known:
-            return
+        if place not in self._held:
+            self._held.add(place)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, place, size)
 
-        def gone(_: object) -> None:
-            del self._held[place]
-            self.now -= size
-
-        self._held[place] = weakref.ref(storage, gone)
-        self.now += size
-        self.most = max(self.most, self.now)
+    def _gone(self, place: int, size: int) -> None:
+        self._held.remove(place)
+        self.now -= size
 
 
 @cache
-def _shares(func: Any) -> bool:
-    """Whether its result may be the memory of an argument, or an argument is written to."""
-    return any(value.alias_info for value in (*func._schema.arguments, *func._schema.returns))
-
-
-class _Shape(NamedTuple):
-    size: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: str
+def _memory(func: Any) -> tuple[bool, bool]:
+    """Whether the memory of a result is that of an argument, and whether it is the first one itself, written to."""
+    shares = any(value.alias_info for value in (*func._schema.arguments, *func._schema.returns))
+    return shares, func._schema.name.endswith("_") and torch.Tag.inplace_view not in func.tags
 
 
 def _shapes(value: Any) -> Any:
+    """``value`` without the numbers in its tensors."""
     if isinstance(value, Tensor):
-        return _Shape(value.shape, value.stride(), value.dtype, value.device.type)
+        return value.shape, value.stride(), value.dtype, value.device.type
     if isinstance(value, (tuple, list)):
         return tuple(map(_shapes, value))
     # 1 and 1.0 and True are equal, and make other tensors
     return type(value), value
 
 
-def _made(outcome: Any) -> Any:
-    if isinstance(outcome, _Shape):
-        return torch.empty_strided(outcome.size, outcome.stride, dtype=outcome.dtype, device="meta")
-    return tuple(map(_made, outcome))
+def _made(shapes: Any) -> Any:
+    if shapes == (type(None), None):
+        return None
+    if isinstance(shapes[0], torch.Size):
+        return torch.empty_strided(shapes[0], shapes[1], dtype=shapes[2], device="meta")
+    return tuple(map(_made, shapes))
 
 
 class LikeCuda(TorchFunctionMode):
@@ -142,17 +138,8 @@ class LikeCuda(TorchFunctionMode):
         return self._copies[id(value)]
 
 
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+               is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False) -> Tensor:  # fmt: skip
     """``scaled_dot_product_attention`` by the kernel that keeps no matrix; the meta device would take another."""
     if enable_gqa:
         key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
@@ -160,7 +147,6 @@ def _attention(
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros(attn_mask.shape, dtype=query.dtype, device=query.device)
         attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
-    result: tuple[Tensor, ...] = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
-    )
-    return result[0]
+    kernel: Any = torch.ops.aten._scaled_dot_product_efficient_attention
+    grads = torch.is_grad_enabled()
+    return cast(Tensor, kernel(query, key, value, attn_mask, grads, dropout_p, is_causal, scale=scale)[0])

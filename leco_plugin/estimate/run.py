@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from leco_plugin.config.schema import JobConfig, PromptPair
+from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import LecoError
 from leco_plugin.estimate.steps import Call, Steps, count_steps
 from leco_plugin.estimate.trace import Cost, Traced
@@ -20,6 +20,22 @@ _STATE_BYTES: Mapping[str, float] = {
     "prodigy": 16, "dadaptation": 12, "dadaptadam": 12, "dadaptadampreprint": 12, "dadaptadan": 20, "dadaptadanip": 20,
 }  # fmt: skip
 """For a weight of four bytes. Others keep two such numbers, as Adam does; paged ones can leave the device."""
+_OFFLOAD = "memory.offload: layers"
+_CHANGES: Sequence[tuple[str, str, Callable[[Any], object]]] = (
+    ("train.dtype: bf16", "train.dtype", lambda old: "bf16" if old == "fp32" else old),
+    ("train.gradient_checkpointing: true", "train.gradient_checkpointing", lambda old: True),
+    ("leco.pairs_per_step: 1", "leco.pairs_per_step", lambda old: 1),
+    ("batch_size = 1 in the prompts", "batch_size", lambda old: 1),
+    ("memory.fp8_base: true", "memory.fp8_base", lambda old: True),
+    ("train.optimizer: adamw8bit", "train.optimizer", lambda old: "adamw8bit" if old == "adamw" else old),
+    (_OFFLOAD, "memory.offload", lambda old: old or "layers"),
+    ("network.linear: 4", "network.linear", lambda old: min(4, old)),
+    # multiples of 64, as every model takes them
+    ("half the resolution in the prompts", "resolution",
+     lambda old: tuple(side if side < 512 else side // 128 * 64 for side in old)),
+)  # fmt: skip
+"""What makes a run smaller, from what costs least to what costs most: in words, the option or key, its new value."""
+_T = TypeVar("_T")
 
 
 class UnknownModelError(Exception):
@@ -59,7 +75,7 @@ class Estimator:
     """Estimates of a job and of jobs like it; what they have in common is traced once."""
 
     def __init__(self) -> None:
-        self._known: dict[object, Any] = {}
+        self._known: dict[object, object] = {}
 
     def estimate(self, job: JobConfig) -> Estimate:
         """What ``job`` needs; UnknownModelError where its model is not at hand, or cannot be traced."""
@@ -96,32 +112,29 @@ class Estimator:
         if small < large:
             least = self._cost(job, Call(shapes[small], 1)).flops
             square = (1 - least * large / (per_row[False] * small)) / (large - small)
-        flops = 0.0
-        for (shape, gradient), rows in steps.rows.items():
-            area = shape[1] * shape[2]
-            flops += rows * per_row[gradient] * area / large * (1 - (large - area) * square)
-        return flops
+        areas = {kind: kind[0][1] * kind[0][2] for kind in steps.rows}
+        return sum(rows * per_row[kind[1]] * areas[kind] / large * (1 - (large - areas[kind]) * square)
+                   for kind, rows in steps.rows.items())  # fmt: skip
 
     def _traced(self, job: JobConfig) -> Traced:
-        key = (job.model, job.network, job.memory, job.train.dtype)
-        return cast(Traced, self._once(key, lambda: Traced(job)))
+        return self._once((job.model, job.network, job.memory, job.train.dtype), lambda: Traced(job))
 
     def _steps(self, job: JobConfig) -> Steps:
         traced, train = self._traced(job), job.train
         key = (job.model, job.network.type, job.leco, train.steps, train.gradient_accumulation, job.pairs)
-        return cast(Steps, self._once(key, lambda: count_steps(job, traced.model.denoiser, traced.network)))
+        return self._once(key, lambda: count_steps(job, traced.model.denoiser, traced.network))
 
     def _cost(self, job: JobConfig, call: Call) -> Cost:
         again = call.gradient and job.train.gradient_checkpointing
         # where weights are while they are not computed with makes no difference to a call
         memory = job.memory.model_copy(update={"offload": None})
         key = (job.model, job.network, memory, job.train.dtype, again, call)
-        return cast(Cost, self._once(key, lambda: self._traced(job).cost(call, again=again)))
+        return self._once(key, lambda: self._traced(job).cost(call, again=again))
 
-    def _once(self, key: object, make: Callable[[], Any]) -> Any:
+    def _once(self, key: object, make: Callable[[], _T]) -> _T:
         if key not in self._known:
             self._known[key] = make()
-        return self._known[key]
+        return cast(_T, self._known[key])
 
     def what_fits(self, job: JobConfig, room: float) -> tuple[list[str], Estimate]:
         """Options to set, one after the other, until the run needs no more than ``room`` bytes, and the estimate then.
@@ -133,9 +146,9 @@ class Estimator:
         if now.text_encoders + _CONTEXT > room:
             return said, now
         flow = self._traced(job).model.denoiser.prediction_type == "flow"
-        for option, change in (*_CHANGES, *(_FLOW_CHANGES if flow else ()), *_LAST_CHANGES):
-            changed = change(job)
-            if now.peak <= room or changed == job:
+        for option, place, change in _CHANGES:
+            changed = _changed(job, place, change)
+            if now.peak <= room or changed == job or (option == _OFFLOAD and not flow):
                 continue
             try:
                 then = self.estimate(changed)
@@ -147,36 +160,11 @@ class Estimator:
         return said, now
 
 
-def _with(job: JobConfig, section: str, **values: object) -> JobConfig:
-    return job.model_copy(update={section: getattr(job, section).model_copy(update=values)})
-
-
-def _pairs(job: JobConfig, values: Callable[[PromptPair], dict[str, object]]) -> JobConfig:
-    return job.model_copy(update={"pairs": tuple(pair.model_copy(update=values(pair)) for pair in job.pairs)})
-
-
-def _halved(pair: PromptPair) -> dict[str, object]:
-    # multiples of 64, as every model takes them
-    return {"resolution": tuple(side if side < 512 else side // 128 * 64 for side in pair.resolution)}
-
-
-_Changes = Sequence[tuple[str, Callable[[JobConfig], JobConfig]]]
-_CHANGES: _Changes = (
-    ("train.dtype: bf16", lambda job: _with(job, "train", dtype="bf16") if job.train.dtype == "fp32" else job),
-    ("train.gradient_checkpointing: true", lambda job: _with(job, "train", gradient_checkpointing=True)),
-    ("leco.pairs_per_step: 1", lambda job: _with(job, "leco", pairs_per_step=1)),
-    ("batch_size = 1 in the prompts", lambda job: _pairs(job, lambda pair: {"batch_size": 1})),
-    ("memory.fp8_base: true", lambda job: job if job.memory.quantize else _with(job, "memory", fp8_base=True)),
-    (
-        "train.optimizer: adamw8bit",
-        lambda job: _with(job, "train", optimizer="adamw8bit") if job.train.optimizer == "adamw" else job,
-    ),
-)
-"""What makes a run smaller, from what costs least to what costs most."""
-_FLOW_CHANGES: _Changes = (
-    ("memory.offload: layers", lambda job: _with(job, "memory", offload=job.memory.offload or "layers")),
-)
-_LAST_CHANGES: _Changes = (
-    ("network.linear: 4", lambda job: _with(job, "network", linear=min(4, job.network.linear))),
-    ("half the resolution in the prompts", lambda job: _pairs(job, _halved)),
-)
+def _changed(job: JobConfig, place: str, change: Callable[[Any], object]) -> JobConfig:
+    """``job`` with another value of an option, or of a key of every pair."""
+    section, _, key = place.rpartition(".")
+    if section:
+        old = getattr(job, section)
+        return job.model_copy(update={section: old.model_copy(update={key: change(getattr(old, key))})})
+    pairs = (pair.model_copy(update={key: change(getattr(pair, key))}) for pair in job.pairs)
+    return job.model_copy(update={"pairs": tuple(pairs)})

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
 
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Network
-from leco_plugin.core.walk import Walk, guided
-from leco_plugin.engine.assemble import Training, assemble
+from leco_plugin.core.walk import Walks, guided
+from leco_plugin.engine.assemble import assemble
 from leco_plugin.engine.concepts import MEASURE_EVERY
 from leco_plugin.engine.measure import NoNetwork
 from leco_plugin.engine.pool_size import walks_per_step
@@ -53,37 +54,26 @@ class Steps:
 
 def count_steps(job: JobConfig, denoiser: Denoiser, network: Network) -> Steps:
     """What ``job`` asks of a model and network like these; ModelError for a size that does not fit the model."""
-    samples = job.leco.pairs_per_step * max(pair.batch_size for pair in job.pairs)
-    if samples > _MOST_SAMPLES:
+    if job.leco.pairs_per_step * max(pair.batch_size for pair in job.pairs) > _MOST_SAMPLES:
         raise ValueError(f"more than {_MOST_SAMPLES} samples a step are not counted")
-    model = _Model(denoiser, network.takes_rows)
-    training = _training(job, model)
-    training.step.run(training.walks, lambda loss: None)
+    run, later, passes = _Steps(job, denoiser, network), list[Call](), 0
     # the first step fills the pool
-    first, model.calls, passes = model.calls, [], 0
-    while passes < _MOST_STEPS and len(model.calls) < _MOST_CALLS:
-        training.step.run(training.walks, lambda loss: None)
+    first = run.step(run.walks)
+    while passes < _MOST_STEPS and len(later) < _MOST_CALLS:
+        later += run.step(run.walks)
         passes += 1
-    often, whole = job.train.gradient_accumulation, job.train.steps * job.train.gradient_accumulation
-
-    def mean(later: int, at_first: int) -> float:
-        return often * (later / passes * ((whole - 1) / whole) + at_first / whole)
-
-    (begun, begun_rows), (calls, rows) = _counted(first), _counted(model.calls)
-    kinds = {kind: mean(rows[kind], begun_rows[kind]) for kind in rows | begun_rows}
-    return Steps(*_widest(job, denoiser, network), kinds, mean(calls, begun))
-
-
-def _counted(calls: Sequence[Call]) -> tuple[int, Counter[tuple[Shape, bool]]]:
-    rows: Counter[tuple[Shape, bool]] = Counter()
-    for call in calls:
-        rows[call.shape, call.gradient] += call.rows
-    return sum(3 if call.gradient else 1 for call in calls), rows
+    once = 1 / job.train.steps
+    often = (job.train.gradient_accumulation - once) / passes
+    rows, calls = defaultdict[tuple[Shape, bool], float](float), 0.0
+    for call, times in (*((call, once) for call in first), *((call, often) for call in later)):
+        rows[call.shape, call.gradient] += times * call.rows
+        calls += times * (3 if call.gradient else 1)
+    return Steps(*_widest(job, denoiser, network), dict(rows), calls)
 
 
 def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> tuple[Call, Call]:
     """Of a step whose walks are all of the pair that asks for most, at a state where the base model is measured."""
-    pooled = job.leco.walk == "pool"
+    leco, pooled = job.leco, job.leco.walk == "pool"
     pairs = tuple(pair.model_copy(update={"dynamic_resolution": False}) for pair in job.pairs)
 
     def asks(number: int) -> tuple[int, int]:
@@ -91,49 +81,51 @@ def _widest(job: JobConfig, denoiser: Denoiser, network: Network) -> tuple[Call,
         prompts = {pair.target, pair.positive, pair.unconditional, pair.neutral}
         return pair.resolution[0] * pair.resolution[1] * (1 if pooled else pair.batch_size), len(prompts)
 
-    most = max(range(len(pairs)), key=asks)
-    model = _Model(denoiser, network.takes_rows)
-    step = _training(job.model_copy(update={"pairs": pairs}), model).step
-    count = walks_per_step(job.leco, pairs) if pooled else job.leco.pairs_per_step
+    run, most = _Steps(job.model_copy(update={"pairs": pairs}), denoiser, network), max(range(len(pairs)), key=asks)
+    count = walks_per_step(leco, pairs) if pooled else leco.pairs_per_step
     # those of the step before are still on their way
-    late = count if pooled and job.leco.pool_stride > 1 else 0
-    walks = [step.begin(most, Generator().manual_seed(0), 1 if pooled else None) for _ in range(count + late)]
+    late = count if pooled and leco.pool_stride > 1 else 0
+    walks = [run.begin(most, Generator().manual_seed(0), 1 if pooled else None) for _ in range(count + late)]
+    given: Any = SimpleNamespace(
+        draw=lambda: walks[:count], behind=lambda: walks[count:], moved=lambda *_: None, moves_on=pooled
+    )
+    calls: list[Call] = []
     # untouched prompts are measured in turn, and some of them are among the rows anyway
     for turn in range(_MOST_TURNS):
         for walk in walks:
             walk.position, walk.turn = 1, MEASURE_EVERY * (turn + 1) - 1
-        step.run(_Given(walks[:count], walks[count:], pooled), lambda loss: None)
-    teacher, student = ([call for call in model.calls if call.gradient is gradient] for gradient in (False, True))
+        calls += run.step(given)
+    teacher, student = ([call for call in calls if call.gradient is gradient] for gradient in (False, True))
     return max(teacher, key=lambda call: call.rows), max(student, key=lambda call: call.rows)
 
 
-def _training(job: JobConfig, model: _Model) -> Training:
-    settings = StepSettings(denoise_guidance_scale=job.leco.denoise_guidance_scale)
-    sampler, generator = job.train.noise_scheduler, Generator().manual_seed(0)
-    denoiser = cast(Denoiser, model)
-    return assemble(
-        job.pairs, job.leco, settings, denoiser=denoiser, network=model, sampler=sampler, generator=generator
-    )
-
-
-class _Model(NoNetwork):
+class _Steps(NoNetwork):
     """Denoiser, network and text in one; latents are as small as can be, one shape for each real one."""
 
     device = torch.device("cpu")
     prediction_type = "flow"
     guide = staticmethod(guided)
 
-    def __init__(self, denoiser: Denoiser, takes_rows: bool) -> None:
-        self.takes_rows, self._denoiser = takes_rows, denoiser
+    def __init__(self, job: JobConfig, denoiser: Denoiser, network: Network) -> None:
+        self.takes_rows, self._denoiser = network.takes_rows, denoiser
         self._shapes: list[Shape] = []
         self._strength: float | tuple[float, ...] = 1.0
-        self.calls: list[Call] = []
+        self._calls: list[Call] = []
+        settings = StepSettings(denoise_guidance_scale=job.leco.denoise_guidance_scale)
+        training = assemble(
+            job.pairs, job.leco, settings, denoiser=cast(Denoiser, self), network=self,
+            sampler=job.train.noise_scheduler, generator=Generator().manual_seed(0),
+        )  # fmt: skip
+        self._step, self.begin, self.walks = training.step, training.step.begin, training.walks
 
-    def encode(self, prompts: Sequence[str]) -> _Model:
-        return self
+    def step(self, walks: Walks) -> list[Call]:
+        """The calls of one step at ``walks``."""
+        self._step.run(walks, lambda loss: None)
+        calls, self._calls = self._calls, []
+        return calls
 
-    def rows(self, prompts: Sequence[int]) -> None:
-        return None
+    def encode(self, prompts: Sequence[str]) -> SimpleNamespace:
+        return SimpleNamespace(rows=lambda prompts: None)
 
     def multiplier(self, value: float | Sequence[float]) -> AbstractContextManager[None]:
         self._strength = value if isinstance(value, (int, float)) else tuple(value)
@@ -147,46 +139,16 @@ class _Model(NoNetwork):
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: None, sizes: Tensor) -> Tensor:
         shape = self._shapes[latents.shape[-1] - 1]
-        self.calls.append(Call(shape, len(latents), torch.is_grad_enabled(), self._strength))
+        self._calls.append(Call(shape, len(latents), torch.is_grad_enabled(), self._strength))
         return torch.zeros_like(latents)
 
-    def sampler(self, name: str, steps: int, shape: Shape) -> _Still:
-        return _Still(torch.zeros(steps))
+    def sampler(self, name: str, steps: int, shape: Shape) -> SimpleNamespace:
+        """One that leaves latents as they are."""
+        still = SimpleNamespace(timesteps=torch.zeros(steps), init_noise_sigma=1.0)
+        still.fresh = lambda: still
+        still.model_input = lambda latents, index: latents
+        still.step = lambda prediction, index, latents, generator: latents
+        return still
 
     def snr(self, timesteps: Tensor) -> Tensor:
         return torch.ones(len(timesteps))
-
-
-@dataclass(frozen=True)
-class _Still:
-    """A sampler that leaves latents as they are."""
-
-    timesteps: Tensor
-    init_noise_sigma: float = 1.0
-
-    def fresh(self) -> _Still:
-        return self
-
-    def model_input(self, latents: Tensor, index: int) -> Tensor:
-        return latents
-
-    def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
-        return latents
-
-
-@dataclass(frozen=True)
-class _Given:
-    """These walks, again and again."""
-
-    walks: Sequence[Walk]
-    late: Sequence[Walk]
-    moves_on: bool
-
-    def draw(self) -> Sequence[Walk]:
-        return self.walks
-
-    def behind(self) -> Sequence[Walk]:
-        return self.late
-
-    def moved(self, walks: Sequence[Walk], predictions: Sequence[Tensor]) -> None:
-        pass

@@ -34,18 +34,13 @@ class Traced:
         self._build()
 
     def _build(self) -> None:
-        job = self._job
-        self.model = meta_model(job.model, job.train.dtype, job.memory)
-        self.network = create_network(job.network, self.model.denoiser.module, seed=0)
+        self.model = meta_model(self._job.model, self._job.train.dtype, self._job.memory)
+        self.network = create_network(self._job.network, self.model.denoiser.module, seed=0)
         self._recomputes = False
         for parameter in self.network.parameters():
             # part of the network's own memory, not of a call's
             parameter.grad = torch.empty_like(parameter)
-
-    @property
-    def trained(self) -> int:
-        """Numbers that are trained."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        self.trained = sum(parameter.numel() for parameter in self.network.parameters())
 
     def cost(self, call: Call, *, again: bool = False) -> Cost:
         """Of ``call``; for a backward pass activations are computed ``again``, or kept."""
@@ -54,17 +49,14 @@ class Traced:
         if call.gradient and again and not self._recomputes:
             self.model.checkpoint()
             self._recomputes = True
-        return self._count(call)
-
-    def _count(self, call: Call) -> Cost:
         rows, module = call.rows, self.model.denoiser.module
-        latents = torch.empty(rows, *call.shape, device="meta")
-        timesteps, sizes = torch.empty(rows, device="meta"), torch.empty(rows, 6, device="meta")
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        live = Live([*module.parameters(), *module.buffers(), *gradients, latents, timesteps, sizes])
+        given = [torch.empty(rows, *shape, device="meta") for shape in (call.shape, (), (6,))]
+        grads = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        live = Live([*module.parameters(), *module.buffers(), *grads, *given])
         card = LikeCuda(_HALF[self._job.train.dtype])
         with live, torch.set_grad_enabled(call.gradient), self.network.multiplier(call.strength):
             with card:
+                latents, timesteps, sizes = given
                 text = self.model.text.rows([0] * rows)
                 predicted = self.model.denoiser.predict(latents, timesteps, text, sizes)
             kept = live.now

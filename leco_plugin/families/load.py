@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from leco_plugin.checkpoint import SUFFIXES
+from leco_plugin.config.recognise import Kind, expect
 from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.encode import TOKENS_PER_CHUNK, PromptOptions
@@ -58,7 +59,7 @@ def load_model(
     confirm_family(source, model)
     if isinstance(source, FlowSource):
         if job is not None:
-            refuse_job(job, source.family)
+            refuse_job(job, source)
         return load_flow(source, model, dtype=DTYPES[dtype], device=device, checkpointing=checkpointing, memory=memory)
     _refuse_flow_options(model, memory, TITLES[source.family])
     scheduler = scheduler_config(source, model)
@@ -80,10 +81,18 @@ def load_model(
         return DENOISERS[source.family](source, unet, scheduler, device, options)
 
 
+def check_job(job: JobConfig) -> None:
+    """Raise ModelError for what a job asks of a model that is loaded already and is not for its kind."""
+    source = open_model(job.model)
+    if isinstance(source, FlowSource):
+        refuse_job(job, source)
+
+
 def open_model(model: ModelConfig) -> Source | FlowSource:
     """Where the parts of the model that a job names come from: a folder, one file, or the hub."""
     name = model.name_or_path
     path = Path(name).expanduser()
+    expect(path, Kind.MODEL)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         if model.extras is None:
             refuse_transformer(path)

@@ -128,7 +128,7 @@ def _numbers(name: str, config: Mapping[str, Any]) -> int:
 def _on_disk(name: str) -> str:
     """Where the model is; of a hub id, the folder in the hub's cache."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     path = Path(name).expanduser()
     if path.is_file() and path.suffix.lower() != ".safetensors":
@@ -139,9 +139,8 @@ def _on_disk(name: str) -> str:
         raise ModelError(f"there is no {path}")
     try:
         return str(snapshot_download(name, local_files_only=True))
-    except HFValidationError as error:
-        raise ModelError(f"there is no folder {name!r}") from error
     except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{name} is not in the hub's cache on this machine; it is downloaded when a run starts"
-        ) from error
+        where = "is not in the hub's cache on this machine; it is downloaded when a run starts"
+        raise ModelError(f"{name} {where}") from error
+    except ValueError as error:  # no name that the hub could have
+        raise ModelError(f"there is no folder {name!r}") from error

@@ -144,9 +144,22 @@ def shifted_sigmas(config: Mapping[str, Any], steps: int, mu: float | None = Non
 
     1..1/N before the shift, as pipelines do, which leaves out the useless last steps next to the picture.
     """
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(config))
-    options = {"mu": mu} if config.get("use_dynamic_shifting") else {}
-    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), **options)
+    # what a config says of itself goes: it lists values as defaults that another class would then not take from it
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(public)
+    return set_sigmas(scheduler, steps, {"mu": mu} if config.get("use_dynamic_shifting") else {})
+
+
+def set_sigmas(scheduler: Any, steps: int, options: Mapping[str, Any]) -> Tensor:
+    """(N + 1,) shares of noise of ``scheduler`` for ``steps`` steps, set with these ``options``.
+
+    Where they leave them to Euler's scheduler, 1..1/N before the shift: its own go on to stops beside the picture.
+    """
+    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+        options = {"sigmas": torch.linspace(1.0, 1 / steps, steps).tolist(), **options}
+        scheduler.set_timesteps(**options)
+    else:
+        scheduler.set_timesteps(steps, **options)
     return cast(Tensor, scheduler.sigmas).float()
 
 

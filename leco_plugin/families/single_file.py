@@ -22,7 +22,6 @@ from leco_plugin.families.original import UNET, VAE, fill, text_tensors, unet_te
 from leco_plugin.families.source import CLASSES, Family, loading, refuse
 
 _OTHERS = {
-    "a LoRA": ("lora_unet_", "lora_te", "unet.down_blocks", "diffusion_model."),
     "a Flux model": ("double_blocks.", f"{UNET}double_blocks."),
     "a Stable Diffusion 3 model": ("joint_blocks.", f"{UNET}joint_blocks."),
     "an SDXL refiner": ("conditioner.embedders.0.model.",),

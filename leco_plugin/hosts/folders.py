@@ -1,14 +1,31 @@
-"""Where a user's hosts are, so that their folders need not be named again and again."""
+"""Where a user's hosts are, so that their folders are named once; and how command lines name them."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from leco_plugin.atomic import write_atomically
-from leco_plugin.errors import PluginError
+from leco_plugin.errors import ConfigError, PluginError
+
+
+class HostParser(argparse.ArgumentParser):
+    """Reads what stands after `leco host ACTION HOST`; ConfigError for what cannot be meant."""
+
+    def __init__(self, action: str, host: str, about: str) -> None:
+        super().__init__(prog=f"leco host {action} {host}", description=about, allow_abbrev=False)
+
+    def add_root(self) -> None:
+        """Add the flag that names the host's folder."""
+        self.add_argument("--root", type=Path, metavar="DIR", help="its folder (default: the one last checked or used)")
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise ConfigError(message, fix=f"{self.prog} --help")
 
 
 def folder_of(host: str, given: Path | None) -> Path:

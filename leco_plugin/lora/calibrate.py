@@ -51,14 +51,18 @@ class Calibration:
     high: float
 
 
-def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float) -> None:
+def calibrate(
+    path: Path, asked: Asked, output: Path | None, drift_limit: float = DRIFT_LIMIT, effect: float | None = None
+) -> None:
     """Write ``path`` to ``output``, with strength 1 where targets are drawn as what the edit leads to.
 
-    ``output`` is ``path`` itself to overwrite it, and a name beside it when absent.
+    ``effect`` is wanted instead where it is given. ``output`` is ``path`` itself to overwrite it, and a name beside it
+    when absent.
     Raises LecoError, and writes nothing, where there is no such strength.
     """
     lora = Lora.read(path)
     target = target_of(lora.path, lora.path if output is path else output)
+    lora.refuse_unread()
     _refuse_nothing(lora)
     if lora.scale_beside and target == lora.path:
         raise ConfigError(
@@ -71,7 +75,7 @@ def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float)
     with page.working(f"loading {subject.job.model.name_or_path}"):
         denoiser = load_model(subject.job)
     with page.working("measuring"), subject.attached(lora, denoiser) as network:
-        found = find_calibration(path, subject.pairs, subject.bench(denoiser, network), drift_limit)
+        found = find_calibration(path, subject.pairs, subject.bench(denoiser, network), drift_limit, effect)
     metadata = _metadata(lora, found, subject.pairs)
     try:
         write_tensors(target, scaled(lora, found.strength), metadata)
@@ -82,14 +86,16 @@ def calibrate(path: Path, asked: Asked, output: Path | None, drift_limit: float)
     page.lines(_report(found, subject.pairs, target, drift_limit))
 
 
-def find_calibration(path: Path, pairs: Sequence[PromptPair], bench: Bench, drift_limit: float) -> Calibration:
-    """The strength at which the LoRA of ``path`` has the whole effect, and the range around it."""
+def find_calibration(
+    path: Path, pairs: Sequence[PromptPair], bench: Bench, drift_limit: float, effect: float | None = None
+) -> Calibration:
+    """The strength at which the LoRA of ``path`` has the whole effect, or another one, and the range around it."""
     asking = [pair for pair in pairs if asks(pair)]
     sides = sorted({1.0 if pair.multiplier > 0 else -1.0 for pair in asking})
-    before, strength = _search(path, bench, sides, unit(asking))
+    before, strength = _search(path, bench, sides, unit(asking), effect)
     measured = _measure(bench, sides, [strength * multiple for multiple in _GRID], strength, drift=True)
     # a slider that goes too far stops growing; what is taken away can be taken further than there is any of it
-    most = BEYOND * measured.whole if len(sides) == 1 else math.inf
+    most = BEYOND * (effect or measured.whole) if len(sides) == 1 else math.inf
     ends = {side: end_of(measured, side, strength, drift_limit, most) for side in sides}
     return Calibration(
         before=before,
@@ -103,13 +109,15 @@ def find_calibration(path: Path, pairs: Sequence[PromptPair], bench: Bench, drif
     )
 
 
-def _search(path: Path, bench: Bench, sides: Sequence[float], first: float) -> tuple[float, float]:
-    """(effect at the first strength, strength with the whole effect)."""
+def _search(
+    path: Path, bench: Bench, sides: Sequence[float], first: float, effect: float | None
+) -> tuple[float, float]:
+    """(effect at the first strength, strength with the whole ``effect``)."""
     strength, whole = first, 1.0
     found: list[float] = []
     for _ in range(_ROUNDS):
         measured = _measure(bench, sides, [strength], strength)
-        whole = measured.whole
+        whole = effect or measured.whole
         found.append(measured.at_own_side(strength).along)
         if abs(found[-1] / whole - 1) < _CLOSE:
             return found[0], strength

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leco_plugin.errors import NetworkError
 from leco_plugin.lora.file import Lora
 from leco_plugin.network.differences import LENGTHS, is_idle, networks, rank_of, squared_length, unread
 from leco_plugin.network.lora_keys import foreign_kind
 from leco_plugin.network.lora_read import Layer
+from leco_plugin.network.matched import LeftOut
 from leco_plugin.streams import write_json, write_lines
 
 _KINDS = {
@@ -28,8 +28,6 @@ _KINDS = {
 }
 _LONG = 200
 """Characters of a metadata value that are shown."""
-_SHOWN = 3
-"""Keys that are shown of many."""
 
 
 @dataclass
@@ -71,12 +69,9 @@ class Inspected:
             yield "it does nothing: the change of every layer is zero, as before the first step of training"
         elif idle:
             yield f"{idle} of {layers} layers do nothing: their change is zero"
-        unread = [key for kind in self.kinds.values() for key in kind.unread]
-        if unread:
-            yield f"not read: {len(unread)} parts, such as {', '.join(unread[:_SHOWN])}"
+        unread = tuple(key for kind in self.kinds.values() for key in kind.unread)
         untold = sum(kind.untold for kind in self.kinds.values())
-        if untold:
-            yield f"{untold} layers tell no alpha: they are taken at scale 1, as diffusers and ComfyUI take them"
+        yield from LeftOut(unknown=unread, kinds=self.lora.foreign, untold=untold).sentences()
         said = self.lora.metadata.get("sshs_model_hash")
         if said and said != self.hashes.get("sshs_model_hash"):
             yield "sshs_model_hash in its metadata is not that of its weights: they were changed after it was written"
@@ -99,7 +94,7 @@ def take_apart(path: Path) -> Inspected:
     for layer in lora.layers:
         _add(kinds.setdefault(_kind(layer), Kind()), layer)
     if not any(kind.networks for kind in kinds.values()):
-        raise NetworkError(f"{path} is no LoRA: it holds {next(iter(lora.tensors), 'nothing')}", fix="name a LoRA file")
+        lora.refuse_unread()
     return Inspected(lora, dict(sorted(kinds.items())), broken, _hashes(lora.path))
 
 

@@ -71,6 +71,8 @@ def find_subject(loras: Sequence[Lora], asked: Asked) -> Subject:
 
     Raises ConfigError where prompts or model are not to be known, or the files tell of different ones.
     """
+    for lora in loras:
+        lora.refuse_unread()
     course = loras[0].course(asked.seeds)
     if asked.prompts is None:
         pairs, preserve = _own_prompts(loras), loras[0].preserve

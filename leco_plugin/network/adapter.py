@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
@@ -18,6 +19,8 @@ METADATA = "lora_adapter_metadata"
 _MOST_BYTES = 2 * 2**20
 """A config that names every layer of the largest models twice has a quarter of it."""
 _OWNERS = ("unet.", "transformer.")
+_CHANGES_THE_MODEL = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin that PEFT repeats when it loads a file: they take from the model's own weights."""
 # nested repetitions take ages to find that they do not match
 _SLOW = re.compile(r"[*+}]\)[*+{?]")
 
@@ -41,30 +44,32 @@ class Adapter(BaseModel):
     modules_to_save: list[str] | None = None
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
+    init_lora_weights: bool | str | None = True
+
+    def patterns(self) -> Iterator[str]:
+        """What PEFT reads as regular expressions."""
+        yield from (*(self.rank_pattern or ()), *(self.alpha_pattern or ()))
+        # a name is matched as it is, and a text as a pattern
+        yield from (one for one in (self.target_modules, self.exclude_modules) if isinstance(one, str))
+        yield from [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or ()
 
     def rank(self, layer: str) -> int | None:
         """The rank that is said for a layer, by its path in the model; None where none is."""
-        return cast("int | None", _matching(self._ranks, layer, self.r))
+        said = self.rank_pattern or {}
+        return said.get(get_pattern_key(said, layer), self.r)
 
     def scale(self, layer: str, rank: int) -> float:
         """What PEFT multiplies the change of a layer of this ``rank`` with."""
         alpha = self.lora_alpha if self.peft_type == "LORA" else self.alpha
         rooted = self.use_rslora and self.peft_type == "LORA"
-        return float(_matching(self._alphas, layer, alpha)) / (rank**0.5 if rooted else rank)
+        said = self.alpha_pattern or {}
+        return float(said.get(get_pattern_key(said, layer), alpha)) / (rank**0.5 if rooted else rank)
 
     def takes(self, layer: str) -> bool:
         """Whether PEFT would put the adapter on a layer of this path."""
         if self.target_modules in (None, "all-linear"):
             return True
         return bool(check_target_module_exists(self, layer))
-
-    @cached_property
-    def _ranks(self) -> list[tuple[re.Pattern[str], float]]:
-        return _patterns(self.rank_pattern)
-
-    @cached_property
-    def _alphas(self) -> list[tuple[re.Pattern[str], float]]:
-        return _patterns(self.alpha_pattern)
 
 
 def adapter_beside(path: Path) -> Adapter | None:
@@ -105,8 +110,13 @@ def _read(where: str, data: bytes, prefix: str) -> Adapter | None:
         if not own and not plain:
             return None
         found = Adapter.model_validate(own or plain)
-        # compiled here, where it can be said what is wrong
-        _ = found._ranks, found._alphas, found.takes("layer")
+        slow = next(filter(_SLOW.search, found.patterns()), "")
+        if slow:
+            raise ValueError(f"the pattern {slow!r} takes too long")
+        if str(found.init_lora_weights).lower().startswith(_CHANGES_THE_MODEL):
+            raise ValueError(f"init_lora_weights {found.init_lora_weights} changes the model's own weights")
+        # patterns are compiled here, where it can be said what is wrong
+        _ = found.rank("layer"), found.scale("layer", 1), found.takes("layer")
         return found
     except ValidationError as error:
         problem = error.errors()[0]
@@ -114,15 +124,3 @@ def _read(where: str, data: bytes, prefix: str) -> Adapter | None:
         raise NetworkError(f"{where} cannot be read: {key}: {problem['msg']}", fix=_FIX) from None
     except (ValueError, TypeError, re.error) as error:
         raise NetworkError(f"{where} cannot be read: {str(error).splitlines()[0]}", fix=_FIX) from None
-
-
-def _patterns(said: dict[str, Any] | None) -> list[tuple[re.Pattern[str], float]]:
-    """PEFT takes the names in a pattern as regular expressions for the end of a path."""
-    slow = next((name for name in said or {} if _SLOW.search(name)), None)
-    if slow is not None:
-        raise ValueError(f"the pattern {slow!r} takes too long")
-    return [(re.compile(rf"(.*\.)?({name})$"), value) for name, value in (said or {}).items()]
-
-
-def _matching(patterns: list[tuple[re.Pattern[str], float]], layer: str, default: Any) -> Any:
-    return next((value for pattern, value in patterns if pattern.match(layer)), default)

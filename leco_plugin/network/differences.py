@@ -41,6 +41,11 @@ def is_set(parts: Parts) -> bool:
     return "set_weight" in parts
 
 
+def is_factor(part: str) -> bool:
+    """Whether a part is nothing without another one."""
+    return part in LORA or part in _LOHA or part.startswith("lokr_w")
+
+
 def unread(parts: Parts) -> set[str]:
     """The names of the parts that nothing here reads."""
     read = {name for names in networks(parts).values() for name in names}

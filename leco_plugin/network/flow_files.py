@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from leco_plugin.config.families import FlowFamily, family_of_transformer
+from leco_plugin.config.flow_rules import network_refusals
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
-from leco_plugin.network.lora_file import LoraWeights
+from leco_plugin.network.differences import Parts
 from leco_plugin.network.lora_read import LoraFile
 
 PREFIX = "transformer."
-_OURS = re.compile(r"transformer\.(.+)\.lora_[AB]\.weight")
 
 
 def family_of(module: nn.Module) -> FlowFamily | None:
@@ -28,18 +28,9 @@ def family_of(module: nn.Module) -> FlowFamily | None:
 
 def check_config(config: NetworkConfig, family: FlowFamily) -> None:
     """Raise NetworkError for what a job's network section says of UNets, and for files that no loader would read."""
-    if config.type != "lora":
-        raise NetworkError(
-            f"no loader reads {config.type} files for {family.title} without converting them",
-            fix="set network.type to lora",
-        )
-    if config.conv is not None:
-        raise NetworkError(f"{family.title} has no convolutions that network.conv could mean", fix="leave conv out")
-    if config.layers != "all":
-        raise NetworkError(
-            f"network.layers {config.layers} is about UNets, and {family.title} attends to text and picture together",
-            fix="leave layers out; only_if_contains: [attn] takes attention alone",
-        )
+    found = list(network_refusals(config, family))
+    if found:
+        raise NetworkError(found)
 
 
 def flow_layers(module: nn.Module, family: FlowFamily) -> list[str]:
@@ -53,63 +44,75 @@ def flow_layers(module: nn.Module, family: FlowFamily) -> list[str]:
     return [name for name in found if not idle.fullmatch(name)]
 
 
-def flow_tensors(layers: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
+def flow_tensors(layers: Mapping[str, Parts]) -> dict[str, Tensor]:
     """The tensors of a file by key, with alpha / rank in the ups: these files have no place for alpha."""
     tensors = {}
-    for name, weights in layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = weights.down
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = weights.up * (weights.alpha / len(weights.down))
+    for name, parts in layers.items():
+        down, up = parts["lora_down.weight"], parts["lora_up.weight"]
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = down
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = up * (float(parts["alpha"]) / len(down))
     return tensors
 
 
 def in_diffusers_names(file: LoraFile, module: nn.Module) -> LoraFile:
     """``file`` by the names of diffusers' layers, if it is for a flow model and written otherwise.
 
-    diffusers' own conversion, which knows the formats of the trainers; NetworkError for one that it does not know.
+    A file that has those names behind any trainer's prefix stays as it is; for others there is diffusers' own
+    conversion, which knows their formats. NetworkError for one that it does not know.
     """
     family = family_of(module)
     if family is None:
         return file
-    tensors = dict(file.tensors)
-    layers = {name for name, _ in module.named_modules()}
-    named = [match.group(1) in layers for key in tensors if (match := _OURS.fullmatch(key))]
-    if not named or not all(named):
-        tensors = _converted(file, family)
-    return replace(file, tensors={**tensors, **_alphas(file, tensors)}, adapter=file.adapter)
+    layers = {name.replace(".", "_") for name, _ in module.named_modules()}
+    if not _known(file, layers) or _known(file, layers) < len(file.layers):
+        converted = _converted(file, family, known=_known(file, layers))
+        file = max(file, converted, key=lambda one: _known(one, layers))
+    return _with_alphas(file)
 
 
-def _converted(file: LoraFile, family: FlowFamily) -> dict[str, Tensor]:
+def _known(file: LoraFile, layers: Collection[str]) -> int:
+    """How many of its layers are among these."""
+    return sum(layer.owner == "text" or layer.name in layers for layer in file.layers)
+
+
+def _converted(file: LoraFile, family: FlowFamily, known: int) -> LoraFile:
+    """What diffusers makes of a file; where it stumbles, the file itself if some of it is ``known`` anyway."""
     loader: Any = getattr(diffusers, family.pipeline)
     try:
         converted = loader.lora_state_dict(dict(file.tensors))
     # what it raises for keys that it does not know is not one kind of error
     except Exception as error:
+        if known:
+            return file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(
             f"{file.path} is in a format that diffusers does not read for {family.title}: {reason}",
             fix="name the model that it was made for, or a file as diffusers or ComfyUI have it",
         ) from error
-    return dict(converted[0] if isinstance(converted, tuple) else converted)
+    return replace(file, tensors=dict(converted[0] if isinstance(converted, tuple) else converted))
 
 
-def _alphas(file: LoraFile, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An alpha for every layer without one, and the ups to go with it, where no config tells its scale.
+def _with_alphas(file: LoraFile) -> LoraFile:
+    """``file`` with an alpha for every LoRA without one, and the ups to go with it, where nothing tells its scale.
 
     It is the rank, as loaders take it; in LECO's own files it is what the network was trained with.
     """
-    if file.adapter is not None:
-        return {}
     found: dict[str, Tensor] = {}
-    for key, down in tensors.items():
-        match = _OURS.fullmatch(key)
-        if match is None or not key.endswith("lora_A.weight") or f"{PREFIX}{match.group(1)}.alpha" in tensors:
+    for layer in file.layers:
+        if layer.told or "lora_up.weight" not in layer.keys or "lora_down.weight" not in layer.keys:
             continue
-        rank, up = len(down), f"{PREFIX}{match.group(1)}.lora_B.weight"
+        down, up = (layer.keys[f"lora_{side}.weight"] for side in ("down", "up"))
+        rank = len(file.tensors[down])
         alpha = _own_alpha(file.metadata, rank)
-        found[f"{PREFIX}{match.group(1)}.alpha"] = torch.tensor(alpha)
-        if alpha != rank and up in tensors:
-            found[up] = tensors[up].float() * (rank / alpha)
-    return found
+        found[f"{_stem(down)}.alpha"] = torch.tensor(alpha)
+        if alpha != rank:
+            found[up] = file.tensors[up].float() * (rank / alpha)
+    return replace(file, tensors={**file.tensors, **found})
+
+
+def _stem(key: str) -> str:
+    """The key of a layer's tensor without what tells which of them it is."""
+    return re.split(r"\.lora[._]", key)[0]
 
 
 def _own_alpha(metadata: Mapping[str, str], rank: int) -> float:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leco_plugin.core.noise import sent
 from leco_plugin.network.dropout import Dropout
 
 _COMPUTES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -48,8 +49,8 @@ class LeanLora:
         self.strength: Strength | None = Strength()
         """None where the base model alone is asked."""
         self._wide = [p for layer in layers.values() for p in _weights(layer, adapter)]
-        usual = next((p.dtype for p in module.parameters() if p.dtype in _COMPUTES), torch.float32)
-        self._dtypes = [dtype for layer in layers.values() for dtype in 2 * [_precision(layer, usual)]]
+        usual = usual_precision(module)
+        self._dtypes = [dtype for layer in layers.values() for dtype in 2 * [precision(layer.get_base_layer(), usual)]]
         self._narrowed: Sequence[Tensor] | None = None
         self._scales: dict[tuple[float, ...] | float, Tensor] = {}
 
@@ -122,7 +123,7 @@ class LeanLora:
         if values not in self._scales:
             if len(self._scales) >= _MOST_SCALES:
                 self._scales.clear()
-            self._scales[values] = torch.tensor(values, dtype=torch.float32, device=self._wide[0].device)
+            self._scales[values] = sent(torch.tensor(values, dtype=torch.float32), self._wide[0].device)
         return self._scales[values]
 
 
@@ -229,7 +230,12 @@ def _weights(layer: Any, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
     return layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
 
 
-def _precision(layer: Any, usual: torch.dtype) -> torch.dtype:
-    """What a layer computes in: the precision of its weight, the model's where that is quantised."""
-    dtype = cast(torch.dtype, layer.get_base_layer().weight.dtype)
+def usual_precision(module: nn.Module) -> torch.dtype:
+    """What most of a model computes in."""
+    return next((p.dtype for p in module.parameters() if p.dtype in _COMPUTES), torch.float32)
+
+
+def precision(layer: nn.Module, usual: torch.dtype) -> torch.dtype:
+    """What a layer computes in: the precision of its weight, the ``usual`` one where that is quantized."""
+    dtype = cast(Tensor, layer.weight).dtype
     return dtype if dtype in _COMPUTES else usual

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leco_plugin.errors import NetworkError
 from leco_plugin.network.differences import LENGTHS, Parts, bias_changes, is_set, networks, weight_changes
+from leco_plugin.network.lean import precision, usual_precision
 from leco_plugin.network.lora_read import Layer, LoraFile
-from leco_plugin.network.matched import match
+from leco_plugin.network.matched import match, weight_shape
 
 Effect = Callable[[Tensor], Tensor]
 """From a layer's input to what the LoRA adds to its output at strength 1."""
@@ -31,9 +33,9 @@ class LoadedLora:
         self._strength: float | Sequence[float] = 0.0
         found = match(file, module)
         self.layers, self.left_out = len(found.layers), found.left_out
-        targets = {name: module.get_submodule(name) for name in found.layers}
+        targets, usual = {name: module.get_submodule(name) for name in found.layers}, usual_precision(module)
         self._hooks = [
-            targets[name].register_forward_hook(self._hook(_effect(targets[name], layer), is_set(layer.parts)))
+            targets[name].register_forward_hook(self._hook(_effect(targets[name], layer, usual), is_set(layer.parts)))
             for name, layer in found.layers.items()
         ]
 
@@ -74,12 +76,10 @@ class LoadedLora:
         raise AssertionError("a loaded LoRA is not saved")
 
 
-def _effect(target: nn.Module, layer: Layer) -> Effect:
-    """What the tensors of one layer do to the output of ``target``."""
-    base, bias = cast(Tensor, target.weight), target.bias
-    # a base model in eight bits computes in what its biases are in
-    kinds = [tensor.dtype for tensor in (base, bias) if isinstance(tensor, Tensor) and tensor.dtype.itemsize > 1]
-    ready = {name: t.to(base.device, kinds[0] if kinds else torch.bfloat16) for name, t in layer.parts.items()}
+def _effect(target: nn.Module, layer: Layer, usual: torch.dtype) -> Effect:
+    """What the tensors of one layer do to the output of ``target``, in a model that usually computes in ``usual``."""
+    device, dtype = cast(Tensor, target.weight).device, precision(target, usual)
+    ready = {name: tensor.to(device, dtype) for name, tensor in layer.parts.items()}
     effects: list[Effect] = []
     if networks(ready).keys() - {"bias"}:
         plain = networks(ready).keys() <= {"LoRA", "bias"} and not ready.keys() & {"lora_mid.weight", *LENGTHS}
@@ -104,12 +104,17 @@ def _low_rank(target: nn.Module, parts: Parts, scale: float) -> Effect:
 
 def _whole(target: nn.Module, parts: Parts, scale: float) -> Effect:
     """The change of the weight is put together at every call: kept, it would be as large as the model."""
-    base = cast(Tensor, target.weight)
+    base, shape = cast(Tensor, target.weight), weight_shape(target)
+    if (is_set(parts) or parts.keys() & set(LENGTHS)) and (base.dtype.itemsize == 1 or type(base.data) is not Tensor):
+        raise NetworkError(
+            "a DoRA or a new weight is worked out from the model's own, and those are held in fewer bits",
+            fix="leave memory.fp8_base and memory.quantize out",
+        )
 
     def effect(inputs: Tensor) -> Tensor:
         if is_set(parts):
-            return _applied(target, inputs, parts["set_weight"].reshape(base.shape) - base.to(inputs.dtype))
-        change = torch.stack([one.reshape(base.shape) for one in weight_changes(parts, scale)]).sum(0)
+            return _applied(target, inputs, parts["set_weight"].reshape(shape) - base.to(inputs.dtype))
+        change = torch.stack([one.reshape(shape) for one in weight_changes(parts, scale)]).sum(0)
         return _applied(target, inputs, _decomposed(base.to(change.dtype), change, parts))
 
     return effect

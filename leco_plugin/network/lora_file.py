@@ -7,7 +7,6 @@ import io
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,64 +20,32 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
-@dataclass(frozen=True)
-class LoraWeights:
-    """One layer: down (rank, in, ...), up (out, rank, ...), and the alpha that scales them by alpha / rank."""
-
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-
-def unet_key(layer: str) -> str:
-    """Prefix of a UNet layer's keys, from its module path in diffusers' naming."""
-    return "lora_unet_" + layer.replace(".", "_")
+def kohya_tensors(layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file for a UNet, by key, from those of every layer by its path in diffusers' naming."""
+    return {
+        f"lora_unet_{name.replace('.', '_')}.{part}": tensor
+        for name, parts in layers.items()
+        for part, tensor in parts.items()
+    }
 
 
-def lora_tensors(layers: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
-    """The tensors of a file, by key."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, weights in layers.items():
-        # alpha is always written: without it, some loaders scale by 1 instead of alpha / rank
-        alpha = torch.tensor(weights.alpha)
-        parts[name] = {"lora_down.weight": weights.down, "lora_up.weight": weights.up, "alpha": alpha}
-    return layer_tensors(parts)
+def write_lora(path: Path, tensors: Mapping[str, Tensor], dtype: str, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically, with model hashes over its final tensors.
 
-
-def layer_tensors(layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file, by key, from those of every layer."""
-    return {f"{unet_key(name)}.{part}": tensor for name, parts in layers.items() for part, tensor in parts.items()}
-
-
-def narrowed(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Tensors as a file holds them, on the CPU; NetworkError where one is not finite in ``dtype``."""
+    Equal arguments give equal bytes: nothing of the clock or the machine goes in. NetworkError where a number is not
+    finite in ``dtype``.
+    """
     cast = {key: tensor.detach().to("cpu", _DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
     for key, tensor in cast.items():
         if not tensor.isfinite().all():
             raise NetworkError(f"{key} is not finite in {dtype}", fix="save as float32, or train with a lower lr")
-    return cast
-
-
-def write_lora(path: Path, layers: Mapping[str, LoraWeights], dtype: str, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically, with model hashes over its final tensors.
-
-    Equal arguments give equal bytes: nothing of the clock or the machine goes in.
-    """
-    write_tensors(path, narrowed(lora_tensors(layers), dtype), metadata)
-
-
-def write_layers(
-    path: Path, layers: Mapping[str, Mapping[str, Tensor]], dtype: str, metadata: Mapping[str, str]
-) -> None:
-    """Write the tensors of every layer as ``write_lora`` does."""
-    write_tensors(path, narrowed(layer_tensors(layers), dtype), metadata)
+    write_tensors(path, cast, metadata)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors as they are, atomically, with model hashes over them."""
     data = save(dict(tensors))
-    hashes = _hashes(data, metadata)
-    write_atomically(path, _with_metadata(data, {**metadata, **hashes}))
+    write_atomically(path, _with_metadata(data, {**metadata, **_hashes(data, metadata)}))
 
 
 def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:

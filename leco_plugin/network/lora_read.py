@@ -15,8 +15,8 @@ from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.config.recognise import Kind, expect
 from leco_plugin.errors import ModelError, NetworkError
 from leco_plugin.network.adapter import METADATA, Adapter, adapter_beside, adapter_in
-from leco_plugin.network.differences import Parts, bias_changes, networks, rank_of, weight_changes
-from leco_plugin.network.lora_keys import Owner, by_layer
+from leco_plugin.network.differences import Parts, bias_changes, is_factor, networks, rank_of, weight_changes
+from leco_plugin.network.lora_keys import Owner, by_layer, foreign_kind
 
 _NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin")
 """What PEFT and diffusers call the file in a folder of theirs."""
@@ -70,7 +70,7 @@ class LoraFile:
 
         ConfigError, with the right command, where it is a settings file.
         """
-        expect(path, Kind.LORA, Kind.MODEL, Kind.EMBEDDING)
+        expect(path, Kind.LORA, *([Kind.RUN] if path.is_dir() else []))
         path = _file_in(path) if path.is_dir() else path
         try:
             file = Checkpoint(path)
@@ -98,6 +98,24 @@ class LoraFile:
     def layers(self) -> tuple[Layer, ...]:
         """Its layers, those of text encoders too; NetworkError where the parts of one do not fit each other."""
         return tuple(self._layer(owner, path, keys) for (owner, path), keys in by_layer(self.tensors).items())
+
+    @cached_property
+    def foreign(self) -> tuple[str, ...]:
+        """The kinds of networks in it that are not read here."""
+        return tuple(sorted({kind for layer in self.layers for part in layer.keys if (kind := foreign_kind(part))}))
+
+    def refuse_unread(self) -> None:
+        """Raise NetworkError where nothing of it is read here, whatever model it is for."""
+        if any(networks(layer.parts) for layer in self.layers):
+            return
+        if self.foreign:
+            what = f"{self.path} is {' and '.join(self.foreign)} ({len(self.tensors)} tensors), which is not read here"
+            raise NetworkError(what, fix="use a LoRA, LoHa, LoKr or full difference")
+        single = next((key for layer in self.layers for part, key in layer.keys.items() if is_factor(part)), None)
+        if single:
+            raise NetworkError(f"{self.path} is broken: {single} stands without its other factor", fix=GET_AGAIN)
+        held = next(iter(self.tensors), "no tensor at all")
+        raise NetworkError(f"{self.path} is no LoRA: it holds {held}", fix="name a LoRA file")
 
     def _layer(self, owner: Owner, path: str, keys: Mapping[str, str]) -> Layer:
         parts = {part: self.tensors[key] for part, key in keys.items()}

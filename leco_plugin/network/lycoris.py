@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoHaConfig, LoKrConfig, inject_adapter_in_model
+from peft import LoHaConfig, LoKrConfig
 from peft.tuners.lycoris_utils import LycorisLayer
 from torch import Tensor, nn
 
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.layers import Plan, Size, file_names, sizes_text
-from leco_plugin.network.lora_file import write_layers
-from leco_plugin.network.peft_lora import ADAPTER, conv_arguments, exactly
+from leco_plugin.network.lora_file import kohya_tensors, write_lora
+from leco_plugin.network.peft_lora import ADAPTER, describe, inject
 from leco_plugin.network.start import Start
 
 # what rank_dropout leaves is scaled up, as LoHa does anyway
@@ -47,19 +46,9 @@ class PeftLycoris:
         self._kind, self._size, self._plan = kind, size, plan
         self._names = file_names(module, plan)
         dropout = dropout or Dropout()
-        config = _CONFIGS[kind](
-            rank_dropout=dropout.rank,
-            module_dropout=dropout.module,
-            r=size.rank,
-            alpha=size.alpha,
-            target_modules=list(plan),
-            rank_pattern={exactly(name): own.rank for name, own in plan.items() if own.rank != size.rank},
-            alpha_pattern={exactly(name): own.alpha for name, own in plan.items() if own.alpha != size.alpha},
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            inject_adapter_in_model(config, module, adapter_name=ADAPTER)
-        self._layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LycorisLayer)}
+        drops = {"rank_dropout": dropout.rank, "module_dropout": dropout.module}
+        config = partial(_CONFIGS[kind], alpha=size.alpha, **drops)
+        self._layers: dict[str, Any] = inject(module, LycorisLayer, config, plan, size, seed)
         self._scales = {name: self._own_scale(name) for name in self._layers}
         for layer in self._layers.values():
             layer.register_forward_pre_hook(partial(_set_training, drops=bool(dropout.rank or dropout.module)))
@@ -128,14 +117,8 @@ class PeftLycoris:
         for name, layer in self._layers.items():
             parts: dict[str, Tensor] = {part: weight.data for part, weight in self._parts(layer).items()}
             layers[self._names[name]] = {**parts, "alpha": torch.tensor(self._plan[name].alpha)}
-        arguments = {"algo": self._kind, **conv_arguments(self._plan, self._size)}
-        described = {
-            "ss_network_module": "lycoris.kohya",
-            "ss_network_dim": str(self._size.rank),
-            "ss_network_alpha": f"{self._size.alpha:g}",
-            "ss_network_args": json.dumps(arguments),
-        }
-        write_layers(path, layers, dtype, {**metadata, **described})
+        described = describe("lycoris.kohya", self._plan, self._size, {"algo": self._kind})
+        write_lora(path, kohya_tensors(layers), dtype, {**metadata, **described})
 
 
 def _set_training(layer: nn.Module, inputs: object, *, drops: bool) -> None:

@@ -13,7 +13,6 @@ from leco_plugin.errors import NetworkError
 from leco_plugin.network.blocks import original_names
 from leco_plugin.network.differences import LENGTHS, networks, unread
 from leco_plugin.network.flow_files import in_diffusers_names
-from leco_plugin.network.lora_keys import foreign_kind
 from leco_plugin.network.lora_read import Layer, LoraFile, shape_text
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm)
@@ -83,11 +82,12 @@ def match(file: LoraFile, module: nn.Module) -> Matched:
         else:
             unknown += (layer.keys[part] for part in sorted(unread(layer.parts)))
             _add(layers, name, layer, file, module)
-    kinds = tuple(sorted({kind for layer in file.layers for part in layer.keys if (kind := foreign_kind(part))}))
     untold = sum(not layer.told for layer in layers.values())
     if not layers:
-        raise _nothing(file, kinds)
-    return Matched(layers, LeftOut(text, tuple(unknown), kinds, tuple(elsewhere), untold))
+        file.refuse_unread()
+        shown = next(iter(file.tensors))
+        raise NetworkError(f"{file.path} has nothing for a layer of this model: it holds {shown}", fix=_OTHER_MODEL)
+    return Matched(layers, LeftOut(text, tuple(unknown), file.foreign, tuple(elsewhere), untold))
 
 
 def _add(layers: dict[str, Layer], name: str, layer: Layer, file: LoraFile, module: nn.Module) -> None:
@@ -99,7 +99,7 @@ def _add(layers: dict[str, Layer], name: str, layer: Layer, file: LoraFile, modu
     target = module.get_submodule(name)
     if not _fits(layer, target):
         found = " and ".join(map(shape_text, layer.shapes)) or "a bias or length"
-        wanted = shape_text(cast(Tensor, target.weight).shape)
+        wanted = shape_text(weight_shape(target))
         raise NetworkError(
             f"{file.path} is for a model of other widths: {name} is {wanted} here, and {found} there", fix=_OTHER_MODEL
         )
@@ -108,18 +108,24 @@ def _add(layers: dict[str, Layer], name: str, layer: Layer, file: LoraFile, modu
 
 def _fits(layer: Layer, target: nn.Module) -> bool:
     """Whether what a layer of a file adds has the shapes of the model's ``target``."""
-    base = cast(Tensor, target.weight)
-    parts = layer.parts
+    base, parts = weight_shape(target), layer.parts
     shapes = [*layer.shapes, *([parts["set_weight"].shape] if "set_weight" in parts else [])]
     biases = [parts[name].numel() for name in networks(parts).get("bias", ())]
     biases += [parts["lora_up.bias"].numel()] if "lora_up.bias" in parts else []
     lengths = [parts[name].numel() for name in LENGTHS if name in parts]
     return (
-        all(_same(shape, base.shape) for shape in shapes)
-        and all(number == len(base) for number in biases)
-        and all(number in base.shape[:2] for number in lengths)
+        all(_same(shape, base) for shape in shapes)
+        and all(number == base[0] for number in biases)
+        and all(number in base[:2] for number in lengths)
         and (isinstance(target, _NORMS) <= (networks(parts).keys() <= {"full", "bias"}))
     )
+
+
+def weight_shape(layer: nn.Module) -> torch.Size:
+    """Of a layer's weight as it computes with it: in four bits it is held in another."""
+    if isinstance(layer, nn.Linear):
+        return torch.Size((layer.out_features, layer.in_features))
+    return cast(Tensor, layer.weight).shape
 
 
 def _same(shape: torch.Size, base: torch.Size) -> bool:
@@ -140,14 +146,6 @@ def _known_layers(module: nn.Module) -> dict[str, str]:
     originals = original_names(every)
     by_checkpoint = {originals[name].replace(".", "_"): name for name in layers if name in originals}
     return {**by_checkpoint, **{name.replace(".", "_"): name for name in layers}}
-
-
-def _nothing(file: LoraFile, kinds: tuple[str, ...]) -> NetworkError:
-    if kinds:
-        what = f"{file.path} is {' and '.join(kinds)} ({len(file.tensors)} tensors), which is not read here"
-        return NetworkError(what, fix="use a LoRA, LoHa, LoKr or full difference")
-    shown = next(iter(file.tensors), "no tensor at all")
-    return NetworkError(f"{file.path} has nothing for a layer of this model: it holds {shown}", fix=_OTHER_MODEL)
 
 
 def _some(keys: tuple[str, ...]) -> str:

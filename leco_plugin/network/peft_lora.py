@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from leco_plugin.network.differences import Parts
 from leco_plugin.network.dropout import Dropout
 from leco_plugin.network.flow_files import family_of, flow_tensors
 from leco_plugin.network.layers import Plan, Size, file_names, plan_layers, sizes_text, transformer_layers
 from leco_plugin.network.lean import LeanLora
-from leco_plugin.network.lora_file import LoraWeights, narrowed, write_lora, write_tensors
+from leco_plugin.network.lora_file import kohya_tensors, write_lora
 from leco_plugin.network.start import Start
 
 ADAPTER = "leco"
@@ -46,7 +50,8 @@ class PeftLora:
         self._module, self._size = module, Size(rank, alpha)
         self._plan = plan or plan_layers(module, self._size)
         self._names = file_names(module, self._plan)
-        self._layers = _inject(module, self._plan, self._size, seed)
+        config = partial(LoraConfig, lora_alpha=alpha)
+        self._layers: dict[str, Any] = inject(module, LoraLayer, config, self._plan, self._size, seed)
         self._parameters = self._prepare_parameters(dtype)
         self._lean = LeanLora(module, self._layers, ADAPTER)
         scales = {name: own.scale for name, own in self._plan.items()}
@@ -75,12 +80,15 @@ class PeftLora:
         """Block in which the LoRA has this strength, for the whole batch or per row; restores what it found."""
         return self._lean.at(value)
 
-    def weights(self) -> dict[str, LoraWeights]:
-        """Down and up weights and alpha of every layer, by the layer's name in the model."""
+    def weights(self) -> dict[str, Parts]:
+        """Down (rank, in, ...) and up (out, rank, ...) weights and alpha of every layer, by its name in the model."""
         return {
-            name: LoraWeights(
-                layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data, self._plan[name].alpha
-            )
+            name: {
+                "lora_down.weight": layer.lora_A[ADAPTER].weight.data,
+                "lora_up.weight": layer.lora_B[ADAPTER].weight.data,
+                # always written: without it, some loaders scale by 1 instead of alpha / rank
+                "alpha": torch.tensor(self._plan[name].alpha),
+            }
             for name, layer in self._layers.items()
         }
 
@@ -99,46 +107,40 @@ class PeftLora:
         What describes the network is added to ``metadata``.
         """
         layers = {self._names[name]: weights for name, weights in self.weights().items()}
-        described = {**metadata, **self._description()}
-        if family_of(self._module):
-            write_tensors(path, narrowed(flow_tensors(layers), dtype), described)
-        else:
-            write_lora(path, layers, dtype, described)
-
-    def _description(self) -> dict[str, str]:
-        arguments = conv_arguments(self._plan, self._size)
-        return {
-            "ss_network_module": "networks.lora",
-            "ss_network_dim": str(self._size.rank),
-            "ss_network_alpha": f"{self._size.alpha:g}",
-            **({"ss_network_args": json.dumps(arguments)} if arguments else {}),
-        }
+        tensors = flow_tensors(layers) if family_of(self._module) else kohya_tensors(layers)
+        write_lora(path, tensors, dtype, {**metadata, **describe("networks.lora", self._plan, self._size, {})})
 
 
-def _inject(module: nn.Module, plan: Plan, size: Size, seed: int) -> dict[str, LoraLayer]:
-    config = LoraConfig(
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def inject(
+    module: nn.Module, kind: type[Kind], config: Callable[..., PeftConfig], plan: Plan, size: Size, seed: int
+) -> dict[str, Kind]:
+    """Put PEFT's layers of a ``kind`` on those of ``plan``, and give them by their names; ``seed`` fixes weights."""
+    # PEFT reads the names in its patterns as regular expressions
+    exactly = {name: re.escape(name) for name in plan}
+    made = config(
         r=size.rank,
-        lora_alpha=size.alpha,
         target_modules=list(plan),
-        rank_pattern={exactly(name): own.rank for name, own in plan.items() if own.rank != size.rank},
-        alpha_pattern={exactly(name): own.alpha for name, own in plan.items() if own.alpha != size.alpha},
-        init_lora_weights=True,
+        rank_pattern={exactly[name]: own.rank for name, own in plan.items() if own.rank != size.rank},
+        alpha_pattern={exactly[name]: own.alpha for name, own in plan.items() if own.alpha != size.alpha},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, module, adapter_name=ADAPTER)
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+        inject_adapter_in_model(made, module, adapter_name=ADAPTER)
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, kind)}
 
 
-def exactly(name: str) -> str:
-    """PEFT reads the names in its patterns as regular expressions."""
-    return name.replace(".", r"\.")
-
-
-def conv_arguments(plan: Plan, linear: Size) -> dict[str, str]:
-    """What a file's metadata says of convolutions that have a size of their own."""
-    others = {size for name, size in plan.items() if size != linear}
-    if len(others) != 1:
-        return {}
-    size = others.pop()
-    return {"conv_dim": str(size.rank), "conv_alpha": f"{size.alpha:g}"}
+def describe(module: str, plan: Plan, linear: Size, arguments: Mapping[str, str]) -> dict[str, str]:
+    """What a file's metadata says of a network, with the size of convolutions that have one of their own."""
+    others = {size for size in plan.values() if size != linear}
+    conv = others.pop() if len(others) == 1 else None
+    sizes = {"conv_dim": str(conv.rank), "conv_alpha": f"{conv.alpha:g}"} if conv else {}
+    said = {**arguments, **sizes}
+    return {
+        "ss_network_module": module,
+        "ss_network_dim": str(linear.rank),
+        "ss_network_alpha": f"{linear.alpha:g}",
+        **({"ss_network_args": json.dumps(said)} if said else {}),
+    }

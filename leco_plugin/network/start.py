@@ -14,7 +14,7 @@ from leco_plugin.errors import NetworkError
 from leco_plugin.network.differences import LENGTHS, Parts, networks, rank_of
 from leco_plugin.network.layers import Plan, Size
 from leco_plugin.network.lora_read import Layer, LoraFile
-from leco_plugin.network.matched import match
+from leco_plugin.network.matched import match, weight_shape
 
 _TITLES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
 _CORES = ("lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2")
@@ -71,7 +71,7 @@ def read_start(path: Path, module: nn.Module, kind: str, trainable: Plan) -> Sta
             layers[name] = _scaled({part: layer.parts[part] for part in taken}, layer)
     if not layers:
         raise NetworkError(f"{path} is no {kind} file: it holds {next(iter(file.tensors))}", fix="name another file")
-    sizes = {name: _size(matched.layers[name], module.get_parameter(f"{name}.weight")) for name in layers}
+    sizes = {name: _size(matched.layers[name], weight_shape(module.get_submodule(name))) for name in layers}
     notes = list(matched.left_out.sentences())
     if other:
         notes.append(f"{len(other)} tensors are not trained here and left out, such as {other[0]}")
@@ -103,10 +103,10 @@ def _scaled(parts: dict[str, Tensor], layer: Layer) -> Parts:
     return parts
 
 
-def _size(layer: Layer, weight: Tensor) -> Size:
+def _size(layer: Layer, shape: torch.Size) -> Size:
     """The rank and alpha of a layer; a rank at which a LoKr layer is whole where its factors are."""
     rank = rank_of(layer.parts)
     if rank is not None:
         return Size(rank, rank * layer.scale)
-    said = layer.parts.get("alpha", torch.tensor(float(max(weight.shape))))
-    return Size(max(weight.shape), float(said))
+    said = layer.parts.get("alpha", torch.tensor(float(max(shape))))
+    return Size(max(shape), float(said))

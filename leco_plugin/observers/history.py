@@ -93,7 +93,8 @@ def read_history(path: Path) -> History:
         found = RunDescription.model_validate(run, strict=False)
         events = tuple(_event(record, path.parent) for record in records if record["event"] in _KINDS)
     except (*_DAMAGE, StopIteration) as error:
-        raise ConfigError(f"{path} is no history of a run: {reason(error)}", fix="name the LoRA file instead") from None
+        what = "it names none" if isinstance(error, StopIteration) else reason(error)
+        raise ConfigError(f"{path} is no history of a run: {what}", fix="name the LoRA file instead") from None
     return History(found, events)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from leco_plugin.config.recognise import Kind, expect
 from leco_plugin.errors import ConfigError
 from leco_plugin.events import PicturesDrawn, Saved
 from leco_plugin.observers.history import SUFFIX, History, history_path, read_history
@@ -36,6 +37,7 @@ class Run:
 
 def find_run(path: Path) -> Run:
     """The run of a folder, a LoRA file or a history; ConfigError where that is none, or one of several."""
+    expect(path, Kind.RUN, Kind.LORA)
     if path.is_dir():
         path = _only(path)
     if not path.is_file():

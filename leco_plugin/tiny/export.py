@@ -3,18 +3,19 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextModel, Qwen2Tokenizer
+from transformers import CLIPTextModel
 
 from leco_plugin.tiny.architecture import load_tokenizer, new_scheduler, write_tokenizer_files
-from leco_plugin.tiny.flow_architecture import Batched
-from leco_plugin.tiny.flow_architecture import new_scheduler as new_flow_scheduler
+
+if TYPE_CHECKING:
+    from diffusers import ZImagePipeline
 
 Json = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
 
@@ -74,13 +75,10 @@ def export(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTex
     _add(folder / "text_encoder" / "config.json", "torch_dtype", "float32")
 
 
-def export_flow(vae: AutoencoderKL, model: Batched, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
-    """Write the whole flow pipeline to ``folder`` in float16; the models become float16 too."""
-    from diffusers import ZImagePipeline
-
+def export_flow(pipeline: "ZImagePipeline", folder: Path) -> None:
+    """Write the whole flow pipeline to ``folder`` in float16; its models become float16 too."""
     shutil.rmtree(folder, ignore_errors=True)
-    _halve(vae, model)
-    pipeline = ZImagePipeline(new_flow_scheduler(), vae, model.text_encoder, tokenizer, model.transformer)
+    _halve(pipeline.vae, pipeline.text_encoder, pipeline.transformer)
     pipeline.save_pretrained(folder, safe_serialization=True)
 
 

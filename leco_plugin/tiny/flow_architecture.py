@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 
 from leco_plugin.tiny.architecture import WORDS, byte_letters
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ZImagePipeline
 
 TEXT_WIDTH: Final = 64
 WIDTH: Final = 96
@@ -21,7 +24,6 @@ SHIFT: Final = 2.0
 
 _SPACE = "\u0120"
 """As this kind of tokenizer writes it."""
-_PICTURE_TOKENS = 16
 _PATCH = "2-1"
 _PAD, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _TEMPLATE = (
@@ -111,69 +113,25 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return scheduler
 
 
-class Captions:
-    """Token ids of captions as Z-Image asks with them, remembered."""
+def new_pipeline(vae: AutoencoderKL) -> ZImagePipeline:
+    """All of it around a VAE."""
+    # this import is slow and talks of torchvision: a mistake in the arguments is told without it
+    from diffusers import ZImagePipeline
 
-    def __init__(self, tokenizer: Qwen2Tokenizer) -> None:
-        self._tokenizer, self._known = tokenizer, dict[str, list[int]]()
-
-    def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids and mask (P, longest), filled up on the right."""
-        rows = [self._ids(caption) for caption in captions]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        return ids, torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows])
-
-    def _ids(self, caption: str) -> list[int]:
-        if caption not in self._known:
-            text = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": caption}], tokenize=False, add_generation_prompt=True, enable_thinking=True
-            )
-            self._known[caption] = list(self._tokenizer(text).input_ids)
-        return self._known[caption]
+    tokenizer = new_tokenizer()
+    text_encoder = new_text_encoder(tokenizer)
+    return ZImagePipeline(new_scheduler(), vae, text_encoder, tokenizer, new_transformer())
 
 
-class Batched(nn.Module):
-    """The text encoder and the transformer on a whole batch at once, as one model.
+def predict(pipeline: ZImagePipeline, latents: Tensor, times: Tensor, captions: Sequence[str], rows: Tensor) -> Tensor:
+    """Picture - noise (R, 4, 8, 8) for ``latents`` of that shape at ``times`` (R,): 0 is noise, 1 the picture.
 
-    diffusers' own forward takes lists of samples and is half as fast. Computes the same; for 64 x 64 pixels only.
+    ``rows`` (R,) tells which of ``captions`` each has.
     """
-
-    def __init__(self, text_encoder: Qwen3Model, transformer: ZImageTransformer2DModel) -> None:
-        super().__init__()
-        self.text_encoder, self.transformer = text_encoder, transformer
-        model = cast(Any, transformer)
-        text = model.create_coordinate_grid((TEXT_TOKENS, 1, 1), (1, 0, 0)).flatten(0, 2)
-        picture = model.create_coordinate_grid((1, 4, 4), (TEXT_TOKENS + 1, 0, 0)).flatten(0, 2)
-        filled = torch.cat([picture, torch.zeros(_PICTURE_TOKENS, 3, dtype=picture.dtype)])
-        self._text_places, self._picture_places = model.rope_embedder(text), model.rope_embedder(filled)
-
-    def context(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """What (P, n) token ids mean to the transformer: (P, 32, 96)."""
-        model = cast(Any, self.transformer)
-        states = self.text_encoder(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states[
-            -2
-        ]
-        embedded = torch.where(mask[..., None], model.cap_embedder(states), model.cap_pad_token)
-        count, tokens, _ = embedded.shape
-        embedded = torch.cat([embedded, model.cap_pad_token.expand(count, TEXT_TOKENS - tokens, -1)], 1)
-        for layer in model.context_refiner:
-            embedded = layer(embedded, None, self._text_places.expand(count, -1, -1))
-        return embedded
-
-    def forward(self, latents: Tensor, times: Tensor, context: Tensor) -> Tensor:
-        """Picture - noise (R, 4, 8, 8) for ``latents`` of that shape at ``times`` (R,): 0 is noise, 1 the picture."""
-        model, rows = cast(Any, self.transformer), len(latents)
-        time = model.t_embedder(times * model.t_scale)
-        cells = latents.view(rows, 4, 4, 2, 4, 2).permute(0, 2, 4, 3, 5, 1).reshape(rows, _PICTURE_TOKENS, -1)
-        hidden = model.all_x_embedder[_PATCH](cells)
-        hidden = torch.cat([hidden, model.x_pad_token.expand(rows, _PICTURE_TOKENS, -1)], 1)
-        places = self._picture_places.expand(rows, -1, -1)
-        for layer in model.noise_refiner:
-            hidden = layer(hidden, None, places, time)
-        hidden = torch.cat([hidden, context], 1)
-        places = torch.cat([places, self._text_places.expand(rows, -1, -1)], 1)
-        for layer in model.layers:
-            hidden = layer(hidden, None, places, time)
-        said = model.all_final_layer[_PATCH](hidden[:, :_PICTURE_TOKENS], c=time)
-        return cast(Tensor, said.view(rows, 4, 4, 2, 2, 4).permute(0, 5, 1, 3, 2, 4).reshape(rows, 4, 8, 8))
+    # a list of its own: the pipeline writes into it
+    texts, _ = pipeline.encode_prompt(
+        list(captions), do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS
+    )
+    each = [texts[row] for row in rows.tolist()]
+    said = pipeline.transformer([one[:, None] for one in latents], times, each, return_dict=False)[0]
+    return torch.stack([one.squeeze(1) for one in said])

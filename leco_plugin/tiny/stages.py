@@ -1,7 +1,8 @@
-"""The stages of the making, each a loss for ``fit``: VAE, its decoder alone, UNet with text encoder."""
+"""The stages of the making, each a loss for ``fit``: VAE, its decoder alone, UNet or flow model with text encoder."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +20,11 @@ from leco_plugin.tiny.architecture import (
     to_tensor,
 )
 from leco_plugin.tiny.fit import Dice, Score, Stage, fit
+from leco_plugin.tiny.flow_architecture import predict
 from leco_plugin.tiny.pictures import Attributes, caption, picture, random_attributes
+
+if TYPE_CHECKING:
+    from diffusers import ZImagePipeline
 
 SNR_CAP = 5.0
 """Min-SNR weighting (arXiv:2303.09556): steps with less noise than this count no more than it."""
@@ -35,7 +40,7 @@ def train_vae(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path) ->
     """Teach ``vae`` to give back ``pixels`` (N, 64, 64, 3) through latents near unit variance."""
 
     def score(step: int, dice: Dice) -> Score:
-        images = to_tensor(pixels[choice(len(pixels), stage.batch, dice)])
+        images = to_tensor(pixels[_choice(len(pixels), stage.batch, dice)])
         posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample(generator=dice.torch)).sample
         squared, absolute = _errors(decoded, images, 4.0)
@@ -56,7 +61,7 @@ def train_decoder(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path
     trained = [*vae.decoder.parameters(), *post_quant_conv(vae).parameters()]
 
     def score(_step: int, dice: Dice) -> Score:
-        chosen = choice(len(pixels), stage.batch, dice)
+        chosen = _choice(len(pixels), stage.batch, dice)
         images = to_tensor(pixels[chosen])
         noise = torch.randn(mean[chosen].shape, generator=dice.torch)
         decoded = vae.decode(mean[chosen] + (std[chosen] + 0.03) * noise).sample
@@ -91,13 +96,8 @@ def train_unet(
     token_ids = _token_ids(tokenizer)
 
     def score(_step: int, dice: Dice) -> Score:
-        chosen = choice(len(mean), stage.batch, dice)
-        clean = mean[chosen] + std[chosen] * torch.randn(mean[chosen].shape, generator=dice.torch)
-        # each caption of the batch is encoded once
-        captions = [caption(shown[index], dice.numpy) for index in chosen.tolist()]
-        distinct = list(dict.fromkeys(captions))
-        rows = torch.tensor([distinct.index(text) for text in captions])
-        text = text_encoder(torch.tensor([token_ids(words) for words in distinct])).last_hidden_state[rows]
+        clean, captions, rows = _batch(mean, std, shown, stage.batch, dice)
+        text = text_encoder(torch.tensor([token_ids(words) for words in captions])).last_hidden_state[rows]
         # spread evenly over the noise levels, the loss of a batch varies far less
         spread = torch.arange(stage.batch) + torch.rand(stage.batch, generator=dice.torch)
         timesteps = (spread * (len(alphas) / stage.batch)).long().clamp(max=len(alphas) - 1)
@@ -111,6 +111,31 @@ def train_unet(
     fit(stage, both, score, folder)
 
 
+def train_flow(
+    pipeline: "ZImagePipeline",
+    stage: Stage,
+    latents: tuple[Tensor, Tensor],
+    shown: list[Attributes],
+    folder: Path,
+) -> None:
+    """Teach its transformer and text encoder the way from noise to ``latents``, of captions of ``shown``.
+
+    Those are mean and std, (N, 4, 8, 8) each, scaled.
+    """
+
+    def score(_step: int, dice: Dice) -> Score:
+        picture, captions, rows = _batch(*latents, shown, stage.batch, dice)
+        level = _levels(stage.batch, dice)
+        noise = torch.randn(picture.shape, generator=dice.torch)
+        share = level.view(-1, 1, 1, 1)
+        said = predict(pipeline, (1 - share) * picture + share * noise, 1 - level, captions, rows)
+        error = (said - (picture - noise)).square().mean()
+        return Score(error, error.detach())
+
+    both = nn.ModuleDict({"text_encoder": pipeline.text_encoder, "transformer": pipeline.transformer}).train()
+    fit(stage, both, score, folder)
+
+
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and std of the latents of ``pixels`` uint8 (N, 64, 64, 3): (N, 4, 8, 8) each, unscaled."""
@@ -119,9 +144,28 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.cat([posterior.std for posterior in posteriors]).contiguous()
 
 
-def choice(count: int, batch: int, dice: Dice) -> Tensor:
+def _choice(count: int, batch: int, dice: Dice) -> Tensor:
     """Which of ``count`` samples make a batch."""
     return torch.randint(0, count, (batch,), generator=dice.torch)
+
+
+def _batch(
+    mean: Tensor, std: Tensor, shown: list[Attributes], count: int, dice: Dice
+) -> tuple[Tensor, list[str], Tensor]:
+    """Latents (count, 4, 8, 8), their captions, each once so that it is encoded once, and which of them is whose."""
+    chosen = _choice(len(mean), count, dice)
+    clean = mean[chosen] + std[chosen] * torch.randn(mean[chosen].shape, generator=dice.torch)
+    texts = [caption(shown[index], dice.numpy) for index in chosen.tolist()]
+    distinct = list(dict.fromkeys(texts))
+    return clean, distinct, torch.tensor([distinct.index(text) for text in texts])
+
+
+def _levels(count: int, dice: Dice) -> Tensor:
+    """Shares of noise (count,), spread evenly: half of them uniform, half around the middle and a little above it."""
+    spread = (torch.arange(count) + torch.rand(count, generator=dice.torch)) / count
+    uniform = spread.clamp(1e-4, 1 - 1e-4)[torch.randperm(count, generator=dice.torch)]
+    middle = torch.sigmoid(0.5 + torch.special.ndtri(uniform))
+    return torch.where(torch.arange(count) % 2 == 0, uniform, middle)
 
 
 def _errors(decoded: Tensor, images: Tensor, stress: float) -> tuple[Tensor, Tensor]:

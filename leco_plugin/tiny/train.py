@@ -15,7 +15,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from leco_plugin.errors import TrainingError
-from leco_plugin.tiny import MODEL_FOLDER
+from leco_plugin.tiny import MODEL_FOLDER, flow_architecture
 from leco_plugin.tiny.architecture import (
     SCALING_FACTOR,
     load_tokenizer,
@@ -27,10 +27,7 @@ from leco_plugin.tiny.architecture import (
 from leco_plugin.tiny.arguments import Parser, WholeNumber, say
 from leco_plugin.tiny.export import export, export_flow
 from leco_plugin.tiny.fit import Dice, Stage
-from leco_plugin.tiny.flow_architecture import Batched, new_tokenizer, new_transformer
-from leco_plugin.tiny.flow_architecture import new_text_encoder as flow_text_encoder
-from leco_plugin.tiny.flow_stages import centre_latents, train_flow
-from leco_plugin.tiny.stages import draw_set, encode, settle_latents, train_decoder, train_unet, train_vae
+from leco_plugin.tiny.stages import draw_set, encode, settle_latents, train_decoder, train_flow, train_unet, train_vae
 
 
 @dataclass(frozen=True)
@@ -92,17 +89,18 @@ def make_flow(plan: FlowPlan) -> Path:
     pixels, shown = draw_set(plan.pictures, Dice.of(plan.seed, "pictures"))
     vae = AutoencoderKL.from_pretrained(MODEL_FOLDER, subfolder="vae", torch_dtype=torch.float32).eval()
     mean, std = encode(vae, pixels)
-    shift = centre_latents(vae, mean)
-    tokenizer = new_tokenizer()
+    # as Flux's does, its config takes their mean off
+    shift = float(mean.double().mean())
+    vae.register_to_config(shift_factor=shift, scaling_factor=SCALING_FACTOR)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        model = Batched(flow_text_encoder(tokenizer), new_transformer())
+        pipeline = flow_architecture.new_pipeline(vae)
     _report(started, "transformer and text encoder")
     ground = f"{plan.pictures} pictures"
     stage = Stage("flow", plan.seed, plan.flow_steps, 32, 1.5e-3, ground, average=0.997, weight_decay=1e-3)
     latents = ((mean - shift) * SCALING_FACTOR, std * SCALING_FACTOR)
-    train_flow(model, stage, latents, shown, tokenizer, plan.output / "stages")
-    export_flow(vae, model, tokenizer, plan.output / "model")
+    train_flow(pipeline, stage, latents, shown, plan.output / "stages")
+    export_flow(pipeline, plan.output / "model")
     _report(started, f"the model is in {plan.output / 'model'}")
     return plan.output / "model"
 

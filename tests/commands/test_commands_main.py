@@ -124,12 +124,12 @@ def test_a_missing_job_is_an_error_like_others(tmp_path):
 
 
 def test_warnings_go_to_stderr_and_the_run_goes_on(job, tmp_path):
-    """A pair that teaches nothing is odd, but can be trained."""
-    changed(job, "positive: red", "positive: red, unconditional: red")
+    """A size of its own that is varied is odd, but can be trained."""
+    changed(job, "resolution: 64", "resolution: [64, 72], dynamic_resolution: true")
     done = leco("train", job)
     assert done.returncode == 0
     assert done.stderr.startswith(f"warning: {job}:15: ")
-    assert "no concept to train" in done.stderr
+    assert "no effect on a size that is not square" in done.stderr
     assert list(tmp_path.rglob("*.safetensors"))
 
 

@@ -46,6 +46,12 @@ TEXTS = [
     ("a.yaml", "compute_environment: LOCAL_MACHINE\nnum_processes: 1\n", Kind.OTHER_TOOL),
     ("a.json", '{"peft_type": "LORA", "r": 4}', Kind.LORA),
     ("a.json", '{"_class_name": "StableDiffusionPipeline"}', Kind.MODEL),
+    ("a.json", '{"architectures": ["CLIPTextModel"]}', Kind.MODEL),
+    ("a.json", '{"preferred weight": 1.0, "notes": ""}', Kind.OTHER_TOOL),
+    ("a.toml", 'prompts_file = "p.toml"\n[network]\nnetwork_dim = 4\n[train]\nmax_train_steps = 9\n', Kind.SETTINGS),
+    ("a.run.jsonl", "{}", Kind.RUN),
+    ("a.gguf", "GGUF", Kind.GGUF),
+    ("a.jsonl", "{}", Kind.UNKNOWN),
     ("a.json", "{}", Kind.UNKNOWN),
     ("a.yaml", "a: [", Kind.UNKNOWN),
     ("a.txt", "a\nb\n", Kind.UNKNOWN),
@@ -69,7 +75,10 @@ def test_a_text_is_told_by_its_keys(tmp_path: Path, name: str, text: str, kind: 
         (["lycoris_unet_conv_in.hada_w1_a"], Kind.LORA),
         (["diffusion_model.x.lokr_w1"], Kind.LORA),
         (["diffusion_model.x.diff"], Kind.LORA),
+        (["diffusion_model.x.a1.weight"], Kind.LORA),
+        (["diffusion_model.x.w_norm", "diffusion_model.x.b_norm"], Kind.LORA),
         (["conv_in.weight", "conv_in.bias"], Kind.MODEL),
+        (["conv_in.weight", "conv_in.bias", "snake.alpha"], Kind.MODEL),
         (["model.diffusion_model.out.0.weight"], Kind.MODEL),
         (["emb_params"], Kind.EMBEDDING),
         (["clip_g", "clip_l"], Kind.EMBEDDING),
@@ -90,7 +99,12 @@ class Trap:
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("x.lora_down.weight", Kind.LORA), ("conv_in.weight", Kind.MODEL), ("string_to_param", Kind.EMBEDDING)],
+    [
+        ("x.lora_down.weight", Kind.LORA),
+        ("conv_in.weight", Kind.MODEL),
+        ("model.diffusion_model.input_blocks.0.0.weight", Kind.MODEL),
+        ("string_to_param", Kind.EMBEDDING),
+    ],
 )
 def test_a_pickle_is_searched_and_never_run(tmp_path: Path, zipped: bool, name: str, kind: Kind):
     """Old and new checkpoints of torch."""
@@ -111,6 +125,7 @@ def test_a_pickle_is_searched_and_never_run(tmp_path: Path, zipped: bool, name: 
         ("pytorch_lora_weights.safetensors", Kind.LORA),
         ("model_index.json", Kind.MODEL),
         ("unet", Kind.MODEL),
+        ("x.run.jsonl", Kind.RUN),
         ("something", Kind.UNKNOWN),
     ],
 )

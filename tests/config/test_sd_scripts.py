@@ -415,8 +415,8 @@ def test_a_preset_of_kohya_ss_means_what_its_gui_makes_of_it(here):
     ("changed", "key", "says"),
     [
         ({"sdxl": True}, "sdxl", "sdxl_train_leco"),
-        ({"num_processes": 2}, "num_processes", "one process"),
-        ({"multi_gpu": True}, "multi_gpu", "one process"),
+        ({"num_processes": 2}, "num_processes", "accelerate launch"),
+        ({"multi_gpu": True}, "multi_gpu", "accelerate launch"),
         ({"network_dim": "many"}, "network_dim", "whole number"),
         ({"network_dims": 4}, "network_dims", "did you mean 'network_dim'?"),
         ({"optimizer": "AdamX"}, "optimizer", "no optimizer"),
@@ -465,6 +465,27 @@ def test_dora_is_refused_with_the_reason(given):
     """In one sentence."""
     (problem,) = refused(*LEAST, *given)
     assert "misread such files" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        (["--network_alpha=0"], (4, 4.0, None, 1.0)),
+        (["--network_dim=8", "--network_alpha=0"], (8, 8.0, None, 1.0)),
+        (["--network_args", "conv_dim=0"], (4, 1.0, None, 1.0)),
+        (["--network_args", "conv_dim=2", "conv_alpha=0"], (4, 1.0, 2, 2.0)),
+        (
+            ["--network_args", "conv_dim=0 conv_alpha=0 dropout=0 factor=-1 use_tucker=False rs_lora=0"],
+            (4, 1.0, None, 1.0),
+        ),
+        (["--network_args", "dora_wd=False", "block_size=None"], (4, 1.0, None, 1.0)),
+        (["--network_args", "", "--optimizer_args", ""], (4, 1.0, None, 1.0)),
+    ],
+)
+def test_what_is_off_in_sd_scripts_is_off(given, sizes):
+    """Alpha 0 is the rank, dimension 0 no network; LyCORIS' switches that are off, and empty words, ask for nothing."""
+    network = load(*given).job.network
+    assert (network.linear, network.linear_alpha, network.conv, network.conv_alpha) == sizes
 
 
 def test_mem_eff_attn_counts_beside_what_the_gui_chose():
@@ -566,11 +587,11 @@ def test_the_commands_train_small_models_of_the_other_families(here, capfd, fami
     assert not Path("output/other.safetensors").exists()
 
 
-def test_two_processes_are_refused(monkeypatch, capsys):
-    """They would write the same files."""
+def test_half_of_what_a_launcher_says_is_refused(monkeypatch, capsys):
+    """Processes that do not know one another would write the same files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert train_from_flags(LEAST, sdxl=False) == 2
-    assert "--num_processes=1" in capsys.readouterr().err
+    assert "--num_processes 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["train_leco", "sdxl_train_leco"])

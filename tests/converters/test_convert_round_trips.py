@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from leco_converters import Request, convert
-from leco_converters.request import Target
+from leco_converters.convert import Target
 
 from leco_plugin.config.build import load_job, load_prompts
 from leco_plugin.config.schema import PromptPair

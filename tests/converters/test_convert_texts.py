@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import convert_generated as made
 import pytest
 from convert_results import Convert, Refused, both_trees
 from leco_converters import Request, convert
+from leco_converters.command import main
 
 from leco_plugin.config.build import load_job, load_prompts
 
@@ -75,6 +77,25 @@ def test_half_a_pair_is_refused(refused: Refused):
     """No file can hold it."""
     (problem,) = refused('- target: "\\ud83d"\n')
     assert "surrogate" in problem.message
+
+
+@pytest.mark.parametrize("key", ["x" * 200, "x" * 1200, "a\nb", "a: b", "[a]", "? a"], ids=len)
+def test_a_key_of_any_length_stands_where_it_is_left_out(key: str, tmp_path: Path):
+    """As a comment, before its colon; nothing in a file can keep it from being written."""
+    slider = {"targets": [{"target_class": "a", "positive": "b"}], key: {key: 1}}
+    process = {"type": "slider", "model": {"name_or_path": "m"}, "slider": slider, key: [1, {key: 2}]}
+    tree = {"job": "extension", "config": {"name": "x", "process": [process]}}
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    assert main([str(tmp_path / "a.json"), "--job", str(tmp_path / "job.yaml")]) == 0
+    assert load_job(tmp_path / "job.yaml").job.pairs
+
+
+def test_half_a_pair_in_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """With the same words, and nothing about the folder; nothing is left there."""
+    (tmp_path / "a.json").write_text('{"targets": [{"target_class": "\\ud800", "positive": "b", "negative": "c"}]}')
+    assert main([str(tmp_path / "a.json")]) == 2
+    assert "half of a character pair (a lone surrogate) is no text" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_ai_toolkit_does_not_take_a_prompt_for_a_variable(to_yaml: Convert):

@@ -8,7 +8,7 @@ import torch
 from models import CPU, SD_SCHEDULE, randn, seeded
 
 from leco_plugin.errors import ModelError
-from leco_plugin.families.samplers import cumulative_alphas, make_sampler
+from leco_plugin.families.samplers import cumulative_alphas, make_sampler, shifted_sigmas
 
 CLASSES = {
     "ddim": diffusers.DDIMScheduler,
@@ -97,3 +97,15 @@ def test_cumulative_alphas_are_sds():
     alphas = cumulative_alphas(SD_SCHEDULE)
     assert alphas.dtype == torch.float32
     assert [alphas[0].item(), alphas[999].item()] == pytest.approx([0.99915, 0.00466], abs=1e-5)
+
+
+def test_a_flow_s_shift_is_what_its_config_says():
+    """Also where another class has noted it as a default: diffusers then takes its own default for it."""
+
+    class Vague(diffusers.FlowMatchEulerDiscreteScheduler):
+        def __init__(self, *values, **options):
+            super().__init__(*values, **options)
+
+    config = Vague.from_config({"shift": 3.0}).config
+    assert "shift" in config["_use_default_values"]
+    torch.testing.assert_close(shifted_sigmas(config, 4), torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]))

@@ -13,7 +13,7 @@ from small_models import build_pipeline
 from torch import Tensor
 
 from leco_plugin.config.schema import ModelConfig
-from leco_plugin.errors import ModelError
+from leco_plugin.errors import LecoError, ModelError
 from leco_plugin.families import offline
 from leco_plugin.families.load import load_model
 from leco_plugin.families.single_file import FileSource
@@ -123,7 +123,8 @@ def tensor(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({"lora_unet_x.lora_down.weight": tensor(1, 1)}, "a LoRA"),
+        ({"lora_unet_x.lora_down.weight": tensor(1, 1)}, "this is a LoRA: leco inspect"),
+        ({"diffusion_model.x.lora_A.weight": tensor(1, 1)}, "this is a LoRA: leco inspect"),
         ({"model.diffusion_model.double_blocks.0.x": tensor(1)}, "a Flux model"),
         ({"first_stage_model.decoder.conv_in.weight": tensor(1)}, "a VAE alone"),
         ({"model.diffusion_model.input_blocks.0.0.weight": tensor(8, 4, 3, 3)}, "without a text encoder"),
@@ -139,7 +140,7 @@ def tensor(*shape: int) -> Tensor:
 )
 def test_a_file_of_something_else_is_refused_by_what_it_is(tensors: dict[str, Tensor], said: str, tmp_path: Path):
     """The error says what the file holds."""
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(LecoError, match=said):
         load(write(tmp_path / "model.safetensors", tensors))
 
 

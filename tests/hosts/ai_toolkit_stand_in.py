@@ -60,8 +60,13 @@ class _Finder(MetaPathFinder, Loader):
 def install() -> None:
     """Put the stand-ins in place."""
     import diffusers.utils
+    import torch
     import transformers.utils
     import yaml
+
+    if not torch.cuda.is_available():
+        # the host asks the device for its size wherever triton is installed; None is how Python says that it is not
+        sys.modules["triton"] = None  # type: ignore[assignment]
 
     # these ask which packages there are; the answer must be the true one
     for module in (diffusers.utils, transformers.utils):

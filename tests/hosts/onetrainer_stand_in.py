@@ -5,6 +5,7 @@ Each part refuses what the real one would fail at, or do wrong.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ class Model:
             self.patchify_latents = nn.PixelUnshuffle(2)
         self.train_progress = SimpleNamespace(epoch=0, epoch_step=0, global_step=0)
         self.lora: Adapter | None = None
+        self.timing = lambda height, width, steps: {}
 
     def adapters(self) -> list[Adapter]:
         return [self.lora] if self.lora else []
@@ -189,6 +191,21 @@ class Setup:
 
 
 @dataclass
+class Sampler:
+    """Sets its timesteps on a copy of the model's scheduler, and then draws."""
+
+    model: Model
+
+    def sample(self, sample_config: Any, destination: str, image_format: Any = None) -> None:
+        if self.model.flow:
+            self.model.encode_text("a prompt", "another", of="captions")
+            steps = sample_config.diffusion_steps
+            options = self.model.timing(sample_config.height, sample_config.width, steps)
+            copy.deepcopy(self.model.noise_scheduler).set_timesteps(steps, device="cpu", **options)
+        Path(destination + image_format.extension()).write_bytes(b"a picture")
+
+
+@dataclass
 class Saver:
     """Writes the LoRA; a backup is a folder with the optimizer, too."""
 
@@ -213,6 +230,9 @@ class Commands:
     def stop(self) -> None:
         self.stopped = True
 
+    def get_stop_command(self) -> bool:
+        return self.stopped
+
 
 class Trainer:
     """The host's order of things: set up, count, back up before a step, one backward pass after it."""
@@ -221,19 +241,18 @@ class Trainer:
         self.config, self.commands = config, commands
         self.train_device, self.temp_device = torch.device("cpu"), torch.device("cpu")
         self.losses: list[float] = []
+        self.one_step_trained = False
         self.scalars: dict[str, float] = {}
 
     def create_model_saver(self) -> Saver:
         return Saver(self.optimizer)
 
     def create_model_sampler(self, model: Model) -> Any:
-        return SimpleNamespace(
-            sample=lambda sample_config, destination, image_format: Path(
-                destination + image_format.extension()
-            ).write_bytes(b"a picture")
-        )
+        return Sampler(model)
 
     def end(self) -> None:
+        if not self.one_step_trained:
+            return
         self.save("KOHYA_LORA", self.config.output_model_destination)
 
     def start(self) -> None:
@@ -266,6 +285,7 @@ class Trainer:
                     schedule = SimpleNamespace(get_last_lr=lambda: [1e-2])
                     self.setup.report_to_tensorboard(self.model, self.config, schedule, self)
                     self.optimizer.zero_grad()
+                    self.one_step_trained = True
                 progress.epoch_step, progress.global_step = progress.epoch_step + 1, progress.global_step + 1
                 if self.commands.stopped:
                     return

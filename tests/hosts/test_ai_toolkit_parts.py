@@ -17,7 +17,7 @@ from leco_plugin.config.schema import LecoConfig
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.row_check import rows_differ
 from leco_plugin.engine.step import StepSettings
-from leco_plugin.errors import ModelError
+from leco_plugin.errors import ModelError, NetworkError
 from leco_plugin.families.samplers import FlowSampler, make_sampler
 from leco_plugin.hosts.ai_toolkit.model import HostDenoiser
 from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
@@ -71,9 +71,6 @@ class StrictNetwork(nn.Module):
         values = self._multiplier if isinstance(self._multiplier, list) else [self._multiplier] * rows
         assert len(values) == rows, "the host spreads a shorter list over the wrong rows"
         return self.weight * torch.tensor(values)
-
-    def save_weights(self, file: str, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        Path(file).write_text(f"{dtype} {metadata}")
 
 
 FLUX = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0}
@@ -209,14 +206,13 @@ def test_dropout_is_for_what_is_trained_alone() -> None:
         assert network.training
 
 
-def test_the_network_trains_what_the_host_would_and_saves_at_once(tmp_path: Path) -> None:
-    """Frozen parameters are left out; a file is there whole or not at all."""
+def test_the_network_trains_what_the_host_would() -> None:
+    """Frozen parameters are left out; the host alone writes its files."""
     network = StrictNetwork(1.0)
     wrapped = HostNetwork(network, takes_rows=True)
     assert wrapped.parameters() == [network.weight]
-    wrapped.save(tmp_path / "a.safetensors", "float16", {"ss_steps": "1"})
-    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
-    assert (tmp_path / "a.safetensors").read_text() == "torch.float16 {'ss_steps': '1'}"
+    with pytest.raises(NetworkError, match="the host writes the LoRA itself"):
+        wrapped.save(Path("a.safetensors"), "float16", {})
 
 
 @pytest.mark.parametrize(
@@ -293,6 +289,7 @@ class Drawn(StrictSd):
         self.times, self.computed = times, 0
         self.unet = nn.Module()
         self.unet.forward = self._forward
+        self.text_encoder, self.vae = [nn.Linear(1, 1)], nn.Linear(1, 1)
 
     def _forward(self, latents: Tensor, timestep: Tensor) -> Tensor:
         self.computed += 1
@@ -303,6 +300,9 @@ class Drawn(StrictSd):
 
     def generate_single_image(self, pipeline: Any, asked: Any, one: Any, other: Any, generator: Any, more: Any) -> None:
         assert (pipeline, asked.guidance_scale, asked.ctrl_img) == ("pipeline", 1.0, None)
+        for part in (*self.text_encoder, self.vae):
+            # as the host's pipelines do with all their parts
+            assert part.to("meta").weight.device == CPU, "what is not needed stays where it is"
         for time in self.times(asked.height, asked.num_inference_steps):
             for _ in range(2):
                 self.unet(torch.zeros(1), timestep=time[None])
@@ -320,6 +320,7 @@ def test_a_flow_schedule_is_recorded_while_the_host_draws() -> None:
     assert (sd.computed, sd.unet.forward, denoiser.remarks) == (2, own, [])
     denoiser.sampler("flow", 4, (4, 64, 64))
     assert sd.computed == 2, "a schedule is recorded once"
+    assert sd.vae.to("meta").weight.is_meta, "and moves again afterwards"
 
 
 def test_sampling_that_cannot_be_understood_is_said() -> None:

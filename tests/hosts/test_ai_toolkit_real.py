@@ -235,6 +235,12 @@ def test_jobs_that_cannot_be_trained_are_refused_before_a_model_is_loaded(output
     assert re.search(unknown, output)
 
 
+def test_cache_text_embeddings_lets_go_of_the_encoders(output: str) -> None:
+    """Of the one job that has it; the host itself goes by its datasets, and there are none."""
+    assert output.count("UNLOADING TEXT ENCODER") == 1
+    assert "We dont need the text encoder anymore" in output
+
+
 def test_a_goal_that_is_reached_ends_the_training(host: Host, output: str) -> None:
     """The host goes through its last steps, with weights that stay; figure and file say when it was."""
     told = re.search(r"LECO: after (\d+) steps .*; no more is trained", output)

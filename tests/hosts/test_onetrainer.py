@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from models import Recorder, SmallDenoiser, randn, randomize, seeded
-from onetrainer_stand_in import ALPHA, RANK, Commands, Model, Setup, Trainer, kind
+from onetrainer_stand_in import ALPHA, RANK, Commands, Model, Sampler, Setup, Trainer, kind
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.step import StepSettings
+from leco_plugin.engine.stop import Stop
 from leco_plugin.errors import ConfigError, ModelError, TrainingError
-from leco_plugin.events import Warned
+from leco_plugin.events import RunEnded, Warned
+from leco_plugin.hosts.onetrainer.denoiser import HostDenoiser
 from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.run import Plan, Run, begin
@@ -85,11 +88,13 @@ def begun(model: Model, plan: Plan | None = None, **changes: Any) -> Run:
     config, setup = config_of(model_type=kind("KIND", *facts), **changes), MixedSetup("cpu", "cpu", False)
     setup.setup_model(model, config)
     randomize(model.lora.parameters(), std=0.2)
-    commands = Commands()
-    heard = Recorder()
-    reported = reported_in(Path("unused"), [heard])
-    wishes = {"stop": commands.stop, "wants_stop": lambda: False}
-    run = begin(plan or plan_of(), setup, model, config, scaled=False, reported=reported, **wishes)
+    heard, plan = Recorder(), plan or plan_of()
+
+    def draw(height: int, width: int, steps: int) -> None:
+        Sampler(model).sample(SimpleNamespace(height=height, width=width, diffusion_steps=steps), "unused")
+
+    denoiser = HostDenoiser(setup, model, config, plan.resolution, draw)
+    run = begin(plan, denoiser, reported_in(Path("unused"), [heard]), Commands(), Stop(), scaled=False)
     setup.leco, run.heard = run, heard
     return run
 
@@ -250,30 +255,46 @@ def test_rows_that_disturb_one_another_are_asked_one_by_one():
     assert not [event for event in apart.heard.of(Warned) if "a call" in event.message]
 
 
-LINE = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+def mu(height: int, width: int, steps: int) -> dict[str, float]:
+    """A shift of 2 for a picture of 64 x 64 pixels, 4 for one of twice the height."""
+    return {"mu": math.log(2 * height / 64 * width / 64)}
+
+
+DYNAMIC = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+ENDING = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
+SANA = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
 @pytest.mark.parametrize(
-    ("model_type", "config", "shift", "terminal"),
-    [("FLUX_DEV_1", LINE, math.exp(1.15), None),
-     # what diffusers' formula for FLUX.2 gives for 4096 tokens and 40 steps
-     ("FLUX_2", LINE, 8.02, None),
-     ("QWEN", {**LINE, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02},
-      math.exp(0.5 + 0.4 * 3840 / 7936), 0.02),
-     ("SANA", {"flow_shift": 3.0}, 3.0, None), ("Z_IMAGE", {"shift": 6.0}, 6.0, None)],
+    ("scheduler", "timing", "shape", "expected"),
+    [pytest.param(DYNAMIC, mu, (4, 8, 8), [1, 6 / 7, 2 / 3, 0.4], id="a shift of the size"),
+     pytest.param(DYNAMIC, mu, (4, 16, 8), [1, 12 / 13, 0.8, 4 / 7], id="of another size"),
+     pytest.param(ENDING, mu, (4, 8, 8), [1, 1 - 0.98 * 5 / 21, 1 - 0.98 * 5 / 9, 0.02], id="stretched to an end"),
+     pytest.param(DYNAMIC, lambda *_: {"mu": 0.0, "sigmas": [1.0, 0.7, 0.3, 0.1]}, (4, 8, 8), [1, 0.7, 0.3, 0.1],
+                  id="its own sigmas"),
+     pytest.param(SANA, lambda *_: {}, (4, 8, 8), [1, 0.9, 0.75, 0.5], id="another scheduler")],
 )  # fmt: skip
-def test_a_flow_schedule_is_that_of_the_family(model_type, config, shift, terminal):
-    """At 1024 x 1024 pixels and 40 steps: s k / (1 + (k - 1) s) from 1 to 1/40; Qwen's is stretched to its end."""
+def test_a_flow_is_walked_with_the_noise_levels_of_the_host_s_sampler(scheduler, timing, shape, expected):
+    """As it sets them for a picture of that size, but that Euler's stops beside the picture are left out."""
+    model = Model(flow=True)
+    model.noise_scheduler, model.timing = scheduler, timing
+    run = begun(model)
+    sampler = run.denoiser.sampler("flow", 4, shape)
+    torch.testing.assert_close(sampler.timesteps, 1000 * torch.tensor(expected), rtol=1e-3, atol=0.1)
+    assert not run.denoiser.remarks
+
+
+def test_a_sampler_that_cannot_be_asked_is_told_of():
+    """Walks then go by the config of the model's scheduler."""
     model = Model(flow=True)
     run = begun(model)
-    run.denoiser.config = SimpleNamespace(model_type=kind(model_type, "is_flow_matching"), train_device="cpu")
-    model.noise_scheduler = SimpleNamespace(config=config)
-    even = torch.linspace(1, 1 / 40, 40)
-    expected = shift * even / (1 + (shift - 1) * even)
-    if terminal:
-        expected = 1 - (1 - expected) * (1 - terminal) / (1 - expected[-1])
-    sampler = run.denoiser.sampler("flow", 40, (4, 128, 128))
-    torch.testing.assert_close(sampler.timesteps, 1000 * expected, rtol=1e-3, atol=0.1)
+    run.denoiser._draw = lambda *_: None
+    sampler = run.denoiser.sampler("flow", 2, (4, 16, 16))
+    torch.testing.assert_close(sampler.timesteps, torch.tensor([1000.0, 750.0]))
+    assert run.denoiser.remarks == [
+        "how OneTrainer samples kind is not known (ValueError: it sets no timesteps); "
+        "walks go by its scheduler's config"
+    ]
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------
@@ -323,7 +344,6 @@ def test_an_overflow_reaches_the_host_s_scaler_and_lowers_ours():
 
 class MixedTrainer(TrainerMixin, Trainer):
     leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=4, walk="pool", pool_size=2))
-    leco_wants_stop = staticmethod(lambda: False)
     leco_host = SimpleNamespace(
         create=SimpleNamespace(get_model_setup_class=lambda kind, method: Setup), grad_scaling=lambda *_: False
     )
@@ -331,7 +351,7 @@ class MixedTrainer(TrainerMixin, Trainer):
 
 def trainer_in(folder: Path, **changes: Any) -> MixedTrainer:
     trainer = MixedTrainer(config_of(folder, **changes), None, Commands())
-    trainer.heard = Recorder()
+    trainer.heard, trainer.leco_signal = Recorder(), Stop()
     trainer.leco_reported = reported_in(folder, [trainer.heard])
     return trainer
 
@@ -367,7 +387,7 @@ def test_a_run_speaks_in_events(tmp_path):
     trainer.sampler.sample(sample_config=sample, destination=str(tmp_path / "cat"), image_format=form)
     trainer.train()
     trainer.config.output_model_destination = str(tmp_path / "lora.safetensors")
-    trainer.leco_end(interrupted=False)
+    trainer.end()
     started, drawn, *steps, saved, ended = [e for e in trainer.heard.events if not isinstance(e, Warned)]
     assert (started.steps, started.done, dict(started.facts)["targets"]) == (6, 0, "'cat', 'dog'")
     assert (drawn.path, drawn.seeds, drawn.multipliers) == (tmp_path / "cat.png", (7,), (1.0,))
@@ -395,8 +415,10 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
     trained(tmp_path, backup_at=4)
     trainer = trainer_in(tmp_path, continue_last_backup=True)
     trainer.leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=5, walk="pool", pool_size=2))
-    with pytest.raises(ConfigError, match=r"leco\.max_denoising_steps: 4 in the state, 5 now"):
+    with pytest.raises(ConfigError, match=r"leco\.max_denoising_steps: 4 in the state, 5 now") as refused:
         trainer.start()
+    assert "switch continue_last_backup off" in str(refused.value), "in the host's words, not in another's"
+    assert "resume:" not in str(refused.value)
     (tmp_path / "backup" / "leco" / "state.json").unlink()
     trainer = trainer_in(tmp_path, continue_last_backup=True)
     with pytest.raises(ConfigError, match=r"state\.json is missing"):
@@ -407,13 +429,23 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
 def test_a_run_ends_after_the_step_at_which_it_is_asked_to(tmp_path, wish):
     """By the user, or because enough of the goal is reached."""
     trainer = trainer_in(tmp_path)
-    trainer.leco_wants_stop = lambda: wish == "the user's" and len(trainer.losses) == 1
     trainer.leco_plan = plan_of(leco=LecoConfig(max_denoising_steps=4, stop_at=0.5))
+    trainer.config.output_model_destination = str(tmp_path / "lora.safetensors")
     trainer.start()
     if wish == "the goal's":
         trainer._leco.progress.reached = lambda fraction: fraction == 0.5 and len(trainer.losses) == 2
+    else:
+        own = trainer._leco.training.step.run
+
+        def step(*given: Any) -> Any:
+            trainer.leco_signal.asked = len(trainer.losses) == 1
+            return own(*given)
+
+        trainer._leco.training.step.run = step
     trainer.train()
+    trainer.end()
     assert len(trainer.losses) == 2
+    assert trainer.heard.of(RunEnded)[0].interrupted == (wish == "the user's")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):

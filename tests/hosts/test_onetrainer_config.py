@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from onetrainer_stand_in import kind
+from onetrainer_stand_in import Commands, kind
 
 from leco_plugin.commands.main import main
 from leco_plugin.config.schema import LecoConfig
@@ -65,6 +65,7 @@ def default_config() -> Config:
         validation=False,
         debug_mode=False,
         learning_rate_scaler="NONE",
+        learning_rate_warmup_steps=200.0,
         batch_size=1,
         gradient_accumulation_steps=2,
         masked_training=False,
@@ -185,6 +186,14 @@ def test_a_run_can_be_told_its_steps(tmp_path, steps, epochs, length):
     flags = read_flags([*NEEDED, *(["--steps", str(steps)] if steps else [])])
     assert (host_config.set_steps(config, flags), config.epochs) == (length, epochs)
     assert steps is None or epochs * length == 2 * steps
+
+
+@pytest.mark.parametrize(("steps", "warming", "said"), [(199, 200.0, True), (200, 200.0, False), (10, 0.5, False)])
+def test_a_run_that_is_over_before_it_is_warm_is_told_of(steps, warming, said):
+    """The host's default is 200 batches, here two a step; up to 1 is a share of the run."""
+    config = default_config()
+    config.learning_rate_warmup_steps = warming
+    assert any("learning_rate_warmup_steps is 200" in doubt for doubt in host_config.doubts(config, steps)) == said
 
 
 def test_a_command_line_can_be_short(tmp_path, monkeypatch):
@@ -347,7 +356,7 @@ def test_check_says_what_is_missing(tmp_path, capsys):
     assert main(["host", "check", "onetrainer", str(host_folder(tmp_path))]) == 2
     shown = capsys.readouterr()
     assert "OneTrainer, commit unknown (tested: " in shown.out
-    assert "OneTrainer cannot be imported here: " in shown.err
+    assert "OneTrainer cannot be imported: " in shown.err
 
 
 def test_the_command_passes_its_flags_on(tmp_path, capsys, monkeypatch):
@@ -355,3 +364,98 @@ def test_the_command_passes_its_flags_on(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["host", "run", "onetrainer", "--root", "ot", "--config-path", "c.json", "--prompts", "none.toml"]) == 2
     assert "none.toml: there is no such file" in capsys.readouterr().err
+
+
+# --- starting ----------------------------------------------------------------------------------------------------
+
+
+class Trained:
+    """The host's trainer: fails where it loads the model, and has a TensorBoard that only ``end`` ends."""
+
+    ended = 0
+
+    def __init__(self, config: Any, callbacks: Any, commands: Any) -> None:
+        self.config, self.commands = config, commands
+
+    def start(self) -> None:
+        raise Exception("could not load model")
+
+    def end(self) -> None:
+        Trained.ended += 1
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a config and prompts, where the host is the stand-in of this file."""
+    (tmp_path / "p.toml").write_text('[[targets]]\ntarget = "a"\npositive = "a"\n')
+    (tmp_path / "c.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Trained, "ended", 0)
+    more = {"trainer": Trained, "callbacks": SimpleNamespace, "commands": Commands}
+    host = SimpleNamespace(**{**vars(HOST), **more, "create": SimpleNamespace(**vars(HOST.create))})
+    monkeypatch.setattr(contract, "enter", lambda root: host)
+    own = default_config
+    paths = {"output_model_destination": "lora.safetensors", "workspace_dir": "ws", "base_model_name": "some/model"}
+
+    def with_paths() -> Config:
+        config = own()
+        vars(config).update(paths)
+        return config
+
+    monkeypatch.setattr(HOST.config, "default_values", with_paths)
+    return host
+
+
+def test_a_run_that_fails_ends_as_the_host_does(place, capsys):
+    """Its TensorBoard would go on for ever otherwise; the user reads one sentence."""
+    assert main(["host", "run", "onetrainer", "c.json", "p.toml", "--root", "."]) == 2
+    assert "OneTrainer: could not load model" in capsys.readouterr().err
+    assert Trained.ended == 1
+
+
+def test_the_window_starts_leco_with_a_copy_of_its_config(place, tmp_path, monkeypatch):
+    """Prompts are read at each start; what cannot be trained is an error of the start, which the window shows."""
+    config, tried = default_config(), []
+    vars(config).update({"output_model_destination": "l", "workspace_dir": "ws", "base_model_name": "m"})
+
+    def press_start() -> None:
+        for prompts in (None, "[[targets]]\ntarget = 1\n"):
+            if prompts:
+                (tmp_path / "p.toml").write_text(prompts)
+            trainer = place.create.create_trainer(config, None, Commands(), reattach=False)
+            with pytest.raises(LecoError) as refused:
+                trainer.start()
+            trainer.end()
+            tried.append(str(refused.value))
+
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "train_ui.py").write_text("import window_of_the_host\nwindow_of_the_host.open()\n")
+    monkeypatch.setitem(sys.modules, "window_of_the_host", SimpleNamespace(open=press_start))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 0
+    assert "could not load model" in tried[0]
+    assert "p.toml:2" in tried[1]
+    assert config.samples is None, "the window's own config is as it was"
+    assert Trained.ended == 1
+
+
+def test_a_window_that_cannot_be_opened_is_told_of(place, tmp_path, monkeypatch, capsys):
+    """Where the host has none, and where what it is made of is not installed."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 2
+    assert "this OneTrainer has no " in capsys.readouterr().err
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "train_ui.py").write_text("import no_such_package_as_this\n")
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 2
+    assert "window cannot be opened: No module named 'no_such_package_as_this'" in capsys.readouterr().err
+
+
+def test_the_window_wants_prompts(tmp_path, monkeypatch, capsys):
+    """Before it opens, and before the host is imported."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["host", "ui", "onetrainer", "--root", "."]) == 2
+    assert "a prompt file is needed" in capsys.readouterr().err
+    assert main(["host", "ui", "onetrainer", "p.toml", "--root", "."]) == 2
+    assert "p.toml: there is no such file" in capsys.readouterr().err

@@ -94,25 +94,30 @@ class Workplace:
         return done.stdout + done.stderr
 
     def start(self, config: dict[str, Any], *flags: str, prompts: str = PROMPTS) -> subprocess.CompletedProcess[str]:
+        self.folder.mkdir(exist_ok=True)
+        self.write(self.folder / "config.json", config)
+        (self.folder / "prompts.toml").write_text(prompts)
+        command = ["-m", "leco_plugin", "host", "run", "onetrainer", "--root", str(ROOT), "--seed", "5"]
+        given = ["--config-path", "config.json", "--prompts", "prompts.toml", *flags]
+        return self.python(*command, *given)
+
+    def write(self, path: Path, config: dict[str, Any]) -> None:
+        """A config of the host whose files are in this folder."""
         own = {
             "workspace_dir": str(self.folder / "workspace"),
             "cache_dir": str(self.folder / "cache"),
             "output_model_destination": str(self.lora),
         }
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / "config.json").write_text(json.dumps({**CONFIG, **own, **config}))
-        (self.folder / "prompts.toml").write_text(prompts)
-        command = [str(PYTHON), "-m", "leco_plugin.hosts.onetrainer", "--root", str(ROOT), "--seed", "5"]
-        given = ["--config-path", "config.json", "--prompts", "prompts.toml", *flags]
+        path.write_text(json.dumps({**CONFIG, **own, **config}))
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the host's Python, with LECO in it."""
         source = Path(__file__).parents[2]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{source}{os.pathsep}{source / 'converters'}",
-            "HF_HUB_OFFLINE": "1",
-        }
+        places = {"PYTHONPATH": f"{source}{os.pathsep}{source / 'converters'}", "HF_HUB_OFFLINE": "1"}
         return subprocess.run(
-            [*command, *given], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
+            [str(PYTHON), *arguments], cwd=self.folder, env={**os.environ, **places}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
 
     def losses(self) -> list[float]:
         """What the host wrote to TensorBoard, step by step."""
@@ -264,3 +269,31 @@ def test_a_run_samples_backs_up_and_resumes(place, tmp_path, family):
     assert "Continuing training from backup" in said
     again = load_file(place.lora)
     assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_its_window_trains_with_a_prompt_file(place, tmp_path):
+    """Its own buttons and bars, and LECO's LoRA; what cannot be trained is an error there, with the sentence below."""
+    place.folder.mkdir()
+    if place.python("-c", "import PySide6, matplotlib, onnxruntime").returncode:
+        pytest.skip("the host's window needs packages that are not there")
+    root = tmp_path / "root"
+    (root / "training_presets").mkdir(parents=True)
+    # the window writes what it shows into its presets
+    for entry in Path(str(ROOT)).iterdir():
+        if entry.name != "training_presets":
+            (root / entry.name).symlink_to(entry)
+    place.write(root / "training_presets" / "#.json", {})
+    for needed in ("workspace", "cache"):
+        (place.folder / needed).mkdir()
+    (place.folder / "prompts.toml").write_text(PROMPTS)
+    driver = str(Path(__file__).parent / "onetrainer_window.py")
+    flags = ["prompts.toml", "--root", str(root), "--steps", "3", "--leco", "max_denoising_steps=4"]
+    shown = place.python(driver, *flags)
+    assert "shown: Training ..." in shown.stdout, shown.stdout + shown.stderr
+    assert "shown: Stopped" in shown.stdout
+    assert "finished 3 steps" in shown.stdout
+    assert loads("sd1", MODEL_FOLDER, place.lora)
+    place.write(root / "training_presets" / "#.json", {"loss_weight_fn": "P2"})
+    refused = place.python(driver, *flags)
+    assert "shown: Error" in refused.stdout
+    assert "loss_weight_fn P2 is not there for LECO" in refused.stderr

@@ -1,14 +1,21 @@
-"""A flow model of a few channels with random weights: Z-Image, as a diffusers folder."""
+"""Flow models of a few channels with random weights: Z-Image and Sana, as diffusers folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    SanaTransformer2DModel,
+    ZImageTransformer2DModel,
+)
+from flow_models import _word_tokenizer
 from small_models import vae_config
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 _WIDTH = 16
 
@@ -47,6 +54,37 @@ def z_image_folder(folder: Path) -> Path:
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def sana_folder(folder: Path) -> Path:
+    """Sana, whose scheduler is not Euler's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        size = _word_tokenizer(folder / "tokenizer", tokenizer_class="GemmaTokenizer")
+        text = Gemma2Config(
+            vocab_size=size, hidden_size=_WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8,
+        )  # fmt: skip
+        transformer = SanaTransformer2DModel(
+            in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=8,
+            num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=_WIDTH, patch_size=1,
+            caption_channels=_WIDTH,
+        )  # fmt: skip
+        vae = AutoencoderDC(
+            in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * 6,
+            decoder_block_types=("ResBlock",) * 6, encoder_block_out_channels=(4,) * 6,
+            decoder_block_out_channels=(4,) * 6, encoder_layers_per_block=(1,) * 6, decoder_layers_per_block=(1,) * 6,
+            encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6, downsample_block_type="conv",
+            upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu",
+        )  # fmt: skip
+        for parameter in transformer.parameters():
+            parameter.data += 0.02 * torch.randn(parameter.shape)
+        parts = {"transformer": transformer, "text_encoder": Gemma2Model(text), "vae": vae}
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    parts["scheduler"] = DPMSolverMultistepScheduler(**flow)
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
     return folder
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from leco_plugin.commands import main as cli
 from leco_plugin.families.load import load_model
 from leco_plugin.network.layers import transformer_layers
-from leco_plugin.network.lora_file import unet_key
 
 PAIR = {
     "target": "a shape",
@@ -56,9 +55,8 @@ def as_diffusers(path: Path, target: Path) -> Path:
     tensors, _ = parts(path)
     other = {}
     for name in transformer_layers(load_model("builtin:tiny", dtype="fp32", device=CPU).module):
-        down, up, alpha = (
-            tensors[f"{unet_key(name)}.{part}"] for part in ("lora_down.weight", "lora_up.weight", "alpha")
-        )
+        key = f"lora_unet_{name.replace('.', '_')}"
+        down, up, alpha = (tensors[f"{key}.{part}"] for part in ("lora_down.weight", "lora_up.weight", "alpha"))
         other[f"unet.{name}.lora_A.weight"] = down
         other[f"unet.{name}.lora_B.weight"] = up * (float(alpha) / len(down))
     save_file(other, target)

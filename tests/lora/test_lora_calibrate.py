@@ -48,6 +48,13 @@ def test_strength_one_has_the_whole_effect(slider: Path, calibrated: tuple[Path,
     assert float(parts(calibrated[1])[1]["ss_leco_effect"]) == pytest.approx(both_sides(after), abs=0.03)
 
 
+def test_another_effect_is_had_where_it_is_asked_for(slider: Path, tmp_path: Path) -> None:
+    """Strength 1 has it, at both ends together."""
+    target = tmp_path / "less.safetensors"
+    assert run("calibrate", slider, "--output", target, "--effect", 0.2, *FEW) == 0
+    assert float(parts(target)[1]["ss_leco_effect"]) == pytest.approx(0.2, abs=0.01)
+
+
 def test_the_file_tells_of_it(slider: Path, calibrated: tuple[Path, Path]) -> None:
     """Alphas are scaled and nothing else; metadata has the range at both sides, and hashes of the new weights."""
     strong, result = calibrated

@@ -162,7 +162,7 @@ def test_broken_files_are_refused_by_name(slider: Path, tmp_path: Path, capsys: 
     """No file, no LoRA, numbers that are not finite, strengths that are none."""
     broken = changed(slider, tmp_path / "broken.safetensors", alphas_times(float("nan")))
     assert "is broken" in refused(capsys, "evaluate", broken)
-    assert "cannot be read" in refused(capsys, "evaluate", tmp_path / "nowhere.safetensors")
+    assert f"there is no {tmp_path}" in refused(capsys, "evaluate", tmp_path / "nowhere.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
     assert "cannot be read" in refused(capsys, "evaluate", tmp_path / "text.safetensors")
     assert "are not strengths" in refused(capsys, "evaluate", slider, "--strengths", "high")

@@ -90,10 +90,41 @@ def test_pickles_are_read_as_weights_only(slider: Path, tmp_path: Path, capsys: 
 
 
 def test_what_is_no_lora_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By a key that it holds."""
+    """By what it is; never as a LoRA that does nothing, or is for another model."""
     save_file({"model.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    assert run("inspect", tmp_path / "model.safetensors") == 2
-    assert "is no LoRA: it holds model.weight" in capsys.readouterr().err
+    save_file({"emb_params": torch.ones(1, 4)}, tmp_path / "word.safetensors")
+    save_file({"lora_unet_conv_in.lora_down.weight": torch.ones(2, 2)}, tmp_path / "half.safetensors")
+    torch.save([torch.ones(1)], tmp_path / "list.pt")
+    (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html><html></html>")
+    (tmp_path / "text.ckpt").write_text("some text")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "quantized.gguf").write_bytes(b"GGUF")
+    for name, said in (
+        ("model.safetensors", "this is a model: name it in a job"),
+        ("word.safetensors", "this is a textual-inversion embedding: put it into the folder"),
+        ("half.safetensors", "is broken: lora_unet_conv_in.lora_down.weight stands without its other factor"),
+        ("list.pt", "is no LoRA: it holds no tensor at all"),
+        ("pointer.safetensors", "is a Git LFS pointer, not the weights"),
+        ("page.safetensors", "is a web page, not the weights"),
+        ("text.ckpt", "cannot be read: it is no file that torch wrote"),
+        ("picture.png", "is no file of weights, by its ending"),
+        ("quantized.gguf", "this is a GGUF file: nothing here reads it"),
+        ("nowhere.safetensors", "there is no "),
+    ):
+        for command in ("inspect", "calibrate", "evaluate"):
+            assert run(command, tmp_path / name) == 2
+            assert said in capsys.readouterr().err
+
+
+def test_a_renamed_file_is_read_as_what_it_is(slider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """People call safetensors .pt; torch's own files under the name of safetensors are told by their content, too."""
+    (tmp_path / "a.pt").write_bytes(slider.read_bytes())
+    torch.save(parts(slider)[0], tmp_path / "b.safetensors")
+    layers = inspected(capsys, slider)["layers"]
+    assert inspected(capsys, tmp_path / "a.pt")["layers"] == layers
+    assert run("inspect", tmp_path / "b.safetensors") == 2
+    assert "it is a pickle under another name" in capsys.readouterr().err
 
 
 def test_parts_that_are_not_read_are_named_and_counted(
@@ -104,7 +135,7 @@ def test_parts_that_are_not_read_are_named_and_counted(
     save_file(foreign, tmp_path / "glora.safetensors")
     tree = inspected(capsys, tmp_path / "glora.safetensors")
     assert tree["layers"]["projections"]["networks"] == ["GLoRA"]
-    assert any(finding.startswith("not read: 2 parts, such as") for finding in tree["findings"])
+    assert any(finding.startswith("not read: 2 parts of") for finding in tree["findings"])
     assert not any("nothing" in finding for finding in tree["findings"])
     tensors = {key: tensor for key, tensor in parts(slider)[0].items() if not key.endswith("alpha")}
     save_file({**tensors, **foreign}, tmp_path / "both.safetensors")

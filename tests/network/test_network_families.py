@@ -189,8 +189,8 @@ def test_convolutions_have_a_size_of_their_own(tmp_path: Path):
     """conv and conv_alpha go to 3x3 convolutions, linear and linear_alpha to all else; the metadata says so."""
     network = network_on(make_unet("sd1"), conv=2, conv_alpha=3.0)
     for name, weights in network.weights().items():
-        wide = weights.down.ndim == 4 and weights.down.shape[-1] == 3
-        assert (weights.down.shape[0], weights.alpha) == ((2, 3.0) if wide else (4, 2.0)), name
+        wide = weights["lora_down.weight"].ndim == 4 and weights["lora_down.weight"].shape[-1] == 3
+        assert (weights["lora_down.weight"].shape[0], weights["alpha"]) == ((2, 3.0) if wide else (4, 2.0)), name
     network.save(tmp_path / "lora.safetensors", "float32", {})
     with safe_open(tmp_path / "lora.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "3"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.loaders import lora_pipeline
 from flow_models import KINDS, load_flow_model
 from models import randn, randomize, seeded
 from safetensors import safe_open
@@ -115,41 +115,109 @@ def test_a_run_goes_on_from_its_own_file(flow_folder: Folder, tmp_path: Path) ->
         torch.testing.assert_close(one, other)
 
 
-def original_flux(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file as sd-scripts writes it for FLUX.1: layers by their original names, and an alpha each."""
-    names = {"attn.to_out.0": "img_attn_proj", "ff.net.0.proj": "img_mlp_0", "ff.net.2": "img_mlp_2"}
-    found: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        match = re.fullmatch(r"transformer\.transformer_blocks\.(\d+)\.(.+)\.lora_([AB])\.weight", key)
-        if match and match[2] in names:
-            name = f"lora_unet_double_blocks_{match[1]}_{names[match[2]]}"
-            found[f"{name}.lora_{'down' if match[3] == 'A' else 'up'}.weight"] = tensor
-            found[f"{name}.alpha"] = torch.tensor(2.0)
-    return found
+def dotted(name: str) -> str:
+    return name
 
 
+def flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+FORMATS: dict[str, tuple[str, Callable[[str], str], tuple[str, str]]] = {
+    "diffusers": ("transformer.", dotted, ("lora_A", "lora_B")),
+    "ai-toolkit, ComfyUI": ("diffusion_model.", dotted, ("lora_A", "lora_B")),
+    "musubi-tuner, sd-scripts": ("lora_unet_", flat, ("lora_down", "lora_up")),
+    "OneTrainer": ("lora_transformer_", flat, ("lora_down", "lora_up")),
+    "PEFT": ("base_model.model.", dotted, ("lora_A", "lora_B")),
+}
+"""What stands before a layer's name, how that is written, and what down and up are called."""
+
+
+def write_lora(path: Path, form: str, layers: dict[str, tuple[Tensor, Tensor]], alpha: float | None) -> LoraFile:
+    """Down and up weights of layers in the format of a trainer, with this alpha in those that have one."""
+    prefix, spelled, names = FORMATS[form]
+    tensors = {}
+    for layer, factors in layers.items():
+        stem = prefix + spelled(layer)
+        tensors |= {f"{stem}.{name}.weight": factor for name, factor in zip(names, factors, strict=True)}
+        if alpha is not None:
+            tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, path)
+    return LoraFile.read(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_file_of_another_trainer_is_converted(flow_folder: Folder, tmp_path: Path) -> None:
-    """sd-scripts' for FLUX.1 means what the same layers in diffusers' names mean, at alpha / rank."""
-    kept = NetworkConfig(
-        linear=4,
-        linear_alpha=2.0,
-        only_if_contains=("blocks.0.ff.", "blocks.0.attn.to_out.0"),
-        ignore_if_contains=("single_",),
-    )
-    model = load_flow_model(flow_folder("flux"))
-    network = lora_on(model, kept)
-    network.save(tmp_path / "ours.safetensors", "float32", {})
-    with network.multiplier(1.0):
-        ours = ask(model)
-    named = load_file(tmp_path / "ours.safetensors")
-    whole = {key: tensor * 2 if "lora_B" in key else tensor for key, tensor in named.items()}
-    save_file(original_flux(whole), tmp_path / "theirs.safetensors")
-    plain = load_flow_model(flow_folder("flux"))
-    loaded = LoadedLora(plain.module, LoraFile.read(tmp_path / "theirs.safetensors"))
-    assert loaded.layers == 3
+def test_files_of_every_trainer_mean_what_ours_mean(kind: str, flow_folder: Folder, tmp_path: Path) -> None:
+    """The same layers by diffusers' names behind the prefixes of all trainers, with alpha and without."""
+    model, plain = load_flow_model(flow_folder(kind)), load_flow_model(flow_folder(kind))
+    network = lora_on(model)
+    with network.multiplier(0.7):
+        ours = ask(model, slice(0, 1))
+    layers = {
+        name: (weights["lora_down.weight"], weights["lora_up.weight"]) for name, weights in network.weights().items()
+    }
+    folded = {name: (down, up * 0.5) for name, (down, up) in layers.items()}
+    for form in FORMATS:
+        alpha = 2.0 if "lora_down" in FORMATS[form][2] else None
+        written = write_lora(tmp_path / "lora.safetensors", form, layers if alpha else folded, alpha)
+        loaded = LoadedLora(plain.module, written)
+        assert not list(loaded.left_out.sentences()), form
+        with loaded.multiplier(0.7):
+            torch.testing.assert_close(ask(plain, slice(0, 1)), ours, rtol=0, atol=1e-5, msg=form)
+        loaded.detach()
+
+
+_QKV = tuple(f"transformer_blocks.0.attn.to_{part}" for part in "qkv")
+_BFL = {
+    "double_blocks.0.img_attn.qkv": _QKV,
+    "double_blocks.0.img_attn.proj": ("transformer_blocks.0.attn.to_out.0",),
+    "double_blocks.0.img_mlp.0": ("transformer_blocks.0.ff.net.0.proj",),
+    "single_blocks.0.linear2": ("single_transformer_blocks.0.proj_out",),
+}
+_FLUX2 = {
+    "double_blocks.0.img_attn.qkv": _QKV,
+    "double_blocks.0.txt_mlp.2": ("transformer_blocks.0.ff_context.linear_out",),
+    "single_blocks.0.linear1": ("single_transformer_blocks.0.attn.to_qkv_mlp_proj",),
+}
+ORIGINALS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "flux": ("musubi-tuner, sd-scripts", _BFL),
+    "chroma": ("musubi-tuner, sd-scripts", _BFL),
+    "flux2": ("ai-toolkit, ComfyUI", _FLUX2),
+    "flux2_klein": ("musubi-tuner, sd-scripts", _FLUX2),
+    "krea2": (
+        "ai-toolkit, ComfyUI",
+        {
+            "blocks.0.attn.wq": ("transformer_blocks.0.attn.to_q",),
+            "blocks.1.attn.wo": ("transformer_blocks.1.attn.to_out.0",),
+            "blocks.0.mlp.gate": ("transformer_blocks.0.ff.gate",),
+        },
+    ),
+}
+"""The names of the authors' own code, and what the parts of each are called in diffusers."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in ORIGINALS])
+@torch.no_grad()
+def test_original_names_are_converted(kind: str, flow_folder: Folder, tmp_path: Path) -> None:
+    """Queries, keys and values in one layer, too: as if the product were added to the weights themselves."""
+    form, names = ORIGINALS[kind]
+    if kind == "flux2_klein" and not hasattr(lora_pipeline, "_convert_kohya_flux2_lora_to_diffusers"):
+        pytest.skip("this diffusers does not know such files")
+    plain, changed = load_flow_model(flow_folder(kind)), load_flow_model(flow_folder(kind))
+    layers, alpha = {}, 2.0 if "lora_down" in FORMATS[form][2] else None
+    for number, (original, parts) in enumerate(names.items()):
+        weights = [changed.module.get_parameter(f"{part}.weight") for part in parts]
+        down = 0.3 * randn(4, weights[0].shape[1], seed=number)
+        up = 0.3 * randn(sum(len(weight) for weight in weights), 4, seed=10 + number)
+        layers[original] = (down, up)
+        change = (up @ down) * ((alpha or 4.0) / 4)
+        for weight, own in zip(weights, change.split([len(weight) for weight in weights]), strict=True):
+            weight += own
+    loaded = LoadedLora(plain.module, write_lora(tmp_path / "lora.safetensors", form, layers, alpha))
+    assert loaded.layers == sum(map(len, names.values()))
     with loaded.multiplier(1.0):
-        torch.testing.assert_close(ask(plain), ours, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ask(plain, slice(0, 1)), ask(changed, slice(0, 1)), rtol=0, atol=1e-5)
 
 
 def test_a_file_for_another_model_is_refused(flow_folder: Folder, tmp_path: Path) -> None:
@@ -170,7 +238,7 @@ def test_the_file_says_how_it_was_trained_and_no_alpha(flow_folder: Folder, tmp_
         assert file.metadata()["some"] == "thing"
     name, weights = next(iter(network.weights().items()))
     up = load_file(tmp_path / "lora.safetensors")[f"transformer.{name}.lora_B.weight"]
-    torch.testing.assert_close(up, (weights.up * 2.0 / 4).half())
+    torch.testing.assert_close(up, (weights["lora_up.weight"] * 2.0 / 4).half())
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from diffusers import StableDiffusionPipeline
 from models import CPU, randn, randomize
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from leco_plugin.atomic import write_atomically
 from leco_plugin.errors import NetworkError
 from leco_plugin.families.load import load_model
-from leco_plugin.network.lora_file import LoraWeights, write_lora
+from leco_plugin.network.lora_file import kohya_tensors, write_lora
 from leco_plugin.network.lora_read import LoraFile
 from leco_plugin.network.peft_lora import PeftLora
 from leco_plugin.tiny import MODEL_FOLDER
@@ -29,12 +30,16 @@ LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
-def layers(rank: int = 2, width: int = 6, alpha: float = 1.0) -> dict[str, LoraWeights]:
-    return {LAYER: LoraWeights(randn(rank, width), randn(width, rank, seed=1), alpha)}
+def parts(down: Tensor, up: Tensor, alpha: float = 1.0) -> dict[str, Tensor]:
+    return {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(alpha)}
 
 
-def written(folder: Path, some: dict[str, LoraWeights], dtype: str = "float32", **metadata: str) -> Path:
-    write_lora(folder / "lora.safetensors", some, dtype, metadata)
+def layers(rank: int = 2, width: int = 6, alpha: float = 1.0) -> dict[str, dict[str, Tensor]]:
+    return {LAYER: parts(randn(rank, width), randn(width, rank, seed=1), alpha)}
+
+
+def written(folder: Path, some: dict[str, dict[str, Tensor]], dtype: str = "float32", **metadata: str) -> Path:
+    write_lora(folder / "lora.safetensors", kohya_tensors(some), dtype, metadata)
     return folder / "lora.safetensors"
 
 
@@ -118,9 +123,9 @@ def sd_scripts_file(tensors: dict[str, torch.Tensor], training: dict[str, str]) 
 @pytest.mark.parametrize("width", [70_000, 150_000], ids=["ends within the window", "goes on behind it"])
 def test_the_legacy_hash_of_a_large_file_is_that_of_sd_scripts(tmp_path, width):
     """Eight digits of the SHA-256 over 64 KiB from 1 MiB on, of the file with its training metadata only."""
-    big = {LAYER: LoraWeights(randn(2, width), randn(2, 2, seed=1), 1.0)}
+    big = {LAYER: parts(randn(2, width), randn(2, 2, seed=1))}
     if width == 70_000:
-        big["mid_block.attentions.0.proj_in"] = LoraWeights(randn(2, 61_500, 1, 1), randn(2, 2, 1, 1), 1.0)
+        big["mid_block.attentions.0.proj_in"] = parts(randn(2, 61_500, 1, 1), randn(2, 2, 1, 1))
     path = written(tmp_path, big, ss_seed="5", **{"modelspec.title": "not training metadata"})
     with safe_open(path, "pt") as file:
         names = list(file.offset_keys())
@@ -151,9 +156,9 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path, value, dtype):
     path = tmp_path / "lora.safetensors"
     path.write_bytes(b"old")
     broken = layers()
-    broken[LAYER].up[1, 1] = value
+    broken[LAYER]["lora_up.weight"][1, 1] = value
     with pytest.raises(NetworkError, match=rf"{KEY}\.lora_up\.weight is not finite"):
-        write_lora(path, broken, dtype, {})
+        write_lora(path, kohya_tensors(broken), dtype, {})
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -168,6 +173,19 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert path.read_bytes() == b"two"
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    """As /dev/stdout is, which people name as a file."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", b"data")
+    assert os.read(reader, 10) == b"data"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path, b"data")
 
 
 @pytest.mark.parametrize("broken", ["replace", "fsync"])
@@ -208,6 +226,6 @@ def test_a_file_that_is_not_there_or_not_safetensors_is_refused(tmp_path):
     (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps(Trap()))
     (tmp_path / "half.safetensors").write_bytes(written(tmp_path, layers()).read_bytes()[:-20])
     for name in ("garbage", "empty", "folder", "pickle", "half", "missing"):
-        said = "a folder with no LoRA" if name == "folder" else "cannot be read"
+        said = {"folder": "a folder with no LoRA", "missing": "there is no "}.get(name, "cannot be read")
         assert said in refused(tmp_path / f"{name}.safetensors")
     assert not (tmp_path / "sprung").exists()

@@ -142,6 +142,12 @@ def test_alphas_in_the_file_come_first(tmp_path: Path) -> None:
         ({"r": 0}, "adapter_config.json cannot be read: r:"),
         ({"alpha_pattern": {"(": 1}}, "cannot be read"),
         ({"target_modules": "("}, "cannot be read"),
+        ({"target_modules": r"(\w+)*x"}, "takes too long"),
+        ({"exclude_modules": r"(\w+)*x"}, "takes too long"),
+        ({"rank_pattern": {r"(\w+)*x": 2}}, "takes too long"),
+        ({"layers_to_transform": [1], "layers_pattern": [r"(\w+)*x"]}, "takes too long"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights pissa_niter_4 changes the model's own weights"),
+        ({"init_lora_weights": "olora"}, "changes the model's own weights"),
     ],
 )
 def test_a_config_that_contradicts_is_refused(edit: Edit, said: str, tmp_path: Path) -> None:

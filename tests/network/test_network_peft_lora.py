@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leco_plugin.config.schema import NetworkConfig
 from leco_plugin.errors import NetworkError
 from leco_plugin.network.create import create_network
-from leco_plugin.network.lora_file import LoraWeights, write_lora
+from leco_plugin.network.lora_file import kohya_tensors, write_lora
 from leco_plugin.network.peft_lora import PeftLora, transformer_layers
 
 STRENGTHS = [1.0, 0.0, -1.5, 0.25]
@@ -158,7 +158,7 @@ def test_every_layer_takes_part():
     assert all(gradient.abs().max() > 0 for gradient in gradients)
     weights = list(network.weights().values())
     assert [tuple(parameter.shape) for parameter in network.parameters()] == [
-        tuple(part.shape) for layer in weights for part in (layer.down, layer.up)
+        tuple(part.shape) for layer in weights for part in (layer["lora_down.weight"], layer["lora_up.weight"])
     ]
 
 
@@ -246,7 +246,7 @@ def test_a_lora_for_a_part_of_the_model_is_refused(tmp_path):
     layers = lora_on(small_unet()).weights()
     name = list(layers)[5]
     path = tmp_path / "part.safetensors"
-    write_lora(path, {key: value for key, value in layers.items() if key != name}, "float32", {})
+    write_lora(path, kohya_tensors({key: value for key, value in layers.items() if key != name}), "float32", {})
     with pytest.raises(NetworkError, match=re.escape(name)):
         start_from(path, small_unet(), linear=4, linear_alpha=2.0)
 
@@ -255,10 +255,11 @@ def test_a_lora_of_mixed_ranks_is_taken_with_its_ranks(tmp_path):
     """With dim_from_weights each layer has its own rank; without, the job's rank has to be that of all."""
     layers = dict(lora_on(small_unet()).weights())
     name, weights = next(iter(layers.items()))
-    layers[name] = LoraWeights(weights.down[:2], weights.up[:, :2], weights.alpha)
+    down, up = weights["lora_down.weight"][:2], weights["lora_up.weight"][:, :2]
+    layers[name] = {**weights, "lora_down.weight": down, "lora_up.weight": up}
     path = tmp_path / "mixed.safetensors"
-    write_lora(path, layers, "float32", {})
+    write_lora(path, kohya_tensors(layers), "float32", {})
     found = start_from(path, small_unet(), dim_from_weights=True).weights()
-    assert {key for key, layer in found.items() if len(layer.down) == 2} == {name}
+    assert {key for key, layer in found.items() if len(layer["lora_down.weight"]) == 2} == {name}
     with pytest.raises(NetworkError, match="rank 2 and alpha 2 where the job has rank 4"):
         start_from(path, small_unet(), linear=4, linear_alpha=2.0)

@@ -74,7 +74,10 @@ def test_an_sdxl_file_in_diffusers_names(tmp_path: Path) -> None:
     randomize(network.parameters(), std=0.2)
     tensors: dict[str, Tensor] = {"text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": randn(2, 4)}
     for name, weights in network.weights().items():
-        tensors |= {f"unet.{name}.lora_A.weight": weights.down, f"unet.{name}.lora_B.weight": weights.up}
+        tensors |= {
+            f"unet.{name}.lora_A.weight": weights["lora_down.weight"],
+            f"unet.{name}.lora_B.weight": weights["lora_up.weight"],
+        }
     path = tmp_path / "diffusers.safetensors"
     save_file({key: tensor.clone() for key, tensor in tensors.items()}, path)
     started = same_as_measured(path, "sdxl")

@@ -77,8 +77,8 @@ def test_a_file_in_diffusers_keys_gives_the_same_pictures(network, lora):
     """PEFT's names, no alpha and no metadata: the model and the prompt are named instead."""
     tensors = {}
     for name, weights in network.weights().items():
-        tensors[f"unet.{name}.lora_A.weight"] = weights.down.contiguous()
-        tensors[f"unet.{name}.lora_B.weight"] = weights.up.contiguous()
+        tensors[f"unet.{name}.lora_A.weight"] = weights["lora_down.weight"].contiguous()
+        tensors[f"unet.{name}.lora_B.weight"] = weights["lora_up.weight"].contiguous()
     save_file(tensors, lora.parent / "other.safetensors")
     arguments = ["--model", "builtin:tiny", "--prompt", "red star", "--strengths", "1", *SIZE, *FAST]
     for file in ("size", "other"):
@@ -122,6 +122,6 @@ def test_what_cannot_be_drawn_is_one_sentence(network, tmp_path, capsys, metadat
 
 def test_a_file_of_another_model_is_refused(lora, capsys):
     """By the layer that it has nothing for."""
-    save_file({"lora_unet_elsewhere.lora_down.weight": torch.zeros(1, 1)}, lora.parent / "b.safetensors", METADATA)
+    save_file({"lora_unet_elsewhere.diff": torch.zeros(1, 1)}, lora.parent / "b.safetensors", METADATA)
     assert main(["preview", str(lora.parent / "b.safetensors"), *FAST]) == 2
     assert "has nothing for a layer of this model" in capsys.readouterr().err

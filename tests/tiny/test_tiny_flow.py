@@ -7,12 +7,11 @@ import json
 import pytest
 import torch
 from diffusers import ZImagePipeline
-from models import CPU, randn
+from models import CPU
 from safetensors.torch import load_file
 
 from leco_plugin.families.load import load_model
 from leco_plugin.tiny import BUILTIN, FLOW_FOLDER, MODEL_FOLDER
-from leco_plugin.tiny.flow_architecture import Batched, Captions, new_text_encoder, new_tokenizer, new_transformer
 from leco_plugin.tiny.measure import count_right, evenly, main, sample
 from leco_plugin.tiny.pictures import full_prompt
 from leco_plugin.tiny.reader import read
@@ -84,29 +83,6 @@ def test_options_of_the_other_model_are_refused(tmp_path, arguments, capsys):
     """One sentence that names the option."""
     assert make(["--output", str(tmp_path), *arguments]) == 2
     assert "means nothing" in capsys.readouterr().err
-
-
-def test_a_batch_at_once_is_what_diffusers_computes():
-    """Prompts of several lengths, at several times; what training steps on is Z-Image's own forward pass."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        tokenizer = new_tokenizer()
-        model = Batched(new_text_encoder(tokenizer), new_transformer()).eval()
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
-    captions = Captions(tokenizer)
-    texts = ["", "a red star", "a small red star on a white background"]
-    latents, times = randn(3, 4, 8, 8), torch.tensor([0.1, 0.5, 0.9])
-    with torch.no_grad():
-        ours = model(latents, times, model.context(*captions(texts)))
-        states = [
-            model.text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-2][0]
-            for ids in (captions([text])[0] for text in texts)
-        ]
-        said = model.transformer([one[:, None] for one in latents], times, states, return_dict=False)[0]
-    theirs = torch.stack([one.squeeze(1) for one in said])
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert theirs.std() > 0.01
 
 
 def test_measure_takes_the_flow_model_by_name(capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -56,9 +55,9 @@ class FlowDenoiser:
         self._placement = placement or Placement(transformer, device)
         self.distilled = distilled
         self._embedding = embedding if takes_guidance(source.family, self._config) else None
-        # Qwen-Image's, in some versions of diffusers
-        self._takes_lengths = "txt_seq_lens" in inspect.signature(transformer.forward).parameters
+        self._known: dict[str, Text] = {}
         self._cut: dict[str, str] = {}
+        self._words: tuple[Any, Tensor] | None = None
 
     @property
     def family(self) -> str:
@@ -71,15 +70,18 @@ class FlowDenoiser:
         return self._transformer
 
     def encode(self, prompts: Sequence[str]) -> FlowTable:
-        """Every prompt by itself, so that its padding never depends on its neighbours."""
-        self._placement.leave()
-        # bf16 where fp16 is asked for: T5 overflows in fp16
-        precision = torch.bfloat16 if self._dtype == torch.float16 else self._dtype
-        with torch.no_grad(), self._source.text_pipeline(precision, self.device) as pipe:
-            entries = [self._entry(self._recipe.text(pipe, prompt, self.length)) for prompt in prompts]
-            self._cut.update({prompt: rest for prompt in prompts if (rest := self._unread(pipe, prompt))})
+        """Every prompt by itself, so that its padding never depends on its neighbours; each is read once in a run."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if missing:
+            self._placement.leave()
+            # bf16 where fp16 is asked for: T5 overflows in fp16
+            precision = torch.bfloat16 if self._dtype == torch.float16 else self._dtype
+            with torch.no_grad(), self._source.text_pipeline(precision, self.device) as pipe:
+                for prompt in missing:
+                    self._known[prompt] = self._entry(self._recipe.text(pipe, prompt, self.length))
+                    self._cut.update({prompt: rest} if (rest := self._unread(pipe, prompt)) else {})
         self._placement.take()
-        return FlowTable(entries)
+        return FlowTable([self._known[prompt] for prompt in prompts])
 
     def _entry(self, text: Text) -> Text:
         def kept(tensor: Tensor) -> Tensor:
@@ -111,11 +113,14 @@ class FlowDenoiser:
 
     def similar(self, word: str, count: int) -> dict[str, float]:
         """The words whose embeddings are the most alike, and how alike; see ``tokens.similar_words``."""
-        with self._source.text_pipeline(self._dtype, torch.device("cpu")) as pipe:
-            tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)
-            embedding = pipe.text_encoder.get_input_embeddings().weight.detach().float()
-        # tables are padded to a round number of rows
-        return similar_words(tokenizer, embedding[: len(tokenizer)], word, count)
+        if self._words is None:
+            with self._source.text_pipeline(self._dtype, torch.device("cpu")) as pipe:
+                tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)
+                # tables are padded to a round number of rows
+                table = pipe.text_encoder.get_input_embeddings().weight.detach()[: len(tokenizer)].clone()
+            self._words = tokenizer, table
+        tokenizer, table = self._words
+        return similar_words(tokenizer, table.float(), word, count)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w); a token's side in pixels has to divide the size."""
@@ -140,8 +145,6 @@ class FlowDenoiser:
             recipe.time: time,
             **recipe.inputs(rows, h, w),
         }
-        if not self._takes_lengths:
-            inputs.pop("txt_seq_lens", None)
         if self._embedding is not None:
             inputs["guidance"] = torch.full_like(time, self._embedding)
         mixed = self._dtype in (torch.bfloat16, torch.float16)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline
+from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline, takes_guidance
 from leco_plugin.config.schema import ModelConfig
 from leco_plugin.tiny import BUILTIN
 
@@ -20,6 +20,8 @@ class FlowFacts:
 
     family: FlowFamily
     distilled: Distilled | None
+    takes_guidance: bool
+    """Whether it takes its guidance as a number."""
 
 
 def find_flow(model: ModelConfig) -> FlowFacts | None:
@@ -29,7 +31,8 @@ def find_flow(model: ModelConfig) -> FlowFacts | None:
     if family is None:
         return None
     name = Path(model.name_or_path).name
-    return FlowFacts(family, distilled(family, index, transformer, scheduler, name, model.distilled))
+    found = distilled(family, index, transformer, scheduler, name, model.distilled)
+    return FlowFacts(family, found, takes_guidance(family, transformer))
 
 
 def read_config(name: str, file: str) -> dict[str, Any]:
@@ -48,6 +51,11 @@ def read_config(name: str, file: str) -> dict[str, Any]:
 
 
 def _in_hub_cache(name: str, file: str) -> Path | None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if not Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}").is_dir():
+        # the import below takes longer than all else that a check of a job does
+        return None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -85,9 +85,10 @@ class _Tensors(Mapping[str, Tensor]):
         return len(self._file.keys)
 
 
-def refuse_job(job: JobConfig, family: FlowFamily) -> None:
-    """Raise ModelError with everything in a job that means nothing to a flow model."""
-    found = list(refusals(job, family))
+def refuse_job(job: JobConfig, source: FlowSource) -> None:
+    """Raise ModelError with everything in a job that means nothing to the model."""
+    takes = takes_guidance(source.family, source.config("transformer"))
+    found = list(refusals(job, source.family, takes_guidance=takes))
     if found:
         raise ModelError(found)
 
@@ -105,11 +106,12 @@ def load_flow(
     check_memory(memory, device)
     if model.guidance_embedding is not None and not takes_guidance(source.family, source.config("transformer")):
         raise ModelError(f"{source} takes no guidance as a number", fix="take model.guidance_embedding out")
-    transformer = source.transformer(dtype, **quantization(memory, dtype))
+    fewer_bits = quantization(memory, dtype, source.bare_transformer()) if memory.quantize else {}
+    transformer = source.transformer(dtype, **fewer_bits)
     if any(parameter.is_meta for parameter in transformer.parameters()):
         raise ModelError(f"{source} lacks weights of a {source.family.title} transformer", fix="get the file again")
     if model.training_adapter:
-        _fuse(source, transformer, model.training_adapter, memory)
+        _fuse(source, transformer, model.training_adapter)
     if memory.fp8_base:
         narrow(transformer)
     if memory.offload:
@@ -136,12 +138,8 @@ def flow_denoiser(
     )
 
 
-def _fuse(source: FlowSource, transformer: nn.Module, path: Path, memory: MemoryConfig) -> None:
+def _fuse(source: FlowSource, transformer: nn.Module, path: Path) -> None:
     """Add the LoRA of a file to the transformer's weights, by diffusers itself."""
-    if memory.quantize:
-        raise ModelError(
-            "a training adapter cannot be added to weights that are quantized", fix="set memory.fp8_base instead"
-        )
     loader: Any = getattr(diffusers, source.family.pipeline)
     target = cast(Any, transformer)
     if not path.is_file():

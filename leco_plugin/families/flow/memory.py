@@ -20,34 +20,42 @@ _PACKAGES = {"fp8": "torchao", "int8": "torchao", "nf4": "bitsandbytes"}
 
 
 def check_memory(memory: MemoryConfig, device: torch.device) -> None:
-    """Raise ModelError for what ``memory`` asks for and a flow model or this machine lacks."""
-    if memory.attention != "sdpa":
-        raise ModelError(f"memory.attention {memory.attention} is for UNets", fix="set memory.attention: sdpa")
+    """Raise ModelError for what ``memory`` asks for and this machine lacks."""
+    if memory.offload == "stream" and device.type not in ("cuda", "xpu"):
+        message = f"memory.offload: stream works on CUDA devices only, not on {device}"
+        raise ModelError(message, fix="set memory.offload: layers")
     if memory.quantize is None:
         return
-    if memory.fp8_base:
-        raise ModelError("memory.fp8_base and memory.quantize do the same", fix="keep one of the two")
-    if memory.quantize == "nf4" and memory.offload:
-        raise ModelError("weights in nf4 cannot be offloaded", fix="set memory.quantize: int8, or leave offload out")
     package = _PACKAGES[memory.quantize]
     if importlib.util.find_spec(package) is None:
         raise ModelError(f"memory.quantize: {memory.quantize} needs {package}", fix=f"pip install {package}")
+    if memory.quantize == "nf4" and device.type == "cpu":
+        raise ModelError("memory.quantize: nf4 works on CUDA devices only", fix="set memory.quantize: int8")
 
 
-def quantization(memory: MemoryConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Options with which diffusers loads a model in fewer bits; none where that is not asked for."""
-    if memory.quantize is None:
-        return {}
+def quantization(memory: MemoryConfig, dtype: torch.dtype, bare: nn.Module) -> dict[str, Any]:
+    """Options with which diffusers loads a model in as many bits as ``memory.quantize`` says.
+
+    Linears around the blocks stay as they are: they are small, and everything goes through them. ``bare`` is the
+    transformer without weights.
+    """
     import diffusers
 
+    blocks = {name for name, part in bare.named_children() if isinstance(part, nn.ModuleList)}
+    linears = [name for name, layer in bare.named_modules() if isinstance(layer, nn.Linear)]
+    around = [name for name in linears if name.split(".")[0] not in blocks]
     if memory.quantize == "nf4":
+        # diffusers leaves out every layer of such a name, wherever it is
+        inner = {name.rpartition(".")[2] for name in linears if name.split(".")[0] in blocks}
         config = diffusers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-        )
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=[name for name in around if name not in inner],
+        )  # fmt: skip
         return {"quantization_config": config}
     kinds = import_module("torchao.quantization")
     kind = kinds.Int8WeightOnlyConfig if memory.quantize == "int8" else kinds.Float8WeightOnlyConfig
-    return {"quantization_config": diffusers.TorchAoConfig(kind())}
+    kept = [f"{name}.weight" for name in around]
+    return {"quantization_config": diffusers.TorchAoConfig(kind(), modules_to_not_convert=kept)}
 
 
 def offload(transformer: nn.Module, memory: MemoryConfig, device: torch.device) -> None:

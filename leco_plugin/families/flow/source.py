@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -66,6 +65,11 @@ class FlowSource:
                 )
         return cast(nn.Module, loaded.eval().requires_grad_(False))
 
+    def bare_transformer(self) -> nn.Module:
+        """The transformer without weights."""
+        with torch.device("meta"):
+            return cast(nn.Module, getattr(diffusers, self.family.transformer).from_config(self.config("transformer")))
+
     def vae(self) -> Any:
         """The VAE in float32, on the CPU."""
         kind, own = getattr(diffusers, self.index["vae"][1]), self.folder / "vae"
@@ -87,8 +91,10 @@ class FlowSource:
         try:
             yield pipe.to(device)
         finally:
-            del pipe
-            gc.collect()
+            for part in pipe.components.values():
+                if isinstance(part, nn.Module):
+                    # their memory, at once: what holds itself by a circle is not gone with its last name
+                    part.to("meta")
             free(device)
 
     @property

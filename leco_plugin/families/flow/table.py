@@ -143,8 +143,6 @@ def _qwen_inputs(rows: FlowRows, h: int, w: int) -> dict[str, Any]:
         "encoder_hidden_states": rows.padded("states"),
         "encoder_hidden_states_mask": None if mask is None else mask.long(),
         "img_shapes": [[(1, h // 2, w // 2)]] * len(rows.each),
-        # for versions of diffusers that take it
-        "txt_seq_lens": [max(lengths)] * len(rows.each),
     }
 
 

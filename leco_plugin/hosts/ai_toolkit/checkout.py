@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from leco_plugin import __version__
 from leco_plugin.atomic import write_atomically
 from leco_plugin.errors import PluginError
+from leco_plugin.hosts.checkout import check_import, own_python
 
 TESTED = "0.12.26"
 """The version of the host that this was last run with."""
@@ -25,21 +23,12 @@ except Exception as error:  # without leco_plugin, all other jobs go on as befor
     AI_TOOLKIT_EXTENSIONS = []
 """
 _MARK = SHIM.splitlines()[0]
-# run in the host's folder; the last line of its output is the answer
-_IMPORT_HOST = """\
-import json, sys
+_IMPORTS = """\
 sys.path.insert(0, ".")
-answer = {"versions": [], "lacking": [], "error": []}
-try:
-    import torch, diffusers, transformers
-    answer["versions"] = [f"{m.__name__} {m.__version__}" for m in (torch, diffusers, transformers)]
-    from extensions_built_in.sd_trainer.DiffusionTrainer import DiffusionTrainer as Base
-    hooks = "hook_before_model_load hook_before_train_loop train_single_accumulation update_training_metadata"
-    answer["lacking"] = [name for name in hooks.split() if not hasattr(Base, name)]
-    from leco_plugin.hosts.ai_toolkit.process import LecoProcess
-except Exception as error:
-    answer["error"] = [f"{type(error).__name__}: {error}"]
-print("\\n" + json.dumps(answer))
+from extensions_built_in.sd_trainer.DiffusionTrainer import DiffusionTrainer as Base
+hooks = "hook_before_model_load hook_before_train_loop train_single_accumulation update_training_metadata"
+answer["lacking"] = [name for name in hooks.split() if not hasattr(Base, name)]
+from leco_plugin.hosts.ai_toolkit.process import LecoProcess
 """
 
 
@@ -50,7 +39,7 @@ def install(path: Path) -> Iterator[str]:
     _write(shim, SHIM)
     yield f"wrote {shim}; the host's git ignores it"
     yield "jobs with 'job: extension' and 'type: leco' now run there: python run.py JOB.yaml"
-    if (own := _own_python(path)) and own != Path(sys.prefix):
+    if (own := own_python(path)) and own != Path(sys.prefix):
         yield f"the host has an environment of its own: leco_plugin has to be installed in {own}, too"
 
 
@@ -70,18 +59,7 @@ def check(path: Path) -> Iterator[str]:
     shim = _shim(path)
     found = _version(path)
     yield f"ai-toolkit {found}" + ("" if found == TESTED else f" (tested: {TESTED})")
-    yield f"leco_plugin {__version__}, Python {sys.version.split()[0]} in {sys.prefix}"
-    answer = _import_host(path)
-    yield ", ".join(answer["versions"]) or "torch, diffusers and transformers cannot be imported"
-    missing = _missing(path)
-    if missing:
-        yield f"required by the host and not installed here: {', '.join(missing)}"
-    if answer["error"]:
-        own = _own_python(path)
-        fix = f"run leco in the host's own environment, {own}" if own else "install the host's requirements.txt"
-        raise PluginError(f"ai-toolkit cannot be imported: {answer['error'][0]}", fix=fix)
-    if answer["lacking"]:
-        raise PluginError(f"this ai-toolkit lacks {', '.join(answer['lacking'])}", fix=f"use version {TESTED}")
+    yield from check_import("ai-toolkit", path, _IMPORTS, missing=_missing(path), tested=f"version {TESTED}")
     if not shim.exists():
         raise PluginError("LECO is not installed there", fix=f"leco host install ai-toolkit {path}")
     yield "LECO is installed there and can be imported"
@@ -117,24 +95,7 @@ def _version(path: Path) -> str:
     return found[1] if found else "of unknown version"
 
 
-def _own_python(path: Path) -> Path | None:
-    """The host's virtual environment, by the names that its instructions and installers use."""
-    return next((path.resolve() / name for name in ("venv", ".venv") if (path / name / "pyvenv.cfg").exists()), None)
-
-
-def _import_host(path: Path) -> dict[str, list[str]]:
-    done = subprocess.run(  # noqa: S603 - this Python, and a script of ours
-        [sys.executable, "-c", _IMPORT_HOST], cwd=path, capture_output=True, text=True, check=False
-    )
-    try:
-        answer: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise PluginError(f"ai-toolkit cannot be imported: {last}", fix="start it once without LECO") from None
-    return answer
-
-
-def _missing(path: Path) -> list[str]:
+def _missing(path: Path) -> tuple[str, ...]:
     """Packages of the host's requirements that are not installed in this Python; their versions are not compared."""
     lines = [
         line
@@ -143,7 +104,7 @@ def _missing(path: Path) -> list[str]:
         for line in (path / name).read_text("utf-8").splitlines()
     ]
     names = [found[0] for line in lines if "://" not in line and (found := re.match(r"[A-Za-z0-9][\w.-]*", line))]
-    return sorted({name for name in names if not _installed(name)})
+    return tuple(sorted({name for name in names if not _installed(name)}))
 
 
 def _installed(name: str) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from leco_plugin.hosts.network import HostedNetwork
 
-class HostNetwork:
+
+class HostNetwork(HostedNetwork):
     """A network of the host; its strength is the host's own ``multiplier``, and it is inactive outside of a block."""
 
     def __init__(self, network: Any, *, takes_rows: bool) -> None:
@@ -41,15 +41,6 @@ class HostNetwork:
             yield
         finally:
             network.is_active, network.multiplier = before
-
-    def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
-        """Write the LoRA in the host's format, atomically."""
-        temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-        try:
-            self._network.save_weights(str(temporary), dtype=getattr(torch, dtype), metadata=dict(metadata))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def takes_rows(config: Any, *, arch_takes_rows: bool) -> bool:

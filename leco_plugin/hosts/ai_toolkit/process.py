@@ -14,12 +14,11 @@ from toolkit.lora_special import LoRANetwork
 from toolkit.prompt_utils import concat_prompt_embeds
 from torch import Generator, Tensor
 
-from leco_plugin.core.walk import Walks
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.measure import Course
 from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
-from leco_plugin.engine.row_check import rows_differ
+from leco_plugin.engine.same_run import describe_parts
 from leco_plugin.engine.stop import Stop, stop_on_signal
 from leco_plugin.errors import TrainingError
 from leco_plugin.hosts.ai_toolkit import resume
@@ -30,6 +29,7 @@ from leco_plugin.hosts.ai_toolkit.model import HostDenoiser
 from leco_plugin.hosts.ai_toolkit.network import HostNetwork, takes_rows
 from leco_plugin.hosts.ai_toolkit.samples import drawn
 from leco_plugin.hosts.ai_toolkit.settings import read_job
+from leco_plugin.hosts.kept import Kept
 from leco_plugin.hosts.reported import Reported
 from leco_plugin.network.metadata import effect_metadata
 
@@ -74,41 +74,35 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
             self.update_status("running", "Checking the model")
         super().hook_before_train_loop()
         self._check_model()
-        device = self.sd.device_torch
-        self._reported.prepare(self._progress, self.train_config.steps, device)
-        self._reported.start(facts(self._leco, self, device), self._done)
+        self._reported.prepare(self._progress, self.train_config.steps, self.sd.device_torch)
+        self._reported.start(facts(self._leco, self, self.sd.device_torch), self._done)
         if self._done:
-            self._resume(self._training.walks, device)
+            self._enough, problem = resume.restore(self._kept(), self._updates)
+            self._reported.warn([problem] if problem else [])
+            self._done = self._enough[0] if self._enough else self._done
         self._stop = self._signals.enter_context(stop_on_signal())
 
     def _check_model(self) -> None:
-        """What only a model that is loaded can tell: whether its rows mix, and how the host samples it."""
+        """What only a model that is loaded can tell."""
         assert self._training
+        section, exact = self._leco.section, self.train_config.dtype in ("fp32", "float32", "float")
+        sizes, steps = [pair.resolution for pair in section.pairs], section.leco.max_denoising_steps
+        # the host puts the transformer aside while it encodes
         self.sd.set_device_state(self.train_device_state_preset)
-        model, pairs = self._training.model, self._leco.section.pairs
-        denoiser, network = self._denoiser, self._host_network
-        shape = denoiser.latent_shape(*pairs[0].resolution)
-        exact = self.train_config.dtype in ("fp32", "float32", "float")
-        with network.multiplier(0.0):
-            problem = rows_differ(denoiser, model.table, denoiser.unlike_prompts(), shape, exact=exact)
-            for pair in pairs:
-                denoiser.sampler(
-                    self._leco.sampler,
-                    self._leco.section.leco.max_denoising_steps,
-                    denoiser.latent_shape(*pair.resolution),
-                )
-        if problem:
-            denoiser.separate, network.takes_rows = True, False
-            self._reported.warn([f"{denoiser.family} takes one prompt a call: in one call for several {problem}"])
-        self._reported.warn(denoiser.remarks)
+        with self._host_network.multiplier(0.0):
+            remarks = self._denoiser.check(self._training.model.table, self._leco.sampler, steps, sizes, exact=exact)
+        # the VAE has shown how large latents are, and is parked again
+        self.sd.set_device_state(self.train_device_state_preset)
+        self._host_network.takes_rows = self._host_network.takes_rows and not self._denoiser.separate
+        self._reported.warn(remarks)
 
-    def _resume(self, walks: Walks, device: torch.device) -> None:
-        folder, meter = Path(self.save_root), self._reported.meter
-        self._enough, problem = resume.restore(folder, self._leco, self._updates, walks, meter, device)
-        if problem:
-            self._reported.warn([problem])
-        if self._enough:
-            self._done = self._enough[0]
+    def _kept(self) -> Kept:
+        job, folder = self._leco, Path(self.save_root) / resume.FOLDER
+        assert self._training
+        described = describe_parts(
+            job.section.pairs, job.section.leco, {**vars(job.step), "noise_scheduler": job.sampler}
+        )
+        return Kept(folder, described, self._training.walks, self._reported.meter, self.sd.device_torch)
 
     def _assemble(self) -> Training:
         section, train = self._leco.section, self.train_config
@@ -183,9 +177,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def post_save_hook(self, save_path: str) -> None:
         """Write LECO's state beside the host's, and report the file."""
         super().post_save_hook(save_path)
-        assert self._training
-        walks, meter, device = self._training.walks, self._reported.meter, self.sd.device_torch
-        resume.store(Path(self.save_root), self._leco, self._updates, walks, meter, self._enough, device)
+        self._kept().write(self._updates, enough=self._enough)
         self._reported.saved(self._newest(), self._done, final=self._updates >= self.train_config.steps)
 
     def get_training_info(self) -> Any:

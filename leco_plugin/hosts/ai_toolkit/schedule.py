@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from leco_plugin.families.samplers import shifted_sigmas, size_shift
+from leco_plugin.hosts.denoiser import shadowed
 
 _TIMES = ("timestep", "timesteps", "t", "time")
 """What transformers call the noise level that they are shown."""
@@ -26,53 +27,38 @@ class Nothing:
             raise AttributeError(name)
 
 
-class _Recorded(Exception):  # noqa: N818 - the way out of the host's sampling once every noise level is known
-    pass
+class _Recorded(BaseException):
+    """The way out of the host's sampling once every noise level is known; diffusers would log an Exception."""
 
 
-def flow_sigmas(
-    sd: Any, steps: int, pixels: tuple[int, int], shape: tuple[int, int, int], embeds: Any
-) -> tuple[Tensor, str]:
-    """(N + 1,) shares of noise, from 1 to 0, of ``steps`` steps for a picture of ``pixels``; and a doubt, if any.
+def recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tensor:
+    """(N + 1,) shares of noise, from 1 to 0, of ``steps`` steps for a picture of ``pixels`` (height, width).
 
-    The older models of the host have no sampling that can be asked; theirs is that of their diffusers pipeline.
+    Has the host draw with a transformer that computes once, and says the same at every further step. Raises whatever
+    the host's sampling does, and ValueError for times that are no walk.
     """
-    if not hasattr(sd, "generate_single_image"):
-        return _of_config(sd.noise_scheduler.config, steps, shape), ""
-    try:
-        return _recorded(sd, steps, pixels, embeds), ""
-    # the host's sampling is somebody else's code, and training can do without it
-    except Exception as error:  # noqa: BLE001
-        problem = f"how ai-toolkit samples {sd.arch} is not known ({type(error).__name__}: {error})"
-        return _of_config(sd.noise_scheduler.config, steps, shape), f"{problem}; walks go by its scheduler's config"
-
-
-def _of_config(config: Mapping[str, Any], steps: int, shape: tuple[int, int, int]) -> Tensor:
-    return shifted_sigmas(config, steps, size_shift(config, shape[1] * shape[2] // 4))
-
-
-def _recorded(sd: Any, steps: int, pixels: tuple[int, int], embeds: Any) -> Tensor:
-    """Have the host draw with a transformer that computes once, and says the same at every further step."""
-    transformer = sd.unet
     seen: list[float] = []
     asked = Nothing(
         height=pixels[0], width=pixels[1], num_inference_steps=steps, guidance_scale=1.0, guidance_rescale=0.0,
         num_frames=1, seed=0, prompt="", negative_prompt="", extra_kwargs={},
     )  # fmt: skip
     generator = torch.Generator(sd.device_torch).manual_seed(0)
-    shadow = _recording(transformer.forward, seen, steps)
-    before = vars(transformer).get("forward")
-    transformer.forward = shadow
-    try:
-        with torch.no_grad():
-            sd.generate_single_image(sd.get_generation_pipeline(), asked, embeds, embeds, generator, {})
-    except _Recorded:
-        pass
-    finally:
-        del transformer.forward
-        if before is not None:
-            transformer.forward = before
+    encoders = sd.text_encoder if isinstance(sd.text_encoder, list) else [sd.text_encoder]
+    with ExitStack() as stack:
+        # the host's pipelines put all their parts on the card, where there may be no room for what is not needed here
+        for part in (*encoders, sd.vae):
+            stack.enter_context(shadowed(part, "to", _stays(part)))
+        pipeline = sd.get_generation_pipeline()
+        # what is trained may be a wrapper around what draws
+        model = getattr(pipeline, "transformer", None) or sd.unet
+        stack.enter_context(shadowed(model, "forward", _recording(model.forward, seen, steps)))
+        with suppress(_Recorded), torch.no_grad():
+            sd.generate_single_image(pipeline, asked, embeds, embeds, generator, {})
     return _sigmas(seen, steps)
+
+
+def _stays(part: Any) -> Callable[..., Any]:
+    return lambda *_, **__: part
 
 
 def _recording(own: Callable[..., Any], seen: list[float], steps: int) -> Callable[..., Any]:
@@ -105,7 +91,7 @@ def _time(arguments: Sequence[Any], options: Mapping[str, Any]) -> float:
 
 def _sigmas(times: Sequence[float], steps: int) -> Tensor:
     """Times on whatever scale and in whatever direction, as shares of noise that fall from 1 to 0."""
-    found = torch.tensor(times)
+    found = torch.tensor(times or [0.0])
     if found.max() > 1.5:
         found = found / 1000
     if len(found) > 1 and found[0] < found[-1]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -12,27 +11,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from leco_plugin.config.build import build_section
 from leco_plugin.config.files import read_document
+from leco_plugin.config.recognise import Kind, expect
 from leco_plugin.errors import ConfigError, PluginError, Problem, Where
-from leco_plugin.hosts.folders import folder_of
+from leco_plugin.hosts.folders import HostParser, folder_of
 from leco_plugin.streams import write_lines
 
 NAME = "ai-toolkit"
 _UI = "http://localhost:8675"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, fix=f"{self.prog} --help")
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run jobs one after the other with the host's run.py; its exit code."""
-    parser = _Parser(prog=f"leco host run {NAME}", description="Run jobs in ai-toolkit, one after the other.")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="its folder (default: as installed or checked)")
+    parser = HostParser("run", NAME, "Run jobs in ai-toolkit, one after the other.")
+    parser.add_root()
     parser.add_argument("jobs", type=Path, nargs="+", metavar="JOB", help="job file (YAML or JSON)")
     given = parser.parse_args(list(arguments))
     jobs = [str(_existing(job).absolute()) for job in given.jobs]
@@ -41,8 +36,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def ui(arguments: Sequence[str]) -> int:
     """Build and start the host's web UI, until it is stopped; its exit code."""
-    parser = _Parser(prog=f"leco host ui {NAME}", description=f"Start the web UI of ai-toolkit, at {_UI}.")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="its folder (default: as installed or checked)")
+    parser = HostParser("ui", NAME, f"Start the web UI of ai-toolkit, at {_UI}.")
+    parser.add_root()
     root = folder_of(NAME, parser.parse_args(list(arguments)).root)
     npm = shutil.which("npm")
     if npm is None:
@@ -52,7 +47,7 @@ def ui(arguments: Sequence[str]) -> int:
 
 def submit(arguments: Sequence[str]) -> int:
     """Put a job into the queue of the host's web UI, which has to be running; 0."""
-    parser = _Parser(prog=f"leco host submit {NAME}", description="Put a job into the queue of ai-toolkit's web UI.")
+    parser = HostParser("submit", NAME, "Put a job into the queue of ai-toolkit's web UI.")
     parser.add_argument("job", type=Path, metavar="JOB", help="job file (YAML or JSON)")
     parser.add_argument("--url", default=_UI, help="where the UI is (default: %(default)s)")
     parser.add_argument("--gpu", default="0", metavar="N", help="GPU whose queue it goes into (default: %(default)s)")
@@ -152,6 +147,7 @@ def _is_leco(process: object) -> bool:
 
 
 def _existing(job: Path) -> Path:
+    expect(job, Kind.JOB, Kind.AI_TOOLKIT_JOB)
     if not job.is_file():
         raise ConfigError(f"there is no {job}", fix="name a job file")
     return job

@@ -20,10 +20,11 @@ from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Meter, Report
 from leco_plugin.engine.step import LecoStep
 from leco_plugin.engine.stop import Stop
-from leco_plugin.errors import LESS_MEMORY, TrainingError, is_out_of_memory
+from leco_plugin.errors import LESS_MEMORY, LecoError, TrainingError, is_out_of_memory
 from leco_plugin.events import Warned
 from leco_plugin.hosts.builtin.guard import Guard
-from leco_plugin.hosts.builtin.optim import actual_rate, averaged, make_optimizer, make_schedule
+from leco_plugin.hosts.builtin.optim import actual_rate, averaged, averages, make_optimizer, make_schedule
+from leco_plugin.hosts.builtin.parallel import Alone
 from leco_plugin.hosts.builtin.sampling import Sampling
 
 REPORT_EVERY = 10
@@ -57,6 +58,8 @@ class Loop:
     save_every: int | None = None
     stop_at: float | None = None
     """Fraction of the goal at which the run ends."""
+    crew: Alone = field(default_factory=Alone)
+    """The processes of the run."""
     sampling: Sampling | None = field(default=None, init=False)
     """Draws pictures before the first step and between steps; it needs the loop itself."""
     done: int = field(default=0, init=False)
@@ -68,7 +71,7 @@ class Loop:
         # gradients of fp16 weights are fp16 whatever the model computes in
         narrow = any(parameter.dtype == torch.float16 for parameter in self._parameters)
         self._scaler = Scaler(self.device.type, enabled=narrow or self.train.dtype == "fp16")
-        self._guard = Guard(self._optimizer, self.device)
+        self._guard = Guard(self._optimizer, self.device, averages=averages(self._optimizer))
         self._meter = Meter(self.device, self.train.steps, self.progress)
         self._kept_at, self._kept = 0, ""
         self._goal_is_reached = False
@@ -91,12 +94,13 @@ class Loop:
                     self._save()
                 if not last and not stop.asked:
                     self._draw()
+            self.crew.share(self._meter)
         except _Broken as broken:
             fix = broken.fix or self._advice(broken.good)
             raise TrainingError(f"{broken}; {self._rescue(broken.good)}", fix=fix) from None
         except (Exception, SystemExit) as error:
             rescued = self._rescue(self.done)
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and not isinstance(error, LecoError):
                 raise TrainingError(f"out of memory in step {self.done + 1}; {rescued}", fix=LESS_MEMORY) from error
             self.report(Warned(f"the run breaks off in step {self.done + 1}; {rescued}"))
             raise
@@ -108,6 +112,7 @@ class Loop:
         self._accumulate()
         event = None
         if figures_due or (self.done + 1) % (1 if self.device.type == "cpu" else REPORT_EVERY) == 0:
+            self.crew.share(self._meter)
             event = self._meter.sum_up(self.done + 1, actual_rate(self._optimizer, scheduled))
             self._refuse_unless(math.isfinite(event.loss), f"the loss is {event.loss}", taken=self.done)
         try:
@@ -117,9 +122,8 @@ class Loop:
                 raise
             problem = f"a change of the weights is too large for their precision at step {self.done + 1}"
             raise _Broken(problem, self.done, "try a lower lr") from error
-        if event or self._guard.waits:
-            self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
         if event:
+            self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
             self.report(event)
             self._warn_at_once()
             self._goal_is_reached = self.stop_at is not None and self.progress.reached(self.stop_at)
@@ -130,7 +134,7 @@ class Loop:
         """Block in which the network has the weights to be saved; see ``optim.averaged``."""
         return averaged(self._optimizer)
 
-    def state(self) -> StateTree:
+    def state(self) -> dict[str, StateTree]:
         """All that the further course of the run depends on; TrainingError where a part of it cannot be kept."""
         if not isinstance(self.walks, Stateful):
             raise TrainingError(f"{type(self.walks).__name__} cannot be stored", fix="switch save_state off")
@@ -182,6 +186,7 @@ class Loop:
         self._optimizer.zero_grad(set_to_none=True)
         for _ in range(self.train.gradient_accumulation):
             self._meter.add(self.step.run(self.walks, self._backward))
+        self.crew.average(self._parameters)
 
     def _backward(self, loss: Tensor) -> None:
         torch.autograd.backward(self._scaler.scale(loss / self.train.gradient_accumulation))
@@ -205,6 +210,7 @@ class Loop:
                 self.report(Warned(complaint))
 
     def _save(self) -> None:
+        self.crew.refuse_apart(self._parameters)
         path = self.save(self.done)
         if path:
             self._kept_at, self._kept = self.done, f"the LoRA after {self.done} steps is kept in {path}"
@@ -226,6 +232,11 @@ class Loop:
         start = "try a lower lr" if good else "see that the files of the model are whole"
         narrow = self.train.dtype == "fp16" or any(one.dtype == torch.float16 for one in self._parameters)
         return f"{start}, {'bf16 or fp32 instead of fp16, ' if narrow else ''}or a smaller guidance_scale"
+
+
+def own_part(state: Mapping[str, StateTree]) -> dict[str, StateTree]:
+    """What of a loop's ``state`` each of several processes has for itself."""
+    return {name: state[name] for name in ("walks", "meter", "random")}
 
 
 class _Broken(Exception):  # noqa: N818 - becomes an error once it is known what was saved

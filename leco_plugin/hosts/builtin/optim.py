@@ -18,8 +18,8 @@ from leco_plugin.core.state import StateTree
 from leco_plugin.errors import ConfigError
 
 _INVERSE_SQRT_TIMESCALE = 10_000
-LOWEST_FACTOR = 0.1
-"""Below it, an ``lr`` was probably not meant for an optimizer that finds its own rate."""
+_FUSED = ("adamw", "adam", "sgd", "sgdnesterov")
+"""Those of which torch takes a whole step in a few kernels on CUDA, which can leave it out, too."""
 
 
 def find_optimizer(train: TrainConfig) -> type[torch.optim.Optimizer]:
@@ -48,10 +48,9 @@ def make_optimizer(train: TrainConfig, parameters: Sequence[nn.Parameter]) -> to
     """
     make = cast(Callable[..., torch.optim.Optimizer], find_optimizer(train))
     params: dict[str, object] = {**named_optimizer(train.optimizer).params, **train.optimizer_params}
-    if train.optimizer == "adamw" and not {"fused", "foreach"} & params.keys():
-        # fused on CUDA: it can leave out a step on the device. foreach=False keeps CPU runs the same everywhere
-        kernels: Mapping[str, Mapping[str, object]] = {"cuda": {"fused": True}, "cpu": {"foreach": False}}
-        params |= kernels.get(parameters[0].device.type, {})
+    if train.optimizer in _FUSED and not {"fused", "foreach"} & params.keys():
+        # foreach=False keeps CPU runs the same everywhere
+        params |= {"fused": True} if parameters[0].device.type == "cuda" else {"foreach": False}
     # transformers' Adafactor works its rate out itself then, and takes none
     rate = None if params.get("relative_step") else train.learning_rate
     try:
@@ -63,7 +62,7 @@ def make_optimizer(train: TrainConfig, parameters: Sequence[nn.Parameter]) -> to
             f"optimizer {train.optimizer} cannot be made with lr {train.learning_rate:g} and {given}: {error}",
             fix="correct optimizer_params",
         ) from error
-    if _averages(optimizer):
+    if averages(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
     return optimizer
 
@@ -71,15 +70,6 @@ def make_optimizer(train: TrainConfig, parameters: Sequence[nn.Parameter]) -> to
 def check_optimizer(train: TrainConfig) -> None:
     """Raise ConfigError where the optimizer or its schedule cannot be made; before anything heavy is loaded."""
     make_schedule(train, make_optimizer(train, [nn.Parameter(torch.zeros(1))]))
-
-
-def rate_warning(train: TrainConfig) -> str | None:
-    """What is odd about the learning rate for this optimizer."""
-    if named_optimizer(train.optimizer).finds_its_rate and train.learning_rate < LOWEST_FACTOR:
-        return (
-            f"{train.optimizer} finds its learning rate itself and takes lr as a factor: 1 is usual, not {train.lr:g}"
-        )
-    return None
 
 
 def actual_rate(optimizer: torch.optim.Optimizer, scheduled: float) -> float:
@@ -90,7 +80,7 @@ def actual_rate(optimizer: torch.optim.Optimizer, scheduled: float) -> float:
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Block in which the weights are those to be saved: schedule-free optimizers train at others."""
-    if not _averages(optimizer):
+    if not averages(optimizer):
         yield
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -178,14 +168,14 @@ def make_schedule(train: TrainConfig, optimizer: torch.optim.Optimizer) -> Sched
         raise ConfigError(f"lr_scheduler {train.lr_scheduler}: {error}", fix="use a higher lr") from None
 
 
-def _averages(optimizer: torch.optim.Optimizer) -> bool:
+def averages(optimizer: torch.optim.Optimizer) -> bool:
     """Whether it has weights to train at and others to save, as schedule-free optimizers do."""
     return callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None))
 
 
 def _schedules_itself(optimizer: torch.optim.Optimizer) -> bool:
     """Schedule-free optimizers average instead, and Adafactor's relative steps leave no rate to set."""
-    return _averages(optimizer) or optimizer.param_groups[0]["lr"] is None
+    return averages(optimizer) or optimizer.param_groups[0]["lr"] is None
 
 
 def _cosine_with_min_lr(train: TrainConfig, warmup: int) -> Callable[[int], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any, cast
 
 from torch import Generator
 
-from leco_plugin.config.flow_rules import remarks
+from leco_plugin.config.flow_rules import remarks, without_effect
+from leco_plugin.config.idle import idle_settings, refuse_nothing
 from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
@@ -20,7 +22,12 @@ from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
-from leco_plugin.engine.same_run import MODEL_WEIGHTS, describe_run, model_weights_hash, refuse_other_run
+from leco_plugin.engine.same_run import (
+    MODEL_WEIGHTS,
+    describe_run,
+    model_weights_hash,
+    refuse_other_run,
+)
 from leco_plugin.engine.setup import draw_seed, fit, load_model, own_random_numbers
 from leco_plugin.engine.state_file import Stored
 from leco_plugin.engine.step import StepSettings
@@ -29,11 +36,21 @@ from leco_plugin.errors import ConfigError, NetworkError, reason
 from leco_plugin.events import RunEnded, RunStarted, Warned
 from leco_plugin.hosts.builtin.folder import Folder, named, new_run_id
 from leco_plugin.hosts.builtin.loop import Loop
-from leco_plugin.hosts.builtin.optim import check_optimizer, rate_warning
+from leco_plugin.hosts.builtin.optim import check_optimizer
 from leco_plugin.hosts.builtin.output import Output
-from leco_plugin.hosts.builtin.resume import NEWEST, States, begin_anew, find_states, resumed_seed
+from leco_plugin.hosts.builtin.parallel import Alone, join
+from leco_plugin.hosts.builtin.resume import (
+    NEWEST,
+    States,
+    begin_anew,
+    find_states,
+    refuse_other_count,
+    resumed_seed,
+    tree_of,
+)
 from leco_plugin.hosts.builtin.sampling import Sampling
-from leco_plugin.hosts.builtin.saving import Saving
+from leco_plugin.hosts.builtin.saving import Helping, Saving
+from leco_plugin.launched import place
 
 
 @dataclass(frozen=True)
@@ -52,52 +69,61 @@ class LecoProcess:
     def __init__(self, job: JobConfig, hooks: Hooks) -> None:
         self._job, self._hooks = job, hooks
         self._seed = draw_seed() if job.training_seed is None else job.training_seed
-        self._report = Report(observer for some in hooks.leco_observers(run=describe_job(job)) for observer in some)
+        # of several processes one prints and writes
+        asked = hooks.leco_observers(run=describe_job(job)) if place().first else ()
+        self._report = Report(observer for some in asked for observer in some)
         self._run = new_run_id()
 
     def run(self) -> Outcome:
         """Load, train, save; LecoError for what the user can put right."""
+        refuse_nothing(self._job.pairs)
         check_optimizer(self._job.train)
-        with Folder(self._job) as folder:
-            states = find_states(self._job, folder.newest_run, self._report)
-            stored = next(states, None)
-            if stored:
-                self._seed, self._run = resumed_seed(stored, self._job), stored.label.run
-            else:
-                begin_anew(self._job, self._report)
-            replaced = folder.replaced(goes_on=self._goes_on(folder, stored))
-            return self._train(folder, replaced, stored, states)
+        with join(self._job.device) as crew:
+            if not crew.first:
+                return self._train(crew, None, (), None, iter(()))
+            with Folder(self._job) as folder:
+                states = find_states(self._job, folder.newest_run, self._report)
+                stored = next(states, None)
+                if stored:
+                    refuse_other_count(stored, crew.count)
+                    self._seed, self._run = resumed_seed(stored, self._job), stored.label.run
+                else:
+                    begin_anew(self._job, self._report)
+                replaced = folder.replaced(goes_on=self._goes_on(folder, stored))
+                return self._train(crew, folder, replaced, stored, states)
 
     def _train(
-        self, folder: Folder, replaced: Sequence[Path], stored: Stored | None, states: Iterator[Stored]
+        self,
+        crew: Alone,
+        folder: Folder | None,
+        replaced: Sequence[Path],
+        stored: Stored | None,
+        states: Iterator[Stored],
     ) -> Outcome:
-        """The run once it is known whether, and from where, it goes on."""
+        """The run once it is known whether, and from where, it goes on; only the first process has the folder."""
         began = time.perf_counter()
+        self._seed = crew.hand(self._seed)
         job = self._job
-        denoiser = load_model(job, self._hooks)
+        denoiser = load_model(crew.placed(job), self._hooks)
         # as the job has it: what the model leaves open to itself is not known when the next run asks for a state
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
+        crew.refuse_unequal("the job or the base model", described)
         job = self._job = _completed(job, denoiser)
         output = Output(job, self._seed, self._report)
-        saving = self._saving(denoiser, self._create_network(denoiser), output, States(job, self._run, described))
+        states_of_run = States(job, self._run, described)
+        saving = self._saving(crew, denoiser, self._create_network(denoiser), output, states_of_run)
         loop = saving.loop
-        with own_random_numbers(self._seed, denoiser.device):
+        with own_random_numbers(crew.seed(self._seed), denoiser.device):
             with stop_on_signal() as stop:
-                if stored:
-                    refuse_other_run(stored, described)
-                    stored = self._restore(saving, stored, states)
-                folder.begin(self._run)
-                facts = self._facts(denoiser, saving.network, stored, saving.output.path())
-                self._report(RunStarted(job.name, job.train.steps, facts, loop.done, self._run))
-                if replaced:
-                    message = "files of an earlier run are replaced where this one writes the same"
-                    self._report(Warned(f"{message}: {named(replaced)}"))
-                self._warn(denoiser, saving.network)
+                stored = self._restore(crew, saving, stored, states)
+                if folder:
+                    self._announce(folder, denoiser, saving, stored, replaced)
                 begun = loop.done
-                interrupted = loop.run(stop)
+                interrupted = loop.run(crew.agreed(stop))
                 if interrupted and loop.done == begun:
                     # a LoRA that learnt nothing would only be in the way of the next run
                     raise KeyboardInterrupt
+                crew.refuse_apart(saving.network.parameters())
                 path = saving.end(loop.done, interrupted=interrupted)
             if loop.sampling and not interrupted:
                 loop.sampling.draw(loop.done)
@@ -108,6 +134,18 @@ class LecoProcess:
         self._report(RunEnded(path, loop.done, seconds, interrupted, **progress.figures, means=progress.means))
         saving.refuse_troubles()
         return Outcome(path, loop.done, interrupted)
+
+    def _announce(
+        self, folder: Folder, denoiser: Denoiser, saving: Saving, stored: Stored | None, replaced: Sequence[Path]
+    ) -> None:
+        """Say what begins now, and what is odd about it."""
+        folder.begin(self._run)
+        facts = self._facts(denoiser, saving, stored)
+        self._report(RunStarted(self._job.name, self._job.train.steps, facts, saving.loop.done, self._run))
+        if replaced:
+            message = "files of an earlier run are replaced where this one writes the same"
+            self._report(Warned(f"{message}: {named(replaced)}"))
+        self._warn(denoiser, saving.network)
 
     def _goes_on(self, folder: Folder, stored: Stored | None) -> bool:
         """Whether the files that are there already are of this same run."""
@@ -124,7 +162,7 @@ class LecoProcess:
             raise NetworkError(f"no plugin offers a network of type {self._job.network.type!r}")
         return network
 
-    def _saving(self, denoiser: Denoiser, network: Network, output: Output, states: States) -> Saving:
+    def _saving(self, crew: Alone, denoiser: Denoiser, network: Network, output: Output, states: States) -> Saving:
         """The loop, with what writes its files and draws its pictures."""
         job = self._job
         training = assemble(
@@ -134,7 +172,7 @@ class LecoProcess:
             denoiser=denoiser,
             network=network,
             sampler=job.train.noise_scheduler,
-            generator=Generator().manual_seed(self._seed),
+            generator=Generator().manual_seed(crew.seed(self._seed)),
         )
         loop = Loop(
             step=training.step,
@@ -148,18 +186,32 @@ class LecoProcess:
             rescue=lambda step: saving.rescue(step),
             save_every=job.save.save_every,
             stop_at=job.leco.stop_at,
+            crew=crew,
         )
-        saving = Saving(output, states, denoiser, network, loop, self._report)
-        pictures = self._hooks.leco_pictures(job=job, denoiser=denoiser, network=network)
+        kind = Saving if crew.first else Helping
+        saving = kind(output, states, denoiser, network, loop, self._report, crew)
+        pictures = self._hooks.leco_pictures(job=job, denoiser=denoiser, network=network) if crew.first else None
         loop.sampling = Sampling(pictures, job.sample.sample_every, loop.averaged, self._report)
         return saving
 
-    def _restore(self, saving: Saving, stored: Stored, states: Iterator[Stored]) -> Stored:
-        """Go on from ``stored``, or from the next of ``states`` whose parts are what this run writes."""
-        for one in (stored, *states):
+    def _restore(self, crew: Alone, saving: Saving, stored: Stored | None, states: Iterator[Stored]) -> Stored | None:
+        """Go on from ``stored``, or from the next of ``states`` that fits, as the first process finds it."""
+        if crew.first and stored:
+            refuse_other_run(stored, saving.states.described)
+            stored = self._fitting(crew, saving, itertools.chain([stored], states))
+        stored = crew.hand(stored)
+        if stored and not crew.first:
+            saving.loop.restore(tree_of(stored, crew.rank))
+        crew.refuse_apart(saving.network.parameters())
+        return stored
+
+    def _fitting(self, crew: Alone, saving: Saving, states: Iterator[Stored]) -> Stored:
+        """The first of ``states`` whose parts are what this run writes, taken up."""
+        for one in states:
             try:
+                refuse_other_count(one, crew.count)
                 tree = cast(Mapping[str, Any], one.tree)
-                saving.loop.restore(tree["loop"])
+                saving.loop.restore(tree_of(one, 0))
                 if saving.loop.done != one.step:
                     raise ValueError(f"its parts are those of step {saving.loop.done}")
                 saving.output.kept.take_over(self._job.output_folder, tree["files"], self._job.name)
@@ -180,22 +232,17 @@ class LecoProcess:
         # a network that a plugin brings need not have any
         for note in getattr(network, "notes", ()):
             self._report(Warned(note))
-        for problem in remarks(self._job, denoiser.distilled):
+        sizeless = () if denoiser.uses_size_conditioning else without_effect(pairs, denoiser.family)
+        for problem in (*idle_settings(self._job), *remarks(self._job, denoiser.distilled), *sizeless):
             self._report(Warned(str(problem)))
-        odd = rate_warning(self._job.train)
-        if odd:
-            self._report(Warned(odd))
-        if any(pair.dynamic_crops for pair in pairs) and not denoiser.uses_size_conditioning:
-            self._report(Warned(f"dynamic_crops has no effect on {denoiser.family}: it has no size conditioning"))
 
-    def _facts(
-        self, denoiser: Denoiser, network: Network, stored: Stored | None, path: Path
-    ) -> tuple[tuple[str, str], ...]:
-        job = self._job
+    def _facts(self, denoiser: Denoiser, saving: Saving, stored: Stored | None) -> tuple[tuple[str, str], ...]:
+        job, network, count = self._job, saving.network, saving.crew.count
         # a file's sizes may be others than the job's; a plugin's network may not tell
         sizes = getattr(network, "sizes", f"rank {job.network.linear}, alpha {job.network.linear_alpha:g}")
         return (
             ("model", f"{job.model.name_or_path} ({denoiser.family}, {denoiser.prediction_type})"),
+            *((("processes", f"{count}, each with walks of its own; gradients are averaged"),) if count > 1 else ()),
             *((("distilled", denoiser.distilled.why),) if denoiser.distilled else ()),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
             ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
@@ -208,7 +255,7 @@ class LecoProcess:
                      f"guidance {job.leco.denoise_guidance_scale:g}"),
             ("seed", str(self._seed)),
             *((("goes on", f"after step {stored.step}"),) if stored else ()),
-            ("saved to", str(path)),
+            ("saved to", str(saving.output.path())),
         )  # fmt: skip
 
 

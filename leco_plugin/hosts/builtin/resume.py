@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.core.state import StateTree
@@ -86,6 +86,23 @@ def resumed_seed(stored: Stored, job: JobConfig) -> int:
             fix="set more train.steps, or resume from an older state",
         )
     return seed
+
+
+def refuse_other_count(stored: Stored, count: int) -> None:
+    """Raise ConfigError where the state is of another number of processes: each has walks of its own."""
+    before = 1 + len(cast(Mapping[str, Any], stored.tree).get("others", ()))
+    if before != count:
+        raise ConfigError(
+            f"resume: the state at step {stored.step} is of a run in {before} process{'es' if before > 1 else ''}, and "
+            f"this is one in {count}",
+            fix=f"start as many (accelerate launch --num_processes {before}), or leave resume out to start a new run",
+        )
+
+
+def tree_of(stored: Stored, rank: int) -> StateTree:
+    """The state of the loop in the process with this number."""
+    tree = cast(Mapping[str, Any], stored.tree)
+    return {**tree["loop"], **tree["others"][rank - 1]} if rank else cast(StateTree, tree["loop"])
 
 
 def _of_run(folder: Path, name: str, run: str, most: float, tell: Tell) -> list[Path]:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from leco_plugin.contracts import Denoiser, Network
@@ -13,8 +14,9 @@ from leco_plugin.core.state import StateTree
 from leco_plugin.engine.report import Report
 from leco_plugin.errors import LecoError, TrainingError, reason
 from leco_plugin.events import Saved, Warned
-from leco_plugin.hosts.builtin.loop import Loop
+from leco_plugin.hosts.builtin.loop import Loop, own_part
 from leco_plugin.hosts.builtin.output import Output
+from leco_plugin.hosts.builtin.parallel import Alone
 from leco_plugin.hosts.builtin.resume import States
 
 RESCUED = "leco_rescued"
@@ -32,6 +34,7 @@ class Saving:
     network: Network
     loop: Loop
     report: Report
+    crew: Alone
     _troubles: list[str] = field(default_factory=list)
     _fix: str = _FIX
 
@@ -50,14 +53,13 @@ class Saving:
             self.output.kept.add(step, path)
         if self.output.job.save.save_state:
             folder = self.states.path(step)
-            if self._try(folder, lambda: self._write_state(folder, step, {})):
+            if self._try(folder, lambda: self._write_state(folder, step, self._loop_state(), {})):
                 self.states.kept.add(step, folder)
         return path if written else None
 
     def rescue(self, step: int) -> Path | None:
         """Write the LoRA of a run that broke off; no other file goes for it. None where no folder takes it."""
-        path = self.output.path(step)
-        return self._somewhere(path.with_stem(f"{path.stem}-emergency"), lambda target: self._write(target, step))
+        return self._somewhere(self._emergency(step), lambda target: self._write(target, step))
 
     def end(self, step: int, *, interrupted: bool) -> Path:
         """Write what a run leaves, the state first, elsewhere where its folder does not take it; returns the LoRA.
@@ -70,7 +72,8 @@ class Saving:
             # of a run that was stopped, the file that comes next is one of those that it keeps
             files = {step: path.name} if interrupted else {}
             folder = self.states.path(step if interrupted else None)
-            if self._somewhere(folder, lambda target: self._write_state(target, step, files)) and interrupted:
+            state = cache(self._loop_state)
+            if self._somewhere(folder, lambda target: self._write_state(target, step, state(), files)) and interrupted:
                 self.states.kept.add(step, folder)
         written = self._somewhere(path, lambda target: self._write(target, step, final=not interrupted))
         if written is None:
@@ -80,6 +83,10 @@ class Saving:
         elif save.sidecar:
             self._try(written.with_suffix(".json"), lambda: self.output.write_sidecar(written, self._metadata(step)))
         return written or path
+
+    def _emergency(self, step: int) -> Path:
+        path = self.output.path(step)
+        return path.with_stem(f"{path.stem}-emergency")
 
     def refuse_troubles(self) -> None:
         """Raise TrainingError with where the files of the end are, if not where they should be."""
@@ -94,9 +101,15 @@ class Saving:
             self.output.write(path, self.network, self._metadata(step))
         self.report(Saved(path, step, final))
 
-    def _write_state(self, folder: Path, step: int, files: Mapping[int, str]) -> None:
+    def _loop_state(self) -> dict[str, StateTree]:
+        """The loop's, with what differs in other processes."""
+        state = self.loop.state()
+        _, *others = self.crew.collect(own_part(state))
+        return {"loop": state, **({"others": others} if others else {})}
+
+    def _write_state(self, folder: Path, step: int, state: Mapping[str, StateTree], files: Mapping[int, str]) -> None:
         kept: StateTree = {**self.output.kept.names(), **files}
-        tree: StateTree = {"loop": self.loop.state(), "files": kept, "states": self.states.kept.names()}
+        tree: StateTree = {**state, "files": kept, "states": self.states.kept.names()}
         self.states.write(folder, tree, step)
         self.report(Saved(folder, step, final=False))
 
@@ -104,7 +117,9 @@ class Saving:
         try:
             write()
         # a network may be somebody else's code, and a disk that is full now may have room later
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if error is self.crew.failure:
+                raise
             self.report(Warned(f"{path} could not be written, and the run goes on: {_why(error)}"))
             return False
         return True
@@ -124,6 +139,38 @@ class Saving:
             return target
         self._troubles.append(f"{path} could not be written, nor anywhere else: {failure}")
         return None
+
+
+class Helping(Saving):
+    """In a process that is not the first: writes nothing, and hands over its part of a state where one is due."""
+
+    def __post_init__(self) -> None:
+        """Nothing is in the way of files that are not written."""
+
+    def in_between(self, step: int) -> Path | None:
+        """Help with the state after ``step`` steps."""
+        if self.output.job.save.save_state:
+            self._hand_over()
+        return None
+
+    def rescue(self, step: int) -> Path | None:
+        """Where the first process saves the LoRA of a run that broke off."""
+        return self._emergency(step)
+
+    def end(self, step: int, *, interrupted: bool) -> Path:
+        """Help with what a run leaves; returns where the LoRA will be."""
+        save = self.output.job.save
+        if save.save_state or save.save_state_on_train_end:
+            self._hand_over()
+        return self.output.path(step if interrupted else None)
+
+    def _hand_over(self) -> None:
+        try:
+            state = self.loop.state()
+        # of a kind that cannot be kept, in all processes: the first one says so
+        except TrainingError:
+            return
+        self.crew.collect(own_part(state))
 
 
 def _why(error: Exception) -> str:

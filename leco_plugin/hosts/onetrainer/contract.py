@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from leco_plugin.errors import PluginError
@@ -17,6 +17,7 @@ MODULES = {
     "create": "modules.util.create",
     "trainer": "modules.trainer.GenericTrainer:GenericTrainer",
     "config": "modules.util.config.TrainConfig:TrainConfig",
+    "sample": "modules.util.config.SampleConfig:SampleConfig",
     "secrets": "modules.util.config.SecretsConfig:SecretsConfig",
     "method": "modules.util.enum.TrainingMethod:TrainingMethod",
     "dtype": "modules.util.enum.DataType:DataType",
@@ -26,7 +27,12 @@ MODULES = {
 }
 """What is imported: a module, or after a colon the class or function in it."""
 METHODS = {
-    "modules.trainer.BaseTrainer:BaseTrainer": ("create_model_setup", "create_data_loader", "create_model_saver"),
+    "modules.trainer.BaseTrainer:BaseTrainer": (
+        "create_model_setup",
+        "create_data_loader",
+        "create_model_saver",
+        "create_model_sampler",
+    ),
     "modules.modelSetup.BaseModelSetup:BaseModelSetup": (
         "setup_model",
         "setup_train_device",
@@ -49,19 +55,8 @@ METHODS = {
 """What is called or overridden, by the class or module that has it."""
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(SimpleNamespace):
     """The host's classes and functions, by the names in ``MODULES``."""
-
-    create: Any
-    trainer: type
-    config: Any
-    secrets: Any
-    method: Any
-    dtype: Any
-    callbacks: Any
-    commands: Any
-    grad_scaling: Any
 
 
 Base: Any = object

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from leco_plugin.config.families import Distilled
-from leco_plugin.contracts import PredictionType, Sampler, TextTable
-from leco_plugin.core.noise import diffusion_snr
-from leco_plugin.core.walk import guided
-from leco_plugin.engine.row_check import rows_differ
+from leco_plugin.contracts import PredictionType
 from leco_plugin.errors import ModelError
-from leco_plugin.families.samplers import (
-    FlowSampler,
-    cumulative_alphas,
-    flux2_shift,
-    make_sampler,
-    shifted_sigmas,
-    size_shift,
-)
+from leco_plugin.families.samplers import set_sigmas
+from leco_plugin.hosts.denoiser import HostedDenoiser, Texts, shadowed
 
 TRAINING_TIMESTEPS = 1000
+
+
+Draw = Callable[[int, int, int], None]
+"""Has the host draw a picture of this height and width in pixels, in so many steps."""
+
+
+class _Scheduled(Exception):  # noqa: N818 - the way out of the host's sampler once it has set its timesteps
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.options = options
 
 
 class _Encoded(Exception):  # noqa: N818 - the way out of the host's predict once it has asked for the text
@@ -63,40 +63,16 @@ class Steering:
         return latents, sigma.reshape(-1, *[1] * (latents.dim() - 1))
 
 
-@dataclass(frozen=True)
-class EncodedTable:
-    """What the host's text encoders said of every prompt, one at a time."""
-
-    outputs: tuple[Any, ...]
-
-    def rows(self, prompts: Sequence[int]) -> EncodedRows:
-        """Those of a batch whose row i has the prompt number ``prompts[i]``."""
-        return EncodedRows(tuple(self.outputs[prompt] for prompt in prompts))
-
-
-@dataclass(frozen=True)
-class EncodedRows:
-    """One output of the host's ``encode_text`` per row."""
-
-    outputs: tuple[Any, ...]
-
-
-@dataclass
-class HostDenoiser:
+class HostDenoiser(HostedDenoiser):
     """A model that the host has loaded and set up."""
 
-    setup: Any
-    """The host's setup with our mixin."""
-    model: Any
-    config: Any
-    resolution: tuple[int, int]
-    """(height, width) in pixels of the pictures that a prompt is encoded for, where that depends on it."""
-    guide = staticmethod(guided)
-    distilled: ClassVar[Distilled | None] = None
-    separate: bool = False
-    """Whether rows are asked one by one, since this model mixes those of one call."""
-    _prompts: Sequence[str] = ()
-    _cut: dict[str, str] = field(default_factory=dict)
+    host = "OneTrainer"
+
+    def __init__(self, setup: Any, model: Any, config: Any, resolution: tuple[int, int], draw: Draw) -> None:
+        """``setup``: the host's with our mixin; ``resolution``: (height, width) that prompts are encoded for."""
+        super().__init__()
+        self.setup, self.model, self.config, self.resolution, self._draw = setup, model, config, resolution, draw
+        self._cut: dict[str, str] = {}
 
     @property
     def prediction_type(self) -> PredictionType:
@@ -127,29 +103,15 @@ class HostDenoiser:
     def _flow(self) -> bool:
         return bool(self.config.model_type.is_flow_matching())
 
-    def encode(self, prompts: Sequence[str]) -> EncodedTable:
+    def encode(self, prompts: Sequence[str]) -> Texts:
         """Encode each prompt with the arguments that the host's ``predict`` encodes captions with, LoRA off."""
         self.setup.prepare_text_caching(self.model, self.config)
         with torch.no_grad(), self.setup.prior_model(self.model, self.config):
-            outputs = tuple(self._encode(prompt) for prompt in prompts)
+            self._texts, self._prompts = Texts([self._encode(prompt) for prompt in prompts]), prompts
         # takes the text encoders off the device again
         self.setup.setup_train_device(self.model, self.config)
         self._cut = {prompt: cut for prompt in prompts if (cut := self._unseen(prompt))}
-        self._prompts = prompts
-        return EncodedTable(outputs)
-
-    def check_rows(self, table: TextTable) -> str:
-        """Ask one by one from now on where rows of one call disturb each other; gives a sentence then.
-
-        The shortest and the longest prompt are asked: they are the most likely to.
-        """
-        order = sorted(range(len(self._prompts)), key=lambda number: len(self._prompts[number]))
-        exact = str(self.config.train_dtype) == "FLOAT_32"
-        with self.setup.prior_model(self.model, self.config):
-            shape = self.latent_shape(*self.resolution)
-            problem = rows_differ(self, table, [order[0], order[-1]], shape, exact=exact)
-        self.separate = bool(problem)
-        return problem and f"{self.family} takes one prompt a call: in one call for several {problem}"
+        return self._texts
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Prompts longer than CLIP reads; other text encoders are not asked."""
@@ -168,27 +130,9 @@ class HostDenoiser:
         channels = vae.get("latent_channels") or vae["z_dim"]
         return int(channels), height // factor, width // factor
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Any, sizes: Tensor) -> Tensor:
-        """Prediction (R, C, h, w), in one call where the rows' text fits into one batch."""
-        outputs = cast(EncodedRows, text).outputs
-        together = _SEPARATE if self.separate and len(outputs) > 1 else _collated(outputs)
-        if together is not _SEPARATE:
-            return self._predict(latents, timesteps, together, sizes)
-        singles = [slice(i, i + 1) for i in range(len(outputs))]
-        return torch.cat([self._predict(latents[i], timesteps[i], outputs[i.start], sizes[i]) for i in singles])
-
-    def sampler(self, name: str, steps: int, shape: tuple[int, int, int]) -> Sampler:
-        """A sampler over the host's noise schedule; along a flow it is Euler's, whatever ``name`` says."""
-        if self._flow:
-            return FlowSampler(self._sigmas(steps, *shape[1:]), self.device)
-        return make_sampler(name, self._schedule(), steps, self.device)
-
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """Signal-to-noise ratio (R,) at ``timesteps`` (R,)."""
-        if not self._flow:
-            return diffusion_snr(cumulative_alphas(self._schedule()), timesteps)
-        sigma = timesteps.float() / TRAINING_TIMESTEPS
-        return ((1 - sigma) / sigma).square()
+    def _join(self, texts: Sequence[Any]) -> Any:
+        together = _collated(texts)
+        return None if together is _APART else together
 
     @property
     def _pixels_per_latent(self) -> int:
@@ -206,23 +150,28 @@ class HostDenoiser:
             schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return schedule
 
-    def _sigmas(self, steps: int, height: int, width: int) -> Tensor:
-        """(N + 1,) noise levels for latents of this size, as the host's sampler has them."""
-        scheduler = self.model.noise_scheduler.config
-        if scheduler.get("use_dynamic_shifting"):
-            tokens = height * width // 4
-            flux2 = "FLUX_2" in str(self.config.model_type)
-            return shifted_sigmas(
-                scheduler, steps, flux2_shift(tokens, steps) if flux2 else size_shift(scheduler, tokens)
-            )
-        # Sana's scheduler, which is another one, has its own name for it
-        return shifted_sigmas({"shift": scheduler.get("flow_shift", scheduler.get("shift", 1.0))}, steps)
+    def _sampled(self, steps: int, shape: tuple[int, int, int]) -> Tensor:
+        """As the host's sampler sets them, but for its last stops beside the picture, which pipelines leave out."""
+        scheduler, pixels = self.model.noise_scheduler, self._pixels_per_latent
+        with (
+            shadowed(scheduler, "set_timesteps", _scheduled),
+            shadowed(self.model, "encode_text", lambda *_, **__: self._texts.each[0]),
+            # nothing large is needed for it
+            shadowed(self.model, "materialize_only", lambda *_: None),
+        ):
+            try:
+                self._draw(shape[1] * pixels, shape[2] * pixels, steps)
+            except _Scheduled as scheduled:
+                options = scheduled.options
+            else:
+                raise ValueError("it sets no timesteps")
+        return set_sigmas(copy.deepcopy(scheduler), steps, options)
 
     def _predict(self, latents: Tensor, timesteps: Tensor, text: Any, sizes: Tensor) -> Tensor:
         frames = "z_dim" in self.model.vae.config
         latents = latents.unsqueeze(2) if frames else latents
         steering = Steering(latents, timesteps, self._flow, getattr(self.model, "patchify_latents", None))
-        with _shadowed(self.model, "encode_text", lambda **_: text):
+        with shadowed(self.model, "encode_text", lambda **_: text):
             predicted = self._call(steering, _batch(latents, sizes))["predicted"]
         return cast(Tensor, predicted.squeeze(2) if frames else predicted)
 
@@ -238,7 +187,7 @@ class HostDenoiser:
         latents = torch.zeros((1, *shape), device=self.device)
         steering = Steering(latents, torch.zeros(1, device=self.device), self._flow)
         try:
-            with _shadowed(self.model, "encode_text", encode):
+            with shadowed(self.model, "encode_text", encode):
                 self._call(steering, _batch(latents, torch.zeros((1, 6))))
         except _Encoded as encoded:
             return encoded.output
@@ -249,7 +198,7 @@ class HostDenoiser:
         # the host works out a target that nothing reads, and looks up samplers' fractional timesteps for it
         with (
             self.setup.steered(steering),
-            _shadowed(scheduler, "get_velocity", lambda sample, noise, timesteps: sample),
+            shadowed(scheduler, "get_velocity", lambda sample, noise, timesteps: sample),
         ):
             return cast(dict[str, Any], self.setup.predict(self.model, batch, self.config, self.model.train_progress))
 
@@ -263,6 +212,11 @@ class HostDenoiser:
         return str(tokenizers[0].decode(tokens[tokenizers[0].model_max_length - 2 :]))
 
 
+def _scheduled(num_inference_steps: int | None = None, **options: Any) -> None:
+    """Stands for a scheduler's ``set_timesteps``."""
+    raise _Scheduled(options)
+
+
 def _batch(latents: Tensor, sizes: Tensor) -> _Batch:
     """The host's batch for R rows, ``sizes`` (R, 6) in the three pairs that its SDXL reads."""
     columns = sizes.unbind(1)
@@ -274,35 +228,22 @@ def _batch(latents: Tensor, sizes: Tensor) -> _Batch:
     )
 
 
-@contextmanager
-def _shadowed(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Block in which an object has ``function`` in the place of its class's method ``name``."""
-    found: Mapping[str, Any] = vars(owner)
-    before = {name: found[name]} if name in found else {}
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        vars(owner).update(before)
-
-
-_SEPARATE = object()
+_APART = object()
 """Stands for text that does not fit into one batch."""
 
 
 def _collated(outputs: Sequence[Any]) -> Any:
-    """Outputs of ``encode_text`` for one prompt each as one for all, or ``_SEPARATE``."""
+    """Outputs of ``encode_text`` for one prompt each as one for all, or ``_APART``."""
     first = outputs[0]
     if len(outputs) == 1:
         return first
     if isinstance(first, Tensor):
         fits = all(each.shape == first.shape for each in outputs) and first.shape[:1] == (1,)
-        return torch.cat(list(outputs)) if fits else _SEPARATE
+        return torch.cat(list(outputs)) if fits else _APART
     if isinstance(first, list):
         # one entry per sample
-        return [each[0] for each in outputs] if all(len(each) == 1 for each in outputs) else _SEPARATE
+        return [each[0] for each in outputs] if all(len(each) == 1 for each in outputs) else _APART
     if isinstance(first, tuple):
         parts = tuple(_collated(part) for part in zip(*outputs, strict=True))
-        return _SEPARATE if any(part is _SEPARATE for part in parts) else parts
-    return first if all(each is first or each == first for each in outputs) else _SEPARATE
+        return _APART if any(part is _APART for part in parts) else parts
+    return first if all(each is first or each == first for each in outputs) else _APART

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from leco_plugin.config.blame import check_texts, read_model
 from leco_plugin.config.build import parse_overrides
@@ -14,10 +14,10 @@ from leco_plugin.config.findings import Findings
 from leco_plugin.config.names import SAMPLERS
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.errors import ConfigError
-from leco_plugin.hosts.folders import folder_of
+from leco_plugin.hosts.folders import HostParser, folder_of
 
 EPOCH_STEPS = 100
-_PROGRAM = "leco host run onetrainer"
+_HOST = "onetrainer"
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,6 @@ class Flags:
     """What a command line asks for; every path is absolute."""
 
     root: Path
-    config: Path
-    preset: Path | None
-    secrets: Path | None
-    values: tuple[str, ...]
-    """Single values of the host's config, as KEY=VALUE."""
     prompts: Path
     leco: LecoConfig
     sampler: str | None
@@ -39,52 +34,69 @@ class Flags:
     steps: int | None
     """Optimizer steps of the run; the host's epochs say it where absent."""
     seed: int | None
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, fix="leco host run onetrainer --help")
+    config: Path | None = None
+    """The host's config, and what else it is read from; None where the window has it."""
+    preset: Path | None = None
+    secrets: Path | None = None
+    values: tuple[str, ...] = ()
+    """Single values of the host's config, as KEY=VALUE."""
 
 
 def read_flags(arguments: Sequence[str]) -> Flags:
-    """Read a command line; raises ConfigError for what cannot be meant."""
-    given = _parser().parse_args(list(arguments))
-    config, prompts = given.config_path or given.config, given.prompts_path or given.prompts
-    if config is None or prompts is None:
-        raise ConfigError("a config of OneTrainer and a prompt file are needed", fix=f"{_PROGRAM} CONFIG PROMPTS")
-    if given.steps and given.epoch_steps:
-        raise ConfigError("--steps and --epoch-steps both say how long the run is", fix="leave out one of them")
-    return Flags(
-        root=folder_of("onetrainer", given.root),
-        config=config.absolute(),
-        preset=given.preset_path and given.preset_path.absolute(),
-        secrets=given.secrets_path and given.secrets_path.absolute(),
-        values=tuple(given.config_value),
-        prompts=prompts.absolute(),
-        leco=_leco(given.leco, given.preserve),
-        sampler=given.noise_scheduler,
-        epoch_steps=given.epoch_steps or EPOCH_STEPS,
-        steps=given.steps,
-        seed=given.seed,
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=_PROGRAM,
-        description="Train a LECO LoRA in OneTrainer, from a config that its UI has exported and a prompt file.",
-        allow_abbrev=False,
-    )
-    host = parser.add_argument_group("OneTrainer")
+    """Read the command line of a run; raises ConfigError for what cannot be meant."""
+    about = "Train a LECO LoRA in OneTrainer, from a config that its UI has exported and a prompt file."
+    parser = HostParser("run", _HOST, about)
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="config that its UI has exported (JSON)")
-    parser.add_argument("prompts", type=Path, nargs="?", metavar="PROMPTS", help="prompt file (TOML, YAML or JSON)")
-    host.add_argument("--root", type=Path, metavar="DIR", help="its folder (default: the one last checked or used)")
+    _common(parser)
+    host = parser.add_argument_group("OneTrainer")
     host.add_argument("--config-path", type=Path, metavar="FILE", help="the same as CONFIG")
     host.add_argument("--preset-path", type=Path, metavar="FILE", help="one of its presets, read before the config")
     host.add_argument(
         "--config-value", action="append", default=[], metavar="KEY=VALUE", help="change one value of its config"
     )
     host.add_argument("--secrets-path", type=Path, metavar="FILE", help="its secrets (JSON)")
+    given = parser.parse_args(list(arguments))
+    config = given.config_path or given.config
+    if config is None or (given.prompts_path or given.prompts) is None:
+        raise ConfigError("a config of OneTrainer and a prompt file are needed", fix=f"{parser.prog} CONFIG PROMPTS")
+    return _flags(
+        given,
+        config=config.absolute(),
+        preset=given.preset_path and given.preset_path.absolute(),
+        secrets=given.secrets_path and given.secrets_path.absolute(),
+        values=tuple(given.config_value),
+    )
+
+
+def read_window_flags(arguments: Sequence[str]) -> Flags:
+    """Read the command line of the window, which has the config itself."""
+    parser = HostParser("ui", _HOST, "Open OneTrainer's window, with a prompt file in the place of pictures.")
+    _common(parser)
+    given = parser.parse_args(list(arguments))
+    if (given.prompts_path or given.prompts) is None:
+        raise ConfigError("a prompt file is needed", fix=f"{parser.prog} PROMPTS")
+    return _flags(given)
+
+
+def _flags(given: argparse.Namespace, **host: Any) -> Flags:
+    if given.steps and given.epoch_steps:
+        raise ConfigError("--steps and --epoch-steps both say how long the run is", fix="leave out one of them")
+    return Flags(
+        root=folder_of(_HOST, given.root),
+        prompts=(given.prompts_path or given.prompts).absolute(),
+        leco=_leco(given.leco, given.preserve),
+        sampler=given.noise_scheduler,
+        epoch_steps=given.epoch_steps or EPOCH_STEPS,
+        steps=given.steps,
+        seed=given.seed,
+        **host,
+    )
+
+
+def _common(parser: HostParser) -> None:
+    """Add what runs and the window have in common."""
+    parser.add_argument("prompts", type=Path, nargs="?", metavar="PROMPTS", help="prompt file (TOML, YAML or JSON)")
+    parser.add_root()
     leco = parser.add_argument_group("LECO")
     leco.add_argument("--prompts", dest="prompts_path", type=Path, metavar="FILE", help="the same as PROMPTS")
     leco.add_argument(
@@ -107,7 +119,6 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=_positive, metavar="N", help="optimizer steps of the run, whatever the epochs say"
     )
     leco.add_argument("--seed", type=_seed, metavar="N", help="fixes everything that is drawn (default: drawn, shown)")
-    return parser
 
 
 def _leco(arguments: Sequence[str], preserve: Sequence[str]) -> LecoConfig:

@@ -30,6 +30,7 @@ def read_config(host: Host, flags: Flags) -> Any:
     Raises ConfigError for a file that cannot be read, and for a single value that the host does not take.
     """
     config = host.config.default_values()
+    assert flags.config, "a command line without one is refused"
     if flags.preset:
         _fill(config, read_file(flags.preset), flags.preset, migrate=False)
     # a file without a version is of now: the host would take it for its oldest format
@@ -134,6 +135,17 @@ def step_settings(config: Any, leco: LecoConfig) -> StepSettings:
         loss_type=_LOSSES[chosen[0]],
         preserve_weight=leco.preserve_weight,
     )
+
+
+def doubts(config: Any, steps: int) -> Iterator[str]:
+    """What makes a LoRA of ``steps`` optimizer steps that does next to nothing."""
+    batches = config.learning_rate_warmup_steps
+    # up to 1 is a share of the run
+    if batches > 1 and 2 * batches / config.gradient_accumulation_steps > steps:
+        yield (
+            f"learning_rate_warmup_steps is {batches:g}, and the run has {steps} steps: it learns little in most; "
+            "up to 1 it is a share of the run, such as 0.1"
+        )
 
 
 def set_steps(config: Any, flags: Flags) -> int:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from leco_plugin.config.build import load_prompts
-from leco_plugin.config.schema import PromptPair
+from leco_plugin.config.build import LoadedPrompts, load_prompts
+from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.engine.setup import draw_seed
 from leco_plugin.engine.stop import Stop, stop_on_signal
-from leco_plugin.errors import ConfigError, ModelError
+from leco_plugin.errors import ConfigError, PluginError
 from leco_plugin.hosts.folders import remember
 from leco_plugin.hosts.onetrainer import contract, host_config
+from leco_plugin.hosts.onetrainer.checkout import TESTED
 from leco_plugin.hosts.onetrainer.description import describe
-from leco_plugin.hosts.onetrainer.flags import Flags, read_flags
+from leco_plugin.hosts.onetrainer.flags import Flags, read_flags, read_window_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
 from leco_plugin.hosts.onetrainer.run import Plan
 from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
@@ -22,36 +25,109 @@ from leco_plugin.hosts.reported import Reported
 from leco_plugin.streams import write_lines
 
 DONE, INTERRUPTED = 0, 130
+_WINDOW = "train_ui.py"
+"""The host's script of its window, under the name that other launchers start it by."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Train as a command line says; the exit code. LecoError for what the user can put right."""
     flags = read_flags(arguments)
-    loaded = load_prompts(flags.prompts)
+    prompts = _prompts(flags)
     # what is wrong in these is said at once: importing the host takes 20 s
     for path in (flags.config, flags.preset, flags.secrets):
         if path:
             host_config.read_file(path)
+    host = _enter(flags)
+    config = host_config.read_config(host, flags)
+    with stop_on_signal() as stop:
+        trainer = _trainer(host, flags, prompts, config, host.callbacks(), host.commands(), stop)
+        try:
+            trainer.start()
+            trainer.train()
+        finally:
+            # whatever happens: the host ends its TensorBoard there, which would go on for ever
+            trainer.end()
+    return INTERRUPTED if trainer.leco_interrupted else DONE
+
+
+def ui(arguments: Sequence[str]) -> int:
+    """Open the host's window, whose button *Start Training* then starts LECO; the exit code."""
+    flags = read_window_flags(arguments)
+    script = flags.root / "scripts" / _WINDOW
+    # a mistake is told before the window opens
+    _prompts(flags)
+    host = _enter(flags)
+    if not script.is_file():
+        raise PluginError(f"this OneTrainer has no {script}", fix=f"use commit {TESTED}")
+
+    def create(config: Any, callbacks: Any, commands: Any, **more: Any) -> OnStart:
+        # a copy: what LECO changes in it is not to be seen in the window, nor stored by it
+        own = copy.deepcopy(config)
+        # read anew: the user may have changed them since the last run
+        return OnStart(lambda: _trainer(host, flags, _prompts(flags), own, callbacks, commands, Stop()))
+
+    host.create.create_trainer = create
+    sys.path.insert(0, str(script.parent))
+    sys.argv = [str(script)]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except ImportError as error:
+        raise PluginError(f"OneTrainer's window cannot be opened: {error}", fix="run its install script") from error
+    return DONE
+
+
+class OnStart:
+    """A trainer that is made when the window starts it: there it expects errors, and shows that there was one."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._own: Any = None
+
+    def start(self) -> None:
+        """Make it, and load the model; LecoError for what the user can put right, which the window prints."""
+        self._own = self._make()
+        self._own.start()
+
+    def train(self) -> None:
+        """Train."""
+        self._own.train()
+
+    def end(self) -> None:
+        """Save, where something was learnt."""
+        if self._own:
+            self._own.end()
+
+
+def _prompts(flags: Flags) -> LoadedPrompts:
+    loaded = load_prompts(flags.prompts)
+    refuse_nothing(loaded.pairs)
+    return loaded
+
+
+def _enter(flags: Flags) -> contract.Host:
     host = contract.enter(flags.root)
     remember("onetrainer", flags.root)
-    config = host_config.read_config(host, flags)
+    return host
+
+
+def _trainer(
+    host: contract.Host, flags: Flags, prompts: LoadedPrompts, config: Any, callbacks: Any, commands: Any, stop: Stop
+) -> Any:
+    """Our trainer for ``config``, which it changes to what LECO needs; LecoError for what cannot be trained."""
     host_config.refuse(host, config)
     # what is preserved is so at both ends
-    strengths = {pair.multiplier for pair in loaded.pairs} | ({-1.0} if flags.leco.preserve else set())
-    refuse_strengths(config, strengths)
+    refuse_strengths(config, {pair.multiplier for pair in prompts.pairs} | ({-1.0} if flags.leco.preserve else set()))
     write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
-    plan = _plan(flags, loaded.pairs, config)
+    plan = _plan(flags, prompts, config)
     reported = Reported(describe(plan, config))
-    reported.warn(map(str, loaded.warnings))
-    with stop_on_signal() as stop:
-        mixed: Any = type("LecoTrainer", (TrainerMixin, host.trainer), {})
-        trainer = mixed(config, host.callbacks(), host.commands())
-        trainer.leco_host, trainer.leco_plan, trainer.leco_wants_stop = host, plan, lambda: stop.asked
-        trainer.leco_reported = reported
-        return _train(trainer, config, stop)
+    reported.warn([*map(str, prompts.warnings), *host_config.doubts(config, plan.steps)])
+    mixed: Any = type("LecoTrainer", (TrainerMixin, host.trainer), {})
+    trainer = mixed(config, callbacks, commands)
+    trainer.leco_host, trainer.leco_plan, trainer.leco_signal, trainer.leco_reported = host, plan, stop, reported
+    return trainer
 
 
-def _plan(flags: Flags, pairs: tuple[PromptPair, ...], config: Any) -> Plan:
+def _plan(flags: Flags, prompts: LoadedPrompts, config: Any) -> Plan:
     flow = config.model_type.is_flow_matching()
     if flow and flags.sampler:
         raise ConfigError(
@@ -59,7 +135,7 @@ def _plan(flags: Flags, pairs: tuple[PromptPair, ...], config: Any) -> Plan:
             fix="remove it",
         )
     return Plan(
-        pairs=pairs,
+        pairs=prompts.pairs,
         leco=flags.leco,
         settings=host_config.step_settings(config, flags.leco),
         sampler="flow" if flow else flags.sampler or "ddim",
@@ -68,31 +144,3 @@ def _plan(flags: Flags, pairs: tuple[PromptPair, ...], config: Any) -> Plan:
         epochs=config.epochs,
         accumulation=config.gradient_accumulation_steps,
     )
-
-
-def _train(trainer: Any, config: Any, stop: Stop) -> int:
-    """The host's sequence; what a run that was broken off leaves follows the host's rule."""
-    try:
-        _start(trainer)
-        trainer.train()
-    except BaseException as error:
-        # whatever happens: the host ends its TensorBoard there, which would go on for ever
-        keeps = isinstance(error, KeyboardInterrupt) and config.backup_before_save
-        trainer.one_step_trained = trainer.one_step_trained and keeps
-        if keeps and trainer.one_step_trained:
-            trainer.leco_end(interrupted=True)
-        else:
-            trainer.end()
-        raise
-    trainer.leco_end(interrupted=stop.asked)
-    return INTERRUPTED if stop.asked else DONE
-
-
-def _start(trainer: Any) -> None:
-    try:
-        trainer.start()
-    except Exception as error:
-        # what the host raises itself; it has printed why
-        if type(error) is Exception:
-            raise ModelError(f"OneTrainer: {error}", fix="see what it says above") from None
-        raise

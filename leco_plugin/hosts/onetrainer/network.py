@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from leco_plugin.errors import NetworkError
+from leco_plugin.hosts.network import HostedNetwork
 
 
-class HostNetwork:
+class HostNetwork(HostedNetwork):
     """What the host has attached to its model: LoRA, DoRA, LoHa, LoKr or OFT."""
 
     takes_rows = False
@@ -40,10 +40,6 @@ class HostNetwork:
             return
         with self._scaled(value), self._dropout(torch.is_grad_enabled()):
             yield
-
-    def save(self, path: Path, dtype: str, metadata: Mapping[str, str]) -> None:
-        """Never called: the host's savers write the LoRA."""
-        raise NetworkError("OneTrainer writes the LoRA itself")
 
     @contextmanager
     def _scaled(self, value: float) -> Iterator[None]:

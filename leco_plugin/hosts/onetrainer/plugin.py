@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-
 from leco_plugin.hookspecs import hookimpl
-
-
-class OneTrainer:
-    """A checkout of OneTrainer, which a launcher starts; nothing is put into its folder."""
-
-    name = "onetrainer"
-    about = "configs that its UI exports, with a prompt file; docs/onetrainer.md"
-
-    def check(self, path: Path) -> Iterable[str]:
-        """Import it as a run does."""
-        from leco_plugin.hosts.onetrainer import checkout
-
-        return checkout.check(path)
-
-    def start(self, arguments: Sequence[str]) -> int:
-        """Train."""
-        from leco_plugin.hosts.onetrainer import launcher
-
-        return launcher.run(arguments)
+from leco_plugin.hosts.lazy import LazyHost
 
 
 @hookimpl
-def leco_host() -> OneTrainer:
-    """The host `onetrainer`."""
-    return OneTrainer()
+def leco_host() -> LazyHost:
+    """The host `onetrainer`, which a launcher starts; nothing is put into its folder."""
+    return LazyHost(
+        "onetrainer",
+        "configs of its UI, or its UI itself, with a prompt file; docs/onetrainer.md",
+        check="leco_plugin.hosts.onetrainer.checkout:check",
+        start="leco_plugin.hosts.onetrainer.launcher:run",
+        ui="leco_plugin.hosts.onetrainer.launcher:ui",
+    )

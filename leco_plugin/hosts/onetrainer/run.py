@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Generator, Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
-from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.engine.assemble import Training, assemble
 from leco_plugin.engine.measure import Course
 from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
-from leco_plugin.engine.same_run import describe_parts, refuse_other_run
-from leco_plugin.engine.state_file import DamagedState, Label, Stored, read_state, write_state
+from leco_plugin.engine.same_run import describe_parts
+from leco_plugin.engine.state_file import DamagedState
 from leco_plugin.engine.step import StepSettings
+from leco_plugin.engine.stop import Stop
 from leco_plugin.errors import ConfigError, TrainingError
+from leco_plugin.hosts.kept import Kept
 from leco_plugin.hosts.onetrainer.denoiser import HostDenoiser
 from leco_plugin.hosts.onetrainer.gradients import Gradients
 from leco_plugin.hosts.onetrainer.network import HostNetwork
-from leco_plugin.hosts.random_state import random_state, restore_random
 from leco_plugin.hosts.reported import Reported
 
 STATE = "leco"
@@ -72,10 +72,12 @@ class Run:
     gradients: Gradients
     progress: Progress
     reported: Reported
-    stop: Callable[[], None]
-    """Asks the host to stop after this step."""
-    wants_stop: Callable[[], bool]
-    """Whether the user has asked to stop."""
+    commands: Any
+    """The host's, by which it is asked to stop after a step."""
+    signal: Stop
+    """Whether a signal has asked to stop."""
+    enough: bool = False
+    """Whether the goal that ends the run is reached."""
 
     def loss(self) -> Tensor:
         """One step; TrainingError where its loss is not finite."""
@@ -86,8 +88,8 @@ class Run:
                 f"the loss is {value}; backups and saved files are as they were",
                 fix="try a lower learning rate, train_dtype BFLOAT_16, or a smaller guidance_scale",
             )
-        if self.wants_stop():
-            self.stop()
+        if self.signal.asked:
+            self.commands.stop()
         return loss
 
     def optimizer_step(self, batches: int, learning_rate: float) -> dict[str, float]:
@@ -97,7 +99,8 @@ class Run:
             return {}
         stop_at = self.plan.leco.stop_at
         if stop_at is not None and self.progress.reached(stop_at):
-            self.stop()
+            self.enough = True
+            self.commands.stop()
         return event.measured
 
     def _step(self, backward: Callable[[Tensor], None]) -> Tensor:
@@ -105,47 +108,26 @@ class Run:
         self.reported.step(result)
         return result.loss
 
-    def write(self, folder: Path, step: int) -> None:
-        """Write beside a backup of the host what the host does not know of."""
-        tree: StateTree = {
-            "walks": cast(Stateful, self.training.walks).state(),
-            "random": random_state(self.denoiser.device),
-            "scale": self.gradients.scale,
-            "meter": self.reported.meter.state(),
-        }
-        write_state(folder / STATE, Stored(Label(step), self.plan.described(), tree))
+    def kept(self, backup: Path) -> Kept:
+        """What the host does not know of, in a backup of it."""
+        meter, walks = self.reported.meter, self.training.walks
+        return Kept(backup / STATE, self.plan.described(), walks, meter, self.denoiser.device)
 
     def restore(self, backup: Path) -> None:
         """Go on from a backup; ConfigError where it is of another run, or LECO's part of it is missing."""
+        kept, fix = self.kept(backup), "switch continue_last_backup off, or take that backup away"
         try:
-            stored = read_state(backup / STATE)
+            self.gradients.scale = kept.restore(kept.read())["scale"]
         except DamagedState as damage:
-            raise ConfigError(
-                f"the backup {backup} cannot be continued with LECO: {damage}",
-                fix="switch continue_last_backup off, or take that backup away",
-            ) from None
-        refuse_other_run(stored, self.plan.described())
-        tree = cast(Mapping[str, Any], stored.tree)
-        cast(Stateful, self.training.walks).restore(tree["walks"])
-        self.gradients.scale = tree["scale"]
-        self.reported.meter.restore(tree["meter"])
-        restore_random(tree["random"], self.denoiser.device)
+            raise ConfigError(f"the backup {backup} cannot be continued with LECO: {damage}", fix=fix) from None
+        except ConfigError as error:
+            message = error.problems[0].message.replace("resume: the state", f"continue_last_backup: {backup}")
+            raise ConfigError(message, fix=f"set what differs back, or {fix}") from None
 
 
-def begin(
-    plan: Plan,
-    setup: Any,
-    model: Any,
-    config: Any,
-    *,
-    scaled: bool,
-    reported: Reported,
-    stop: Callable[[], None],
-    wants_stop: Callable[[], bool],
-) -> Run:
+def begin(plan: Plan, denoiser: HostDenoiser, reported: Reported, commands: Any, signal: Stop, *, scaled: bool) -> Run:
     """A run over what the host has set up; encodes the prompts. ``scaled``: whether the host scales fp16 losses."""
-    denoiser = HostDenoiser(setup, model, config, plan.resolution)
-    network = HostNetwork(setup, model, config)
+    network = HostNetwork(denoiser.setup, denoiser.model, denoiser.config)
     for pair in plan.pairs:
         # refuses a size that does not fit before the first step
         denoiser.latent_shape(*pair.resolution)
@@ -158,8 +140,10 @@ def begin(
         sampler=plan.sampler,
         generator=Generator().manual_seed(plan.seed),
     )
-    if mixes := denoiser.check_rows(training.model.table):
-        reported.warn([mixes])
-    gradients, progress = Gradients(scaled=scaled), Progress(plan.pairs)
+    exact, sizes = str(denoiser.config.train_dtype) == "FLOAT_32", [pair.resolution for pair in plan.pairs]
+    with network.multiplier(0.0):
+        remarks = denoiser.check(training.model.table, plan.sampler, plan.leco.max_denoising_steps, sizes, exact=exact)
+    progress = Progress(plan.pairs)
     reported.prepare(progress, plan.steps, denoiser.device)
-    return Run(plan, training, denoiser, network, gradients, progress, reported, stop, wants_stop)
+    reported.warn(remarks)
+    return Run(plan, training, denoiser, network, Gradients(scaled=scaled), progress, reported, commands, signal)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from leco_plugin.engine.concepts import distinct_prompts
+from leco_plugin.engine.stop import Stop
+from leco_plugin.errors import ModelError
 from leco_plugin.events import PicturesDrawn
 from leco_plugin.hosts.onetrainer import run
 from leco_plugin.hosts.onetrainer.contract import Base, Host
+from leco_plugin.hosts.onetrainer.denoiser import HostDenoiser
 from leco_plugin.hosts.onetrainer.description import facts
 from leco_plugin.hosts.onetrainer.setup import LecoMixin
 from leco_plugin.hosts.reported import Reported
@@ -23,10 +28,45 @@ class TrainerMixin(Base):  # type: ignore[misc]
 
     leco_host: Host
     leco_plan: run.Plan
-    leco_wants_stop: Callable[[], bool]
     leco_reported: Reported
+    leco_signal: Stop
     leco_ends = False
     """Whether the file that is written now is the last one."""
+    leco_interrupted = False
+    """Whether the user has ended the run before its last step."""
+    one_step_trained: bool
+    _learnt = False
+
+    def start(self) -> None:
+        """The host's; ModelError for a model that it cannot load."""
+        try:
+            super().start()
+        except Exception as error:
+            # what the host raises itself; it has printed why
+            if type(error) is Exception:
+                raise ModelError(f"OneTrainer: {error}", fix="see what it says above") from None
+            raise
+
+    def train(self) -> None:
+        """The host's; what a run that was broken off leaves follows the host's rule."""
+        try:
+            super().train()
+        except BaseException as error:
+            self.leco_interrupted = isinstance(error, KeyboardInterrupt)
+            keeps = self.leco_interrupted and self.config.backup_before_save
+            self._learnt = self.one_step_trained = self.one_step_trained and keeps
+            raise
+        self._learnt = True
+        self.leco_interrupted = self.commands.get_stop_command() and not self._leco.enough
+
+    def end(self) -> None:
+        """The host's, which writes the last file and ends its TensorBoard; then say how it went."""
+        self.leco_ends = True
+        super().end()
+        if self._learnt:
+            done = self.model.train_progress.global_step // self.leco_plan.accumulation
+            path = self.model_saver.last or Path(self.config.output_model_destination)
+            self.leco_reported.end(path, done, interrupted=self.leco_interrupted)
 
     def create_model_setup(self) -> Any:
         """The host's setup class for the model type, with our mixin before it."""
@@ -41,16 +81,9 @@ class TrainerMixin(Base):  # type: ignore[misc]
     ) -> StepLoader:
         """Encode the prompts, begin the walks or go on with those of a backup, and count steps."""
         scaled = self.leco_host.grad_scaling(self.config.train_dtype, model.parameters.parameters())
-        self._leco = run.begin(
-            self.leco_plan,
-            model_setup,
-            model,
-            self.config,
-            scaled=scaled,
-            reported=self.leco_reported,
-            stop=self.commands.stop,
-            wants_stop=self.leco_wants_stop,
-        )
+        plan, draw = self.leco_plan, partial(self._draw, model)
+        denoiser = HostDenoiser(model_setup, model, self.config, plan.resolution, draw)
+        self._leco = run.begin(plan, denoiser, self.leco_reported, self.commands, self.leco_signal, scaled=scaled)
         model_setup.leco = self._leco
         backup = self.config.get_last_backup_path() if self.config.continue_last_backup else None
         if backup:
@@ -68,13 +101,12 @@ class TrainerMixin(Base):  # type: ignore[misc]
         """The host's, whose pictures are reported."""
         return ReportedSampler(super().create_model_sampler(model), self._leco, lambda: model.train_progress)
 
-    def leco_end(self, *, interrupted: bool) -> None:
-        """End as the host does, which writes the last file, and say how it went."""
-        self.leco_ends = True
-        self.end()
-        done = self.model.train_progress.global_step // self.leco_plan.accumulation
-        path = self.model_saver.last or Path(self.config.output_model_destination)
-        self.leco_reported.end(path, done, interrupted=interrupted)
+    def _draw(self, model: Any, height: int, width: int, steps: int) -> None:
+        asked = self.leco_host.sample.default_values(self.config.model_type)
+        # the host rounds to whole 64s
+        asked.height, asked.width, asked.diffusion_steps, asked.cfg_scale = max(64, height), max(64, width), steps, 1.0
+        asked.from_train_config(self.config)
+        super().create_model_sampler(model).sample(asked, os.devnull)
 
     def _unread(self) -> Iterator[str]:
         denoiser, pairs = self._leco.denoiser, self.leco_plan.pairs
@@ -129,7 +161,7 @@ class StateSaver:
         self.own.save(model, model_type, output_model_format, output_model_destination, dtype)
         path, step = Path(output_model_destination), model.train_progress.global_step
         if str(output_model_format) == "INTERNAL":
-            self.leco.write(path, step)
+            self.leco.kept(path).write(step, scale=self.leco.gradients.scale)
         elif path.is_file():
             plan = self.leco.plan
             described = leco_metadata(plan.pairs, plan.leco, plan.sampler)

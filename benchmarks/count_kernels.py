@@ -1,6 +1,6 @@
 """Kernels of one call of a model in bf16, counted on the CPU: bare, with PEFT's own LoRA layers, and with ours.
 
-    python benchmarks/kernels.py [--model builtin:tiny] [--rows 6]
+    python benchmarks/count_kernels.py [--model builtin:tiny] [--rows 6]
 
 Counts the operations that torch dispatches and that compute or move something; views and allocations are none.
 """
@@ -8,15 +8,10 @@ Counts the operations that torch dispatches and that compute or move something; 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
-
-# transformers and peft look for a package of the name of this file
-sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model

@@ -1,0 +1,110 @@
+"""One trial: a short run of a job, and what its LoRA does on noise that training never meets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from leco_plugin.config.run import RunDescription
+from leco_plugin.config.schema import JobConfig
+from leco_plugin.engine.measure import unit
+from leco_plugin.engine.setup import choose_device
+from leco_plugin.engine.stop import AtOnce
+from leco_plugin.events import Event, StepDone
+from leco_plugin.hookspecs import hookimpl
+from leco_plugin.hosts.builtin.shared_model import SharedModel
+from leco_plugin.lora.file import Lora
+from leco_plugin.lora.subject import Subject
+from leco_plugin.plugins import plugin_manager, run_job
+
+_WORTH = 0.2
+"""Of what the effect is worth, a side effect or drift of the same size."""
+Enough = Callable[[int, float], bool]
+"""Whether a run is to end early, told its percentage of steps and its score."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a LoRA does at the strength that it was trained at, in units of the concept."""
+
+    effect: float
+    whole: float
+    """The effect with which targets are drawn as what the edit leads to."""
+    side_effect: float
+    drift: float
+
+    @property
+    def score(self) -> float:
+        """1 for the whole effect and nothing else; too much effect is as bad as too little."""
+        return score(self.effect / self.whole, self.side_effect / self.whole, self.drift / self.whole)
+
+
+def score(reached: float, beside: float, drift: float) -> float:
+    """From fractions of the whole effect."""
+    return 1 - abs(1 - reached) - _WORTH * (beside + drift)
+
+
+class Cut(AtOnce):
+    """A run that is not worth its end."""
+
+
+class Trials:
+    """Runs trials on one model, which is loaded once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._manager = plugin_manager()
+        # trials are told of in a table
+        for name in ("observers", "report", "pictures"):
+            self._manager.unregister(name=name)
+        self._model = SharedModel(self._manager)
+        self._manager.register(self._model, "shared-model")
+
+    def run(self, job: JobConfig, enough: Enough) -> tuple[Path, Found] | None:
+        """Train ``job``; None where the user stopped it. Raises Cut where it was ``enough``, else what a run raises."""
+        watch = _Watch(enough)
+        self._manager.register(watch, "trial")
+        try:
+            result = run_job(job, manager=self._manager)
+        finally:
+            self._manager.unregister(watch)
+        return None if result.interrupted else (result.path, self.measure(result.path))
+
+    def measure(self, path: Path) -> Found:
+        """What the LoRA in ``path`` does."""
+        subject = self._subject
+        denoiser = self._manager.hook.leco_load_model(job=subject.job, device=choose_device(subject.job.device))
+        strength = unit(subject.pairs)
+        with subject.attached(Lora.read(path), denoiser) as network:
+            measured = subject.bench(denoiser, network).measure(sorted({-strength, strength}), own_side=True)
+        effect = measured.at_own_side(strength)
+        drift = max(measured.drift(side) or 0.0 for side in (-strength, strength) if side in _sides(subject, strength))
+        return Found(effect.along, measured.whole or 1.0, effect.beside, drift)
+
+
+def _sides(subject: Subject, strength: float) -> set[float]:
+    """The strengths that pairs are trained at."""
+    return {strength if pair.multiplier > 0 else -strength for pair in subject.pairs if pair.multiplier}
+
+
+class _Watch:
+    """Observes a run, and ends it when it has shown enough."""
+
+    def __init__(self, enough: Enough) -> None:
+        self._enough, self._asked = enough, 0
+
+    @hookimpl
+    def leco_observers(self, run: RunDescription) -> list[_Watch]:
+        """This one alone."""
+        return [self]
+
+    def notify(self, event: Event) -> None:
+        """Ask at every tenth of the run."""
+        if not isinstance(event, StepDone) or event.effect is None:
+            return
+        tenth = 10 * event.step // event.steps
+        if self._asked < tenth < 10:
+            self._asked = tenth
+            if self._enough(10 * tenth, score(event.effect, event.side_effect or 0.0, event.drift or 0.0)):
+                raise Cut

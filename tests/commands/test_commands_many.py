@@ -1,0 +1,107 @@
+"""Several jobs in one call: each trains as alone, failures are named at the end, finished ones are left out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from test_commands_main import JOB
+
+from leco_plugin.commands import main as cli
+from leco_plugin.config.build import load_job
+from leco_plugin.families import load as families_load
+from leco_plugin.plugins import run_job
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Path]:
+    """Three jobs on one model, with networks of three kinds."""
+    paths = []
+    for name, network in (("a", "linear: 2"), ("b", "type: loha, linear: 2"), ("c", "linear: 3, layers: xattn")):
+        text = JOB.format(folder=(tmp_path / "out").as_posix()).replace("name: cli", f"name: {name}")
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(text.replace("linear: 2", network))
+    return paths
+
+
+def lora(job: Path, folder: str = "out") -> Path:
+    return job.parent / folder / job.stem / f"{job.stem}.safetensors"
+
+
+def test_jobs_that_share_a_model_load_it_once_and_train_as_alone(jobs, tmp_path, monkeypatch, capsys):
+    """Bit for bit, whatever network was on the model before; the second starts at once."""
+    for job in jobs:
+        run_job(load_job(job, {"training_folder": str(tmp_path / "alone")}).job)
+    opened = []
+    opened_model = families_load.open_model
+    monkeypatch.setattr(families_load, "open_model", lambda model: opened.append(model) or opened_model(model))
+    weights = []
+    monkeypatch.setattr(
+        families_load.FolderSource, "unet", _counted(families_load.FolderSource.unet, weights), raising=True
+    )
+    assert cli.main(["train", *map(str, jobs)]) == 0
+    assert len(weights) == 1
+    assert len(opened) == 3
+    for job in jobs:
+        assert lora(job).read_bytes() == lora(job, "alone").read_bytes()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].split(" after")[0] for line in lines[-3:]] == ["finished"] * 3
+
+
+def _counted(method, calls):
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return method(*arguments, **options)
+
+    return counted
+
+
+def test_a_failure_stops_no_other_and_is_named_at_the_end(jobs, capsys):
+    """The first cannot be read, the second finds no model; the third is there, and is left out the next time."""
+    jobs[0].write_text(jobs[0].read_text().replace("steps: 1", "stebs: 1"))
+    jobs[1].write_text(jobs[1].read_text().replace("builtin:tiny", "./nowhere"))
+    assert cli.main(["train", *map(str, jobs)]) == 2
+    said = capsys.readouterr()
+    assert f"{jobs[0]}: failed" in said.out
+    assert f"{jobs[0]}: {jobs[0]}:11: config.process[0].train.stebs: unknown key" in said.err
+    assert f"{jobs[1]}: there is no folder './nowhere' here" in said.err
+    before = lora(jobs[2]).stat().st_mtime_ns
+    assert cli.main(["train", *map(str, jobs)]) == 2
+    assert f"{jobs[2]}: skipped, it is finished: finished after 1 steps" in capsys.readouterr().out
+    assert lora(jobs[2]).stat().st_mtime_ns == before
+    assert cli.main(["train", str(jobs[2]), "--again"]) == 0
+    assert lora(jobs[2]).stat().st_mtime_ns != before
+    assert cli.main(["train", str(jobs[2]), str(jobs[2]), "--set", "train.lr=1e-4"]) == 2
+    assert "of an earlier run, which this one would replace" in capsys.readouterr().err
+
+
+def test_a_list_that_was_stopped_goes_on(jobs, monkeypatch, capsys):
+    """Ctrl-C in the first job stops it and begins no other; the next call goes on with its state."""
+    from leco_plugin.observers.history import HistoryWriter
+
+    notify = HistoryWriter.notify
+    changes = ["--set", "train.steps=3", "--set", "save.save_state=true"]
+
+    def stopping(self: HistoryWriter, event: object) -> None:
+        notify(self, event)
+        if type(event).__name__ == "StepDone":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryWriter, "notify", stopping)
+        assert cli.main(["train", *map(str, jobs[:2]), *changes]) == 130
+    out = capsys.readouterr().out
+    assert f"{jobs[0]}: stopped" in out
+    assert f"{jobs[1]}: not begun" in out
+    assert cli.main(["train", *map(str, jobs[:2]), *changes]) == 0
+    assert "goes on: after step 1" in capsys.readouterr().out
+
+
+def test_two_jobs_for_one_file_are_refused(jobs, capsys):
+    """Before anything is trained."""
+    jobs[1].write_text(jobs[0].read_text())
+    assert cli.main(["train", str(jobs[0]), str(jobs[1])]) == 2
+    assert f"{jobs[0]} and {jobs[1]} would both write" in capsys.readouterr().err
+    assert not lora(jobs[0]).exists()

@@ -1,0 +1,179 @@
+"""`leco tune`: what is tried, which trial is best, and a winner whose job file says what it was trained with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from leco_plugin.commands import main as cli
+from leco_plugin.config.build import load_job
+from leco_plugin.errors import ConfigError
+from leco_plugin.tune.run import winner, write_job
+from leco_plugin.tune.space import Range, job_with, named_space, own_settings, usual_space
+from leco_plugin.tune.study import Tried
+from leco_plugin.tune.trial import Found
+
+ROOT = Path(__file__).parents[2]
+JOB = """\
+job: extension
+config:
+  name: tuned
+  process:
+    - type: leco
+      training_folder: {folder}
+      device: cpu
+      training_seed: 1
+      model: {{name_or_path: builtin:tiny}}
+      network: {{linear: 4, linear_alpha: 2}}
+      train: {{steps: 4, lr: 1e-5}}
+      leco:
+        max_denoising_steps: 4
+        preserve: [a blue shape]
+        prompts:
+          - {{target: a shape, positive: a big shape, neutral: a shape, action: enhance, resolution: 64}}
+          - {{target: a shape, positive: a big shape, neutral: a shape, resolution: 64, multiplier: -1}}
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB.format(folder=(tmp_path / "out").as_posix()))
+    return path
+
+
+def test_settings_of_a_trial_are_those_of_the_job_but_for_what_is_tried(job):
+    """A rank keeps alpha / rank, and an edit strength is a factor on every pair's."""
+    own = load_job(job).job
+    changed = job_with(job, {}, {"network.linear": 8, "guidance_scale": 1.5, "train.lr": 1e-3})
+    assert (changed.network.linear, changed.network.linear_alpha, changed.train.lr) == (8, 4.0, 1e-3)
+    assert [pair.guidance_scale for pair in changed.pairs] == [1.5, 1.5]
+    space = usual_space(own, guided=True)
+    assert own_settings(own, space) == {
+        "train.lr": 1e-5, "network.linear": 4, "train.steps": 4, "guidance_scale": 1.0,
+        "leco.denoise_guidance_scale": 3.0,
+    }  # fmt: skip
+    assert job_with(job, {}, own_settings(own, space)) == own
+
+
+def test_values_that_a_user_names_are_all_that_is_tried():
+    """As they would stand in a job."""
+    assert named_space(["train.lr=1e-4,1e-3", "network.type=lora,loha"]) == {
+        "train.lr": [1e-4, 1e-3],
+        "network.type": ["lora", "loha"],
+    }
+    for wrong in ("train.lr", "train.lr=1e-4"):
+        with pytest.raises(ConfigError, match="nothing to choose from"):
+            named_space([wrong])
+
+
+def test_what_a_job_itself_says_is_within_the_ranges(job):
+    """But for a rate that nobody would use."""
+    own = load_job(job, {"train.lr": 1e-3, "train.steps": 200}).job
+    for key, value in own_settings(own, usual_space(own, guided=True)).items():
+        tried = usual_space(own, guided=True)[key]
+        assert tried.low <= value <= tried.high if isinstance(tried, Range) else value in tried
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (Found(0.5, 0.5, 0.1, 0.1), Found(0.4, 0.5, 0.1, 0.1)),
+        (Found(0.5, 0.5, 0.1, 0.1), Found(0.6, 0.5, 0.1, 0.1)),
+        (Found(0.5, 0.5, 0.1, 0.1), Found(0.5, 0.5, 0.3, 0.1)),
+        (Found(0.5, 0.5, 0.1, 0.1), Found(0.5, 0.5, 0.1, 0.3)),
+    ],
+)
+def test_the_effect_counts_and_what_comes_with_it(better, worse):
+    """Too little, too much, a side effect and drift are all worse."""
+    assert better.score > worse.score
+
+
+def test_the_best_stays_within_the_limit_of_drift():
+    """However good it is otherwise; where none does, the one that drifts least."""
+    wild = Tried(0, {}, "complete", Found(1.0, 1.0, 0.0, 1.5))
+    tame = Tried(1, {}, "complete", Found(0.3, 1.0, 0.2, 0.9))
+    assert winner([wild, tame, Tried(2, {}, "pruned")], 1.0) is tame
+    assert winner([wild, tame], 0.1) is tame
+    assert winner([wild, tame], 2.0) is wild
+    assert winner([], 1.0) is None
+
+
+def test_a_job_that_is_written_says_the_same(job, tmp_path):
+    """Prompts and all."""
+    changed = job_with(job, {}, {"guidance_scale": 0.7})
+    write_job(tmp_path / "written.yaml", changed)
+    assert load_job(tmp_path / "written.yaml").job == changed
+
+
+def tune(job: Path, *arguments: str) -> int:
+    return cli.main(["tune", str(job), *arguments])
+
+
+def test_tune_tries_and_writes_the_winner(job, tmp_path, capsys):
+    """The job as it is comes first, and the winner is the trial that the database holds for the best."""
+    optuna = pytest.importorskip("optuna")
+    rates = ["--try", "train.lr=1e-5,3e-3"]
+    assert tune(job, *rates, "--trials", "3") == 0
+    out = capsys.readouterr().out
+    assert "trial-0000: lr 1e-05" in out
+    folder = tmp_path / "out" / "tuned-tune"
+    best = load_job(folder / "best.yaml").job
+    study = optuna.load_study(study_name="tuned", storage=f"sqlite:///{folder / 'study.db'}")
+    assert study.trials[0].params == {"train.lr": 1e-5}
+    assert (best.name, best.train.lr) == ("tuned_tuned", study.best_trial.params["train.lr"])
+    assert "<html" in (folder / "tune.html").read_text("utf-8")
+    assert tune(job, *rates, "--trials", "3") == 0
+    assert "trial-0003" not in capsys.readouterr().out
+    assert tune(job, *rates, "--set", "train.steps=5") == 2
+    assert "the study tuned is of another job" in capsys.readouterr().err
+    assert tune(job, "--try", "train.lrr=1,2") == 2
+    assert "unknown key" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.environ.get("LECO_POSTGRES"), reason="LECO_POSTGRES names no PostgreSQL")
+def test_two_workers_share_a_study_in_postgresql(job, tmp_path):
+    """Each has some of the six trials; who ends last has the winner of all."""
+    pytest.importorskip("optuna")
+    pytest.importorskip("psycopg")
+    # not in the test's own folder, which only its owner can enter: PostgreSQL does not run as root
+    programs, data = Path(os.environ["LECO_POSTGRES"]), Path(tempfile.mkdtemp(prefix="leco-pg-"))
+    port = "54391"
+    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    if user:
+        shutil.chown(data, "postgres")
+    subprocess.run([*user, programs / "initdb", "-A", "trust", "-U", "leco", "-D", data], check=True)
+    started = [*user, programs / "pg_ctl", "-D", data, "-w", "-l", data / "log"]
+    subprocess.run([*started, "-o", f"-p {port} -k {data}", "start"], check=True)
+    try:
+        url = f"postgresql://leco@127.0.0.1:{port}/postgres"
+        command = [sys.executable, "-m", "leco_plugin", "tune", job, "--trials", "6", "--storage", url]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        rates = ["--try", "train.lr=1e-5,1e-3,3e-3"]
+        workers = [
+            subprocess.Popen(
+                [*map(str, command), *rates, "--output", str(tmp_path / name)],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for name in ("first", "second")
+        ]  # fmt: skip
+        for worker in workers:
+            _, err = worker.communicate(timeout=900)
+            assert worker.returncode == 0, err
+        import optuna
+
+        study = optuna.load_study(study_name="tuned", storage=url.replace("postgresql", "postgresql+psycopg"))
+        assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
+        assert 6 <= len(study.trials) <= 7
+    finally:
+        subprocess.run([*started, "-m", "immediate", "stop"], check=False)
+        shutil.rmtree(data, ignore_errors=True)
+    found = [yaml.safe_load((tmp_path / name / "best.yaml").read_text()) for name in ("first", "second")]
+    assert study.best_trial.params["train.lr"] in {one["config"]["process"][0]["train"]["lr"] for one in found}
