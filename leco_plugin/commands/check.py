@@ -23,10 +23,10 @@ def add(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from leco_plugin.commands.check_file import Plain, Ways, check
+    from leco_plugin.commands.check_file import Plain, Teller, Ways, check
 
     ways = Ways(options.json, not options.no_estimate, options.all)
-    teller = Plain(sys.stdout)
+    teller: Teller = Plain(sys.stdout)
     if sys.stdout.isatty():
         from leco_plugin.observers.console.pages import Page
 
