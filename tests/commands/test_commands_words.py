@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from leco_plugin.commands import main as cli
 from leco_plugin.commands.written import Words, pinned
 from leco_plugin.config.build import load_job, load_prompts
+from leco_plugin.config.defaults import filled
 
 SHORT = ("--set", "train.steps=1", "--set", "leco.max_denoising_steps=3", "--set", "leco.pairs_per_step=1")
 SLIDER = ("--target", "a shape", "--positive", "a big shape", "--negative", "a small shape")
@@ -75,7 +76,7 @@ def test_what_a_prompt_file_leaves_open_is_written_into_it(head: str, tmp_path: 
     text = f'{head}# mine\n{entry}\ntarget_class = "a"\npositive = "b"\n'
     path = tmp_path / "p.toml"
     path.write_text(text, "utf-8")
-    open_pairs = [pair.model_copy(update={"resolution": (1024, 1024)}) for pair in load_prompts(path).pairs]
+    open_pairs = [filled(pair, {"resolution": (1024, 1024)}) for pair in load_prompts(path).pairs]
     path.write_text(pinned(text, open_pairs), "utf-8")
     assert "# mine" in path.read_text("utf-8")
     assert {pair.resolution for pair in load_prompts(path).pairs} == {(1024, 1024)}
