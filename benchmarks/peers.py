@@ -231,7 +231,7 @@ def judged(kind: str, found: dict[str, Any], count: int, sheet: list[Any]) -> li
     denoiser = load_model("builtin:tiny", dtype="fp32", device=torch.device("cpu"))
     network = LoadedLora(denoiser.module, LoraFile.read(lora))
     pairs = [PromptPair(**{**p, "resolution": (64, 64)}) for p in prompts_of(kind, strength, sides=(1, -1))]
-    measured = Bench(denoiser, network, pairs, [], Course("ddim", N, 3.0)).measure([1.0, -1.0])
+    measured = Bench(denoiser, network, pairs, [], Course("ddim", N, 3.0)).measure([1.0, -1.0], own_side=True)
     sides = (1.0,) if kind == "erase" else (1.0, -1.0)
     cells = [" / ".join(f"{measured.reached(side) or 0:.0%}" for side in sides)]
     asked = erase_test(7) if kind == "erase" else slider_test(7)[:count]

@@ -51,6 +51,9 @@ class Checkpoint:
             raise ModelError(f"{self.path} is broken: {key} is {odd}, not plain numbers", fix=_GET_AGAIN)
         return tensor
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys
+
     def under(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         """Key without the prefix, and tensor, of every key that begins with ``prefix``, one at a time."""
         for key in sorted(self.keys):

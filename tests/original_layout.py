@@ -99,7 +99,7 @@ def _open_clip(plain: dict[str, Tensor]) -> dict[str, Tensor]:
     if "text_projection" not in tensors:
         last = {key: tensor for key, tensor in tensors.items() if ".resblocks.2." in key}
         tensors |= {key.replace(".2.", ".3."): 0 * tensor for key, tensor in last.items()}
-        tensors["text_projection"] = torch.zeros(4, 4)
+        tensors["text_projection"] = torch.zeros(2 * [tensors["positional_embedding"].shape[1]])
     return tensors
 
 

@@ -13,14 +13,13 @@ from typing import Annotated, Any, NoReturn, TypeVar, cast
 from pydantic import BaseModel, BeforeValidator, create_model
 from pydantic_core import PydanticKnownError
 
+from leco_plugin.config import recognise
 from leco_plugin.config.blame import check_texts, read_model
 from leco_plugin.config.build import load_prompts
 from leco_plugin.config.files import read_document, read_prompt_lines
 from leco_plugin.config.findings import Findings, Key, describe, did_you_mean
 from leco_plugin.config.kinds import Finite, Frozen, Whole
 from leco_plugin.config.kohya_gui import settings_of_preset
-from leco_plugin.config.recognise import Kind as FileKind
-from leco_plugin.config.recognise import expect, recognise_tree
 from leco_plugin.config.schema import DORA, JobConfig, NetworkConfig, PromptPair
 from leco_plugin.config.sd_flags import (
     ALGORITHMS,
@@ -35,11 +34,8 @@ from leco_plugin.config.sd_flags import (
 from leco_plugin.errors import ConfigError, Problem, Where
 
 Read = TypeVar("Read")
-_PRECISIONS: Mapping[str, tuple[str, str]] = {
-    "no": ("fp32", "float32"),
-    "fp16": ("fp16", "float16"),
-    "bf16": ("bf16", "bfloat16"),
-}
+_SETTINGS = (recognise.Kind.SETTINGS, recognise.Kind.GUI_PRESET)
+_PRECISIONS = {"no": ("fp32", "float32"), "fp16": ("fp16", "float16"), "bf16": ("bf16", "bfloat16")}
 _ATTENTION = {"mem_eff_attn": "mem_eff", "sdpa": "sdpa", "xformers": "xformers"}
 _ANOTHER = re.compile(r"\s+(?=\w+=)")
 _WORDS = {"true": True, "false": False, "none": None}
@@ -61,7 +57,7 @@ def load_flags(arguments: Sequence[str], *, sdxl: bool) -> FlagsJob:
     config_file = reader.given.pop("config_file", None)
     if isinstance(config_file, str):
         # as sd-scripts does, the ending may be left out
-        expect(config_file, FileKind.SETTINGS, FileKind.GUI_PRESET)
+        recognise.expect(config_file, *_SETTINGS)
         reader.config_file(Path(config_file if config_file.endswith((".toml", ".json")) else f"{config_file}.toml"))
     reader.sort_out()
     return reader.job()
@@ -126,14 +122,16 @@ class _Reader:
             name = argument.partition("=")[0]
             guess = did_you_mean(name.lstrip("-"), FLAGS) if name.startswith("--") else ""
             fix = f"did you mean --{guess}?" if guess else "remove it"
-            self._note(Problem(None, f"{name}: unknown flag" if name[:1] == "-" else f"{name!r}: no flag", fix))
+            self.findings.errors.append(
+                Problem(None, f"{name}: unknown flag" if name[:1] == "-" else f"{name!r}: no flag", fix)
+            )
         self.given = vars(known)
         self.findings.places = {(name,): Where(None, None, f"--{name}") for name in FLAGS}
 
     def config_file(self, path: Path) -> None:
         """Take in a settings file, its sections flattened; what is on the command line already counts more."""
         document = read_document(path)
-        recognise_tree(path, document.tree).expected(FileKind.SETTINGS, FileKind.GUI_PRESET)
+        recognise.recognise_tree(path, document.tree).expected(*_SETTINGS)
         findings = document.findings()
         tree = document.tree if isinstance(document.tree, dict) else {}
         if path.suffix == ".json":
@@ -160,7 +158,7 @@ class _Reader:
             self._sort_out(name, getattr(read, name))
         for name in REQUIRED:
             if not self.given.get(name):
-                self._note(Problem(None, f"--{name} is missing", f"add --{name}"))
+                self.findings.errors.append(Problem(None, f"--{name} is missing", f"add --{name}"))
         if "learning_rate" not in self.values:
             self.notes.append("--learning_rate is not given: 1e-4 is taken here, where sd-scripts takes 2e-6")
         if "wandb_run_name" in self.values and self.values.get("log_with") not in ("wandb", "all"):
@@ -313,9 +311,6 @@ class _Reader:
     def _wrong(self, name: str, message: str, fix: str) -> None:
         self.findings.error((name,), message, fix)
 
-    def _note(self, problem: Problem) -> None:
-        self.findings.errors.append(problem)
-
 
 def _is_off(name: str, value: object) -> bool:
     """Whether an argument of a network asks for nothing, as where it is left out."""
@@ -344,10 +339,9 @@ def _flattened(tree: Mapping[str, object]) -> Iterator[tuple[Key, object]]:
             yield (name,), value
 
 
-def _nested(settings: Mapping[str, object]) -> dict[str, object]:
-    tree: dict[str, object] = {}
+def _nested(settings: Mapping[str, object]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
     for dotted, value in settings.items():
         section, _, name = dotted.rpartition(".")
-        table = cast("dict[str, object]", tree.setdefault(section, {})) if section else tree
-        table[name] = value
+        (tree.setdefault(section, {}) if section else tree)[name] = value
     return tree

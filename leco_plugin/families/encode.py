@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from leco_plugin.errors import ModelError
 from leco_plugin.families.embeddings import add_vectors, read_embeddings
-from leco_plugin.families.source import CLASSES, Source
+from leco_plugin.families.single_file import Source
+from leco_plugin.families.source import CLASSES
 from leco_plugin.families.tokens import PromptReader
 
 TOKENS_PER_CHUNK = 75

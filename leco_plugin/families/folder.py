@@ -1,4 +1,4 @@
-"""A model as a folder in diffusers layout."""
+"""A model as a folder in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from leco_plugin.errors import ModelError
 from leco_plugin.families.source import CLASSES, Family, loading, refuse
@@ -19,29 +20,66 @@ _LONGEST = 2**16
 """Tokens; CLIP reads 77."""
 _MOST = 2**22
 """No number in the config of a part is as large."""
-_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
 
 
-class FolderSource:
-    """The parts of a diffusers folder, each loaded when it is asked for."""
+class Folder:
+    """A folder in diffusers' layout, each part loaded when it is asked for; ``str()`` names it for messages."""
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.path, self._name = path, name or str(path)
+        self.index = read_json(path / "model_index.json")
+
+    def __str__(self) -> str:
+        return self._name
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The config of a part, such as ``unet``."""
+        return read_json(self.path / part / "config.json")
+
+    def class_of(self, part: str) -> str | None:
+        """The class of a part as the index has it; None where the model is without."""
+        entry = self.index.get(part)
+        return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+
+    def load_model(self, kind: Any, part: str, **options: Any) -> Any:
+        """A part with weights; ModelError where some are missing, which the libraries make up without a word."""
+        self.config(part)
+        model, found = self.load(kind, part, output_loading_info=True, **options)
+        missing = sorted(found["missing_keys"])
+        if missing:
+            what = f"{self.path / part} lacks {len(missing)} weights, such as {missing[0]}"
+            raise ModelError(what, fix="get the model again")
+        return model
+
+    def load(self, kind: Any, part: str, **options: Any) -> Any:
+        """A part by the library that has its class; ModelError where that fails."""
+        folder = self.path / part
+        if not folder.is_dir():
+            raise ModelError(f"{folder} is missing", fix="get the model again")
+        files = [path.name for path in folder.glob("*.safetensors")]
+        # fp16 files where there are no others
+        if files and all(".fp16." in name for name in files):
+            options["variant"] = "fp16"
+        with loading(folder):
+            return kind.from_pretrained(self.path, subfolder=part, **options)
+
+
+class FolderSource(Folder):
+    """The parts of a Stable Diffusion."""
 
     marked_prediction: str | None = None
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._index = read_json(folder / "model_index.json")
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.family = self._detect()
-        self.scheduler: Mapping[str, Any] = read_json(folder / "scheduler" / "scheduler_config.json")
-
-    def __str__(self) -> str:
-        return str(self._folder)
+        self.scheduler: Mapping[str, Any] = read_json(path / "scheduler" / "scheduler_config.json")
 
     def _detect(self) -> Family:
         """The family by the parts that the index lists and by their configs; ModelError for what is none."""
-        unet = read_json(self._folder / "unet" / "config.json") if "unet" in self._index else {}
-        if self._index.get("unet") != ["diffusers", "UNet2DConditionModel"] or unet.get("in_channels") != 4:
+        unet = self.config("unet") if "unet" in self.index else {}
+        if self.index.get("unet") != ["diffusers", "UNet2DConditionModel"] or unet.get("in_channels") != 4:
             raise refuse(f"{self} holds {self._what(unet)}")
-        encoders = tuple(self._class_of(name) for name in ("text_encoder", "text_encoder_2"))
+        encoders = tuple(self.class_of(name) for name in ("text_encoder", "text_encoder_2"))
         if encoders == ("CLIPTextModel", "CLIPTextModelWithProjection") and "addition_embed_type" in unet:
             return "sdxl"
         if encoders != ("CLIPTextModel", None) or unet.get("addition_embed_type") is not None:
@@ -50,75 +88,45 @@ class FolderSource:
         if width in (768, 1024):
             return "sd2" if width == 1024 else "sd1"
         # other widths have models made for tests: OpenCLIP's encoders have another activation than OpenAI's
-        path = self._folder / "text_encoder" / "config.json"
+        path = self.path / "text_encoder" / "config.json"
         return "sd2" if path.is_file() and read_json(path).get("hidden_act") == "gelu" else "sd1"
-
-    def _class_of(self, part: str) -> str | None:
-        entry = self._index.get(part)
-        return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
     def _what(self, unet: Mapping[str, Any]) -> str:
         if unet.get("in_channels") == 9:
             return "an inpainting model"
-        return f"a {self._index.get('_class_name', 'model of unknown kind')}"
-
-    def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, such as ``unet``."""
-        return read_json(self._folder / part / "config.json")
+        return f"a {self.index.get('_class_name', 'model of unknown kind')}"
 
     def unet(self, dtype: torch.dtype, device: torch.device | None) -> UNet2DConditionModel:
         """The UNet in ``dtype``; straight onto ``device`` where one is given."""
         onto = {} if device is None else {"device_map": {"": str(device)}}
-        unet: UNet2DConditionModel = self._load_model(UNet2DConditionModel, "unet", torch_dtype=dtype, **onto)
-        return unet
+        return cast(UNet2DConditionModel, self.load_model(UNet2DConditionModel, "unet", torch_dtype=dtype, **onto))
 
     def vae(self) -> AutoencoderKL:
         """The VAE in float32."""
-        vae: AutoencoderKL = self._load_model(AutoencoderKL, "vae", torch_dtype=torch.float32)
+        vae: AutoencoderKL = self.load_model(AutoencoderKL, "vae", torch_dtype=torch.float32)
         scale = vae.config.scaling_factor
         if not isinstance(scale, (int, float)) or not scale:
-            raise ModelError(f"{self._folder / 'vae'} has no scaling_factor", fix="get the model again")
+            raise ModelError(f"{self.path / 'vae'} has no scaling_factor", fix="get the model again")
         return vae
 
     def tokenizer(self, number: int) -> CLIPTokenizer:
         """The tokenizer of text encoder ``number``, from 0."""
         name = numbered("tokenizer", number)
-        tokenizer: CLIPTokenizer = self._load(CLIPTokenizer, name)
+        tokenizer: CLIPTokenizer = self.load(CLIPTokenizer, name)
         # without its files transformers makes one that knows no words, and says nothing
         if len(tokenizer) <= len(tokenizer.all_special_ids):
-            raise ModelError(f"{self._folder / name} holds no vocabulary", fix="get the model again")
+            raise ModelError(f"{self.path / name} holds no vocabulary", fix="get the model again")
         # without a length, too, transformers makes one up, of 30 digits
         marks = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
         if not 2 < tokenizer.model_max_length < _LONGEST or None in marks:
             what = "does not tell how many tokens a prompt has, or how it begins and ends"
-            raise ModelError(f"{self._folder / name} {what}", fix="get the model again")
+            raise ModelError(f"{self.path / name} {what}", fix="get the model again")
         return tokenizer
 
     def text_encoder(self, number: int) -> nn.Module:
         """Text encoder ``number``, from 0, in the precision of its file."""
-        return self._load_model(_ENCODERS[CLASSES[self.family][number]], numbered("text_encoder", number))
-
-    def _load_model(self, kind: Any, part: str, **options: Any) -> nn.Module:
-        """A part with weights; ModelError where some are missing, which the libraries make up without a word."""
-        self.config(part)
-        model, found = self._load(kind, part, output_loading_info=True, **options)
-        missing = sorted(found["missing_keys"])
-        if missing:
-            what = f"{self._folder / part} lacks {len(missing)} weights, such as {missing[0]}"
-            raise ModelError(what, fix="get the model again")
-        return cast(nn.Module, model)
-
-    def _load(self, kind: Any, part: str, **options: Any) -> Any:
-        folder = self._folder / part
-        if not folder.is_dir():
-            raise ModelError(f"{folder} is missing", fix="get the model again")
-        with loading(folder):
-            return kind.from_pretrained(self._folder, subfolder=part, **self._variant(part), **options)
-
-    def _variant(self, part: str) -> dict[str, str]:
-        """Name fp16 files where there are no others."""
-        files = [path.name for path in (self._folder / part).glob("*.safetensors")]
-        return {"variant": "fp16"} if files and all(".fp16." in name for name in files) else {}
+        kind = getattr(transformers, CLASSES[self.family][number])
+        return cast(nn.Module, self.load_model(kind, numbered("text_encoder", number)))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from leco_plugin.families.folder import FolderSource
 from leco_plugin.families.memory import apply_memory, check_platform
 from leco_plugin.families.sd import SD2Denoiser, SDDenoiser
 from leco_plugin.families.sdxl import SDXLDenoiser
-from leco_plugin.families.single_file import FileSource
-from leco_plugin.families.source import TITLES, Family, Source, loading
+from leco_plugin.families.single_file import FileSource, Source
+from leco_plugin.families.source import TITLES, Family, loading
 from leco_plugin.tiny import BUILTIN
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -24,7 +24,8 @@ from leco_plugin.families.folder import numbered
 from leco_plugin.families.fp8 import narrow
 from leco_plugin.families.load import DENOISERS, DTYPES, open_model, scheduler_config
 from leco_plugin.families.placement import Placement
-from leco_plugin.families.source import CLASSES, Source
+from leco_plugin.families.single_file import Source
+from leco_plugin.families.source import CLASSES
 from leco_plugin.families.text import TensorTable
 from leco_plugin.tiny import BUILTIN
 

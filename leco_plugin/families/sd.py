@@ -19,7 +19,8 @@ from leco_plugin.families.embeddings import used_embeddings
 from leco_plugin.families.encode import Encoded, Layer, PromptOptions, encode_prompts
 from leco_plugin.families.placement import Placement, free
 from leco_plugin.families.samplers import DiffusersSampler, cumulative_alphas, make_sampler
-from leco_plugin.families.source import Family, Source, loading
+from leco_plugin.families.single_file import Source
+from leco_plugin.families.source import Family, loading
 from leco_plugin.families.text import TensorRows, TensorTable
 from leco_plugin.families.tokens import similar_words
 

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.errors import ModelError
 from leco_plugin.families import offline
-from leco_plugin.families.folder import numbered
+from leco_plugin.families.folder import FolderSource, numbered
 from leco_plugin.families.known import ENCODERS
 from leco_plugin.families.original import UNET, VAE, fill, text_tensors, unet_tensors, vae_tensors
 from leco_plugin.families.source import CLASSES, Family, loading, refuse
@@ -120,7 +120,7 @@ class FileSource:
             encoder: nn.Module = kind(config)
         prefix = ENCODERS[self.family][number]
         with loading(self._file.path):
-            tensors = text_tensors(self._file, prefix, config.num_hidden_layers)
+            tensors = text_tensors(self._file, prefix, encoder)
         # some versions of transformers have a wrapper around the text model
         inner = "text_model." if hasattr(encoder, "text_model") else ""
         named = {key if key.startswith("text_projection") else f"{inner}{key}": t for key, t in tensors.items()}
@@ -128,3 +128,7 @@ class FileSource:
             named.pop("text_projection.weight", None)
         fill(encoder, named, self._file)
         return encoder.eval()
+
+
+Source = FolderSource | FileSource
+"""A Stable Diffusion's parts, each loaded when it is asked for; ``str()`` names it for messages."""

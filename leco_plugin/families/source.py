@@ -6,13 +6,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from torch import nn
-from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from leco_plugin.config.families import FLOW_FAMILIES
@@ -30,37 +25,6 @@ CLASSES: Mapping[Family, tuple[str, ...]] = {
     "sdxl": ("CLIPTextModel", "CLIPTextModelWithProjection"),
 }
 """The text encoders of a family, as transformers calls them."""
-
-
-class Source(Protocol):
-    """A model's parts, each loaded when it is asked for. ``str()`` names it for messages."""
-
-    @property
-    def family(self) -> Family:
-        """What the model is."""
-
-    @property
-    def scheduler(self) -> Mapping[str, Any]:
-        """The config of the model's scheduler: its noise schedule and prediction type."""
-
-    @property
-    def marked_prediction(self) -> str | None:
-        """Prediction type that the weights tell of and the scheduler config does not."""
-
-    def config(self, part: str) -> Mapping[str, Any]:
-        """The config of ``unet``, ``text_encoder`` or ``text_encoder_2``."""
-
-    def unet(self, dtype: torch.dtype, device: torch.device | None) -> UNet2DConditionModel:
-        """The UNet in ``dtype``; straight onto ``device`` where one is given, else on the CPU."""
-
-    def vae(self) -> AutoencoderKL:
-        """The VAE in float32, on the CPU."""
-
-    def tokenizer(self, number: int) -> CLIPTokenizer:
-        """The tokenizer of text encoder ``number``, from 0."""
-
-    def text_encoder(self, number: int) -> nn.Module:
-        """Text encoder ``number``, from 0, on the CPU."""
 
 
 def refuse(what: str) -> ModelError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,13 @@ def tune(path: Path, overrides: Mapping[str, object], wanted: Wanted) -> bool:
         for value in values if isinstance(values, Sequence) else ():
             job_with(path, overrides, {key: value})
     study = _study(job, space, folder, wanted)
-    trials, page = Trials(subject_of(job)), Page()
+    trials, page = Trials(subject_of(job), wanted.drift_limit), Page()
 
     def attempt(name: str, settings: Mapping[str, Value], enough: Enough) -> tuple[Path, Found] | None:
         page.lines([f"{name}: {_words(settings)}"])
         return trials.run(_of_trial(job_with(path, overrides, settings), name, folder), enough)
 
-    stopped = study.run(attempt, own_settings(job, space), wanted.trials)
+    stopped = study.run(attempt, own_settings(job, space), wanted.trials, wanted.drift_limit)
     _tell(page, study.tried, wanted.drift_limit)
     best = winner(study.tried, wanted.drift_limit)
     if best is None:
@@ -73,7 +73,7 @@ def tune(path: Path, overrides: Mapping[str, object], wanted: Wanted) -> bool:
     chosen = job_with(path, overrides, best.settings).model_copy(update={"name": f"{job.name}_tuned"})
     write_job(folder / "best.yaml", chosen)
     page.lines([f"the best is trial {best.number}, {_words(best.settings)}: its job is {folder / 'best.yaml'}"])
-    _draw(page, path, study.tried, best, folder / "tune.html")
+    _draw(page, path, study.tried, best, wanted.drift_limit, folder / "tune.html")
     return not stopped
 
 
@@ -89,7 +89,7 @@ def winner(tried: Sequence[Tried], drift_limit: float) -> Tried | None:
     done = [one for one in tried if one.found]
     bounded = [one for one in done if one.found and one.found.drift <= drift_limit]
     if bounded:
-        return max(bounded, key=_score)
+        return max(bounded, key=_score(drift_limit))
     return min(done, key=lambda one: one.found.drift if one.found else 0.0, default=None)
 
 
@@ -137,9 +137,11 @@ def _of_trial(job: JobConfig, name: str, folder: Path) -> JobConfig:
 
 def _tell(page: Page, tried: Sequence[Tried], limit: float) -> None:
     rows = []
-    for one in sorted(tried, key=_score, reverse=True):
+    for one in sorted(tried, key=_score(limit), reverse=True):
         found = one.found
-        figures = [amount(f) for f in (found.effect, found.side_effect, found.drift, found.score)] if found else []
+        figures = (
+            [amount(f) for f in (found.effect, found.side_effect, found.drift, found.score(limit))] if found else []
+        )
         rows.append([f"{one.number}: {_words(one.settings)}", *(figures or ["-"] * 4), _state(one, limit)])
     page.table("", ["trial", "effect", "side effect", "drift", "score", ""], rows)
     whole = next((one.found.whole for one in tried if one.found), None)
@@ -152,13 +154,13 @@ def _state(one: Tried, limit: float) -> str:
     return "cut early" if one.state == "pruned" else "failed"
 
 
-def _score(one: Tried) -> float:
-    return one.found.score if one.found else float("-inf")
+def _score(limit: float) -> Callable[[Tried], float]:
+    return lambda one: one.found.score(limit) if one.found else float("-inf")
 
 
-def _draw(page: Page, path: Path, tried: Sequence[Tried], best: Tried, output: Path) -> None:
+def _draw(page: Page, path: Path, tried: Sequence[Tried], best: Tried, limit: float, output: Path) -> None:
     """The pictures of the best, and of the job as it was, side by side; those whose files are on this machine."""
-    ranked = [best, *sorted((one for one in tried if one not in (best, tried[0])), key=_score, reverse=True)]
+    ranked = [best, *sorted((one for one in tried if one not in (best, tried[0])), key=_score(limit), reverse=True)]
     shown = [*ranked[: _SIDE_BY_SIDE - 1], *([tried[0]] if tried[0] is not best else [])]
     files = [one.lora for one in shown if one.lora and one.lora.is_file()]
     if not files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,30 +46,40 @@ class Study:
             raise ConfigError(message, fix="pip install leco_plugin[tune]") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._space = optuna, space
-        try:
-            self._study: Any = optuna.create_study(
-                # one name for the driver that the extra brings
-                storage=storage.replace("postgresql://", "postgresql+psycopg://", 1),
-                study_name=name,
-                # workers that draw alike would try alike
-                sampler=optuna.samplers.TPESampler(seed=seed + os.getpid() * (not storage.startswith("sqlite"))),
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=AT_FIRST, n_warmup_steps=_PATIENCE),
-                direction="maximize",
-                load_if_exists=True,
-            )
-        # of a database's driver, whatever it is
-        except Exception as error:
-            raise ConfigError(
-                f"{storage}: the study cannot be opened: {reason(error)}", fix="check --storage"
-            ) from error
+        self._study = self._opened(storage, name, seed)
         if self._study.user_attrs.setdefault("about", about) != about:
             raise ConfigError(
                 f"the study {name} is of another job, or of other values to try", fix="set another --study"
             )
         self._study.set_user_attr("about", about)
 
-    def run(self, attempt: Attempt, first: Mapping[str, Value], trials: int) -> bool:
-        """Try until the study has so many ``trials``, ``first`` first; whether the user stopped it."""
+    def _opened(self, storage: str, name: str, seed: int) -> Any:
+        optuna = self._optuna
+        for again in (True, True, False):
+            try:
+                return optuna.create_study(
+                    # one name for the driver that the extra brings
+                    storage=storage.replace("postgresql://", "postgresql+psycopg://", 1),
+                    study_name=name,
+                    # workers that draw alike would try alike
+                    sampler=optuna.samplers.TPESampler(seed=seed + os.getpid() * (not storage.startswith("sqlite"))),
+                    pruner=optuna.pruners.MedianPruner(n_startup_trials=AT_FIRST, n_warmup_steps=_PATIENCE),
+                    direction="maximize",
+                    load_if_exists=True,
+                )
+            # of a database's driver, whatever it is; of two workers that make the tables, one fails
+            except Exception as error:
+                if not again:
+                    message = f"{storage}: the study cannot be opened: {reason(error)}"
+                    raise ConfigError(message, fix="check --storage") from error
+                time.sleep(1)
+        raise AssertionError("the last attempt raises")
+
+    def run(self, attempt: Attempt, first: Mapping[str, Value], trials: int, limit: float) -> bool:
+        """Try until the study has so many ``trials``, ``first`` first; whether the user stopped it.
+
+        ``limit`` is that of drift.
+        """
         states = self._optuna.trial.TrialState
         over = (states.COMPLETE, states.PRUNED, states.FAIL)
         if not self._study.get_trials(deepcopy=False):
@@ -95,7 +106,7 @@ class Study:
             path, found = result
             trial.set_user_attr("found", asdict(found))
             trial.set_user_attr("lora", str(path))
-            return found.score
+            return found.score(limit)
 
         left = self._optuna.study.MaxTrialsCallback(trials, states=over)
         if len(self._study.get_trials(deepcopy=False, states=over)) < trials:

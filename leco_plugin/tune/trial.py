@@ -18,8 +18,8 @@ from leco_plugin.lora.file import Lora
 from leco_plugin.lora.subject import Subject
 from leco_plugin.plugins import plugin_manager, run_job
 
-_WORTH = 0.2
-"""Of what the effect is worth, a side effect or drift of the same size."""
+_WORTH = 0.1
+"""Of the whole effect, a side effect or drift as large as the concept. Little: a LoRA that does nothing has neither."""
 Enough = Callable[[int, float], bool]
 """Whether a run is to end early, told its percentage of steps and its score."""
 
@@ -34,15 +34,10 @@ class Found:
     side_effect: float
     drift: float
 
-    @property
-    def score(self) -> float:
-        """1 for the whole effect and nothing else; too much effect is as bad as too little."""
-        return score(self.effect / self.whole, self.side_effect / self.whole, self.drift / self.whole)
-
-
-def score(reached: float, beside: float, drift: float) -> float:
-    """From fractions of the whole effect."""
-    return 1 - abs(1 - reached) - _WORTH * (beside + drift)
+    def score(self, limit: float) -> float:
+        """1 for the whole effect and nothing else; too much is as bad as too little, drift over ``limit`` is worse."""
+        off = abs(1 - self.effect / self.whole)
+        return 1 - off - _WORTH * (self.side_effect + self.drift) - max(0.0, self.drift - limit)
 
 
 class Cut(AtOnce):
@@ -52,8 +47,10 @@ class Cut(AtOnce):
 class Trials:
     """Runs trials on one model, which is loaded once."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, subject: Subject, limit: float) -> None:
+        """``limit`` is that of drift."""
+        self._subject, self._limit = subject, limit
+        self._whole = 1.0
         self._manager = plugin_manager()
         # trials are told of in a table
         for name in ("observers", "report", "pictures"):
@@ -63,7 +60,7 @@ class Trials:
 
     def run(self, job: JobConfig, enough: Enough) -> tuple[Path, Found] | None:
         """Train ``job``; None where the user stopped it. Raises Cut where it was ``enough``, else what a run raises."""
-        watch = _Watch(enough)
+        watch = _Watch(enough, self._whole, self._limit)
         self._manager.register(watch, "trial")
         try:
             result = run_job(job, manager=self._manager)
@@ -80,7 +77,8 @@ class Trials:
             measured = subject.bench(denoiser, network).measure(sorted({-strength, strength}), own_side=True)
         effect = measured.at_own_side(strength)
         drift = max(measured.drift(side) or 0.0 for side in (-strength, strength) if side in _sides(subject, strength))
-        return Found(effect.along, measured.whole or 1.0, effect.beside, drift)
+        self._whole = measured.whole if measured.whole > 0 else 1.0
+        return Found(effect.along, self._whole, effect.beside, drift)
 
 
 def _sides(subject: Subject, strength: float) -> set[float]:
@@ -91,8 +89,9 @@ def _sides(subject: Subject, strength: float) -> set[float]:
 class _Watch:
     """Observes a run, and ends it when it has shown enough."""
 
-    def __init__(self, enough: Enough) -> None:
-        self._enough, self._asked = enough, 0
+    def __init__(self, enough: Enough, whole: float, limit: float) -> None:
+        self._enough, self._whole, self._limit = enough, whole, limit
+        self._asked = 0
 
     @hookimpl
     def leco_observers(self, run: RunDescription) -> list[_Watch]:
@@ -106,5 +105,6 @@ class _Watch:
         tenth = 10 * event.step // event.steps
         if self._asked < tenth < 10:
             self._asked = tenth
-            if self._enough(10 * tenth, score(event.effect, event.side_effect or 0.0, event.drift or 0.0)):
+            found = Found(event.effect, self._whole, event.side_effect or 0.0, event.drift or 0.0)
+            if self._enough(10 * tenth, found.score(self._limit)):
                 raise Cut

@@ -54,21 +54,26 @@ def original_z_image(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def test_a_transformer_in_one_file_is_the_models(flow_folder: Folder, tmp_path: Path) -> None:
-    """In diffusers' layout and in that of ComfyUI; the rest comes from model.extras."""
-    folder = flow_folder("z_image")
-    wanted = ask(load_flow_model(folder))
-    # without the weights that the file has: they must not be looked for
-    extras = tmp_path / "extras"
-    shutil.copytree(folder, extras, ignore=shutil.ignore_patterns("diffusion_pytorch_model.safetensors"))
-    shutil.copytree(folder / "vae", extras / "vae", dirs_exist_ok=True)
-    tensors = load_file(folder / WEIGHTS)
-    for name, held in (("diffusers", tensors), ("comfy", original_z_image(tensors))):
+def without_weights(folder: Path, copy: Path) -> tuple[Path, dict[str, Tensor]]:
+    """A copy of a model without its transformer's weights, which must not be looked for; and those weights."""
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    tensors = load_file(copy / WEIGHTS)
+    (copy / WEIGHTS).unlink()
+    return copy, tensors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transformer_in_one_file_is_the_models(kind: str, flow_folder: Folder, tmp_path: Path) -> None:
+    """In diffusers' layout, and Z-Image's in that of ComfyUI, too; the rest comes from model.extras."""
+    wanted = ask(load_flow_model(flow_folder(kind)))
+    extras, tensors = without_weights(flow_folder(kind), tmp_path / "extras")
+    layouts = {"diffusers": tensors, **({"comfy": original_z_image(tensors)} if kind == "z_image" else {})}
+    for name, held in layouts.items():
         path = tmp_path / f"{name}.safetensors"
         save_file({key: tensor.contiguous() for key, tensor in held.items()}, path)
         model = load_flow_model(path, extras=str(extras))
         torch.testing.assert_close(ask(model), wanted)
-        assert model.decode(randn(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+        assert model.decode(randn(1, *model.latent_shape(64, 64))).shape == (1, 3, 64, 64)
 
 
 def refused(path: Path, **model: Any) -> str:
@@ -89,8 +94,9 @@ def test_what_a_file_lacks_is_said(flow_folder: Folder, tmp_path: Path) -> None:
     few = load_file(flow_folder("z_image") / WEIGHTS)
     few.pop("layers.0.attention.to_q.weight")
     save_file(few, path)
-    message = refused(path, extras=str(flow_folder("z_image")))
-    assert "z.safetensors" in message
+    assert "z.safetensors lacks weights of a Z-Image transformer" in refused(path, extras=str(flow_folder("z_image")))
+    save_file({"layers.0.attention.qkv.scale_weight": torch.ones(1)}, path)
+    assert "scales beside them" in refused(path, extras=str(flow_folder("z_image")))
     assert "no file" in refused(flow_folder("z_image"), extras=str(flow_folder("z_image")))
 
 
@@ -107,8 +113,27 @@ def test_a_folder_without_its_text_encoder_is_named(flow_folder: Folder, tmp_pat
     folder = tmp_path / "model"
     shutil.copytree(flow_folder("z_image"), folder, ignore=shutil.ignore_patterns("text_encoder"))
     model = load_flow_model(folder)
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"text_encoder.* is missing"):
         model.encode(["a"])
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
+def test_weights_that_are_missing_are_not_made_up(part: str, flow_folder: Folder, tmp_path: Path) -> None:
+    """The libraries would, and say so among their own warnings."""
+    folder = shutil.copytree(flow_folder("z_image"), tmp_path / "model")
+    (path,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(path)
+    lost = next(key for key in reversed(tensors) if tensors[key].ndim > 1)
+    del tensors[lost]
+    save_file(tensors, path, {"format": "pt"})
+
+    def use() -> None:
+        model = load_flow_model(folder)
+        ask(model)
+        model.decode(randn(1, 4, 8, 8))
+
+    with pytest.raises(ModelError, match=f"{part} lacks 1 weights, such as {lost}"):
+        use()
 
 
 @pytest.mark.parametrize("kind", ["z_image", "flux", "flux2_klein", "auraflow"])

@@ -25,7 +25,7 @@ config:
       training_seed: {seed}
       model: {{name_or_path: builtin:tiny}}
       network: {{linear: 2, linear_alpha: 2}}
-      train: {{steps: 40, lr: 1e-3}}
+      train: {{steps: 30, lr: 1e-3}}
       save: {{dtype: float32, save_state: true, save_every: 5, max_step_saves_to_keep: 2}}
       leco:
         max_denoising_steps: 10
@@ -64,6 +64,8 @@ def test_a_lost_node_costs_no_lora(jobs, tmp_path, monkeypatch, capsys):
     for path in jobs:
         run_job(load_job(path, {"training_folder": str(tmp_path / "alone")}).job)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    # Ray's workers leave a busy machine to all others
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
@@ -92,4 +94,4 @@ def test_a_lost_node_costs_no_lora(jobs, tmp_path, monkeypatch, capsys):
         assert (tmp_path / "out" / written).read_bytes() == (tmp_path / "alone" / written).read_bytes()
         folder = tmp_path / "out" / path.stem
         assert len(list(folder.glob("*-step*.safetensors"))) == 2
-        assert f"{path}: finished after 40 steps" in out
+        assert f"{path}: finished after 30 steps" in out

@@ -89,11 +89,13 @@ def test_what_a_job_itself_says_is_within_the_ranges(job):
         (Found(0.5, 0.5, 0.1, 0.1), Found(0.6, 0.5, 0.1, 0.1)),
         (Found(0.5, 0.5, 0.1, 0.1), Found(0.5, 0.5, 0.3, 0.1)),
         (Found(0.5, 0.5, 0.1, 0.1), Found(0.5, 0.5, 0.1, 0.3)),
+        (Found(0.3, 0.5, 0.5, 0.9), Found(0.0, 0.5, 0.0, 0.0)),
+        (Found(0.3, 0.5, 0.5, 0.9), Found(0.5, 0.5, 0.5, 1.6)),
     ],
 )
 def test_the_effect_counts_and_what_comes_with_it(better, worse):
-    """Too little, too much, a side effect and drift are all worse."""
-    assert better.score > worse.score
+    """Too little, too much, a side effect and drift are all worse; worst is no effect at all."""
+    assert better.score(1.0) > worse.score(1.0)
 
 
 def test_the_best_stays_within_the_limit_of_drift():

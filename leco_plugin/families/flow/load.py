@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, takes_guidance
@@ -27,6 +26,8 @@ _IN_FILES = {
     "auraflow": "auraflow", "krea2": "krea2",
 }  # fmt: skip
 """How diffusers' names for the weights of single files begin."""
+_SCALED = ("scale_weight", "weight_scale", "weight_scale_2", "comfy_quant", "scaled_fp8")
+"""How keys end that ComfyUI's files in eight or four bits have besides the weights."""
 _MODULES = {"flux2_klein": "flux2"}
 """Families that have the transformer of another one."""
 
@@ -62,27 +63,14 @@ def refuse_transformer(path: Path) -> None:
 
 def family_in_file(path: Path) -> FlowFamily | None:
     """The family that the weights of one file are of, as diffusers sees it; None where it is none of these."""
-    name = named_in(_Tensors(Checkpoint(path)))
+    file = Checkpoint(path)
+    if any(key.endswith(_SCALED) for key in file.keys):
+        raise ModelError(
+            f"{path} holds weights with scales beside them, which diffusers would leave out",
+            fix="use the file in bf16, and memory.fp8_base to hold it in eight bits",
+        )
+    name = named_in(file)
     return next((FLOW_FAMILIES[family] for start, family in _IN_FILES.items() if name.startswith(start)), None)
-
-
-class _Tensors(Mapping[str, Tensor]):
-    """The tensors of a checkpoint, read when asked for."""
-
-    def __init__(self, file: Checkpoint) -> None:
-        self._file = file
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self._file[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._file.keys
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file.keys)
-
-    def __len__(self) -> int:
-        return len(self._file.keys)
 
 
 def refuse_job(job: JobConfig, source: FlowSource) -> None:
@@ -108,8 +96,6 @@ def load_flow(
         raise ModelError(f"{source} takes no guidance as a number", fix="take model.guidance_embedding out")
     fewer_bits = quantization(memory, dtype, source.bare_transformer()) if memory.quantize else {}
     transformer = source.transformer(dtype, **fewer_bits)
-    if any(parameter.is_meta for parameter in transformer.parameters()):
-        raise ModelError(f"{source} lacks weights of a {source.family.title} transformer", fix="get the file again")
     if model.training_adapter:
         _fuse(source, transformer, model.training_adapter)
     if memory.fp8_base:

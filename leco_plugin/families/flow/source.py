@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,58 +11,58 @@ from typing import Any, cast
 
 import diffusers
 import torch
+import transformers
 from packaging.version import Version
 from torch import nn
 
+from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline
 from leco_plugin.errors import ModelError
-from leco_plugin.families.folder import read_json
+from leco_plugin.families.folder import Folder, read_json
 from leco_plugin.families.placement import free
 from leco_plugin.families.source import loading
 from leco_plugin.tiny import WEIGHTS
 
+_PRECISION = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+"""What transformers calls it."""
 
-class FlowSource:
-    """A diffusers folder, each part loaded when it is asked for; ``str()`` names the model for messages.
 
-    ``file`` has the transformer's weights in the place of the folder's own.
-    """
+class FlowSource(Folder):
+    """A diffusers folder, with the transformer's weights of ``file`` in the place of its own."""
 
-    def __init__(self, folder: Path, family: FlowFamily, file: Path | None = None, name: str | None = None) -> None:
-        self.folder, self.family, self.file = folder, family, file
-        self.index = read_json(folder / "model_index.json")
-        self._name = name or str(file or folder)
+    def __init__(self, path: Path, family: FlowFamily, file: Path | None = None, name: str = "") -> None:
+        super().__init__(path, name or str(file or path))
+        self.family, self.file = family, file
         self._pipeline = _pipeline(family)
-
-    def __str__(self) -> str:
-        return self._name
-
-    def config(self, part: str) -> dict[str, Any]:
-        """The config of the transformer or VAE."""
-        return read_json(self.folder / part / "config.json")
 
     def distilled(self, said: bool | None) -> Distilled | None:
         """How the model is distilled, by what is ``said`` of it or by its config files."""
-        scheduler = read_json(self.folder / "scheduler" / "scheduler_config.json")
+        scheduler = read_json(self.path / "scheduler" / "scheduler_config.json")
         name = Path(self._name).name
         return distilled(self.family, self.index, self.config("transformer"), scheduler, name, said)
 
     def scheduler(self) -> Any:
         """The model's own scheduler, without history."""
-        with loading(self.folder / "scheduler"):
-            return diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder, subfolder="scheduler")
+        return self.load(diffusers.FlowMatchEulerDiscreteScheduler, "scheduler")
 
     def transformer(self, dtype: torch.dtype, **options: Any) -> nn.Module:
         """The transformer in ``dtype``; ``options`` are diffusers' own, such as a quantization config."""
         kind = getattr(diffusers, self.family.transformer)
-        with loading(self.file or self.folder / "transformer"):
-            if self.file is None:
-                loaded = kind.from_pretrained(self.folder, subfolder="transformer", torch_dtype=dtype, **options)
-            else:
-                # the folder has the config: nothing is looked up in the hub
-                loaded = kind.from_single_file(
-                    str(self.file), config=str(self.folder), subfolder="transformer", torch_dtype=dtype, **options
-                )
+        if self.file is None:
+            loaded = self.load_model(kind, "transformer", torch_dtype=dtype, **options)
+        else:
+            lacking = ModelError(f"{self.file} lacks weights of a {self.family.title} transformer", fix="get it again")
+            with loading(self.file):
+                try:
+                    # the folder has the config: nothing is looked up in the hub
+                    loaded = kind.from_single_file(
+                        str(self.file), config=str(self.path), subfolder="transformer", torch_dtype=dtype, **options
+                    )
+                # what has no data cannot be moved
+                except NotImplementedError as error:
+                    raise lacking from error
+            if any(parameter.is_meta for parameter in loaded.parameters()):
+                raise lacking
         return cast(nn.Module, loaded.eval().requires_grad_(False))
 
     def bare_transformer(self) -> nn.Module:
@@ -72,29 +72,35 @@ class FlowSource:
 
     def vae(self) -> Any:
         """The VAE in float32, on the CPU."""
-        kind, own = getattr(diffusers, self.index["vae"][1]), self.folder / "vae"
-        with loading(own):
-            vae = kind.from_pretrained(WEIGHTS.get(own, own), torch_dtype=torch.float32).eval()
-        if own in WEIGHTS:
+        kind, own = getattr(diffusers, str(self.class_of("vae"))), self.path / "vae"
+        there = Folder(WEIGHTS[own].parent) if own in WEIGHTS else self
+        vae = there.load_model(kind, "vae", torch_dtype=torch.float32).eval()
+        if there is not self:
             vae.register_to_config(**{name: self.config("vae")[name] for name in ("scaling_factor", "shift_factor")})
         return vae
 
     @contextmanager
     def text_pipeline(self, dtype: torch.dtype, device: torch.device) -> Iterator[Any]:
         """Block with the pipeline of the text encoders alone, on the device; they are gone after it."""
-        if self.index.get("tokenizer", [""])[-1] == "PixtralProcessor" and find_spec("torchvision") is None:
+        if self.class_of("tokenizer") == "PixtralProcessor" and find_spec("torchvision") is None:
             raise ModelError(f"the tokenizer of {self.family.title} needs torchvision", fix="pip install torchvision")
-        with loading(self.folder):
-            pipe = self._pipeline.from_pretrained(self.folder, transformer=None, vae=None, torch_dtype=dtype)
+        named = {part: self.class_of(part) for part in self.index if part.startswith("text_encoder")}
+        encoders = {
+            part: self.load_model(getattr(transformers, name), part, **{_PRECISION: dtype})
+            for part, name in named.items() if name
+        }  # fmt: skip
+        with loading(self.path):
+            pipe = self._pipeline.from_pretrained(
+                self.path, transformer=None, vae=None, torch_dtype=dtype, **encoders
+            )  # fmt: skip
         # Stable Diffusion 3 without its T5 asks how wide the text would be
         object.__setattr__(pipe, "transformer", SimpleNamespace(config=SimpleNamespace(**self.config("transformer"))))
         try:
             yield pipe.to(device)
         finally:
-            for part in pipe.components.values():
-                if isinstance(part, nn.Module):
-                    # their memory, at once: what holds itself by a circle is not gone with its last name
-                    part.to("meta")
+            for encoder in encoders.values():
+                # their memory, at once: what holds itself by a circle is not gone with its last name
+                encoder.to("meta")
             free(device)
 
     @property
@@ -130,11 +136,11 @@ def find_family(folder: Path) -> FlowFamily | None:
     return family_of_pipeline(read_json(path).get("_class_name")) if path.is_file() else None
 
 
-def named_in(checkpoint: Mapping[str, Any]) -> str:
+def named_in(file: Checkpoint) -> str:
     """What diffusers takes the weights of one file for, such as ``flux-dev``; empty where it stumbles."""
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
     try:
-        return str(infer_diffusers_model_type(checkpoint))
-    except (IndexError, KeyError):
+        return str(infer_diffusers_model_type(file))
+    except (IndexError, KeyError, ModelError):
         return ""

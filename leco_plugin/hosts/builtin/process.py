@@ -245,6 +245,7 @@ class LecoProcess:
             *((("processes", f"{count}, each with walks of its own; gradients are averaged"),) if count > 1 else ()),
             *((("distilled", denoiser.distilled.why),) if denoiser.distilled else ()),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
+            *((("compiled", "at its first calls: this takes minutes"),) if job.memory.torch_compile else ()),
             ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
             ("network", f"{job.network.type}, {sizes}"),

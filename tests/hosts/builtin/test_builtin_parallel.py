@@ -215,6 +215,22 @@ def test_a_stop_signal_to_any_stops_all_and_they_go_on_bit_for_bit(job, tmp_path
     assert (tmp_path / "out" / written).read_bytes() == (tmp_path / "whole" / written).read_bytes()
 
 
+def test_the_flag_commands_train_in_several_processes_too(tmp_path):
+    """With their notes said once."""
+    (tmp_path / "prompts.toml").write_text('resolution = 64\n[[prompts]]\ntarget = "red"\n')
+    given = {
+        "pretrained_model_name_or_path": "builtin:tiny", "prompts_file": tmp_path / "prompts.toml",
+        "output_dir": tmp_path / "out", "output_name": "flags", "max_train_steps": 1, "max_denoising_steps": 3,
+        "seed": 1, "optimizer_type": "AdamW", "ddp_timeout": 5,
+    }  # fmt: skip
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    ended = start(2, lambda rank: cli.train_from_flags(flags, sdxl=False), tmp_path / "outputs")()
+    assert [one.code for one in ended] == [0, 0], ended
+    assert (tmp_path / "out" / "flags.safetensors").is_file()
+    assert [one.err.count("ddp_timeout") for one in ended] == [1, 0]
+    assert ended[1].out == ""
+
+
 def fail() -> None:
     raise TrainingError("the second one has had enough", fix="let it rest")
 
