@@ -8,7 +8,8 @@ from pathlib import Path
 
 from leco_plugin.config.run import RunDescription
 from leco_plugin.config.schema import JobConfig
-from leco_plugin.engine.measure import unit
+from leco_plugin.contracts import Denoiser
+from leco_plugin.engine.measure import NoNetwork, unit
 from leco_plugin.engine.setup import choose_device
 from leco_plugin.engine.stop import AtOnce
 from leco_plugin.events import Event, StepDone
@@ -50,7 +51,7 @@ class Trials:
     def __init__(self, subject: Subject, limit: float) -> None:
         """``limit`` is that of drift."""
         self._subject, self._limit = subject, limit
-        self._whole = 1.0
+        self._whole: float | None = None
         self._manager = plugin_manager()
         # trials are told of in a table
         for name in ("observers", "report", "pictures"):
@@ -60,7 +61,7 @@ class Trials:
 
     def run(self, job: JobConfig, enough: Enough) -> tuple[Path, Found] | None:
         """Train ``job``; None where the user stopped it. Raises Cut where it was ``enough``, else what a run raises."""
-        watch = _Watch(enough, self._whole, self._limit)
+        watch = _Watch(enough, self.whole, self._limit)
         self._manager.register(watch, "trial")
         try:
             result = run_job(job, manager=self._manager)
@@ -71,14 +72,27 @@ class Trials:
     def measure(self, path: Path) -> Found:
         """What the LoRA in ``path`` does."""
         subject = self._subject
-        denoiser = self._manager.hook.leco_load_model(job=subject.job, device=choose_device(subject.job.device))
+        denoiser = self._denoiser()
         strength = unit(subject.pairs)
         with subject.attached(Lora.read(path), denoiser) as network:
             measured = subject.bench(denoiser, network).measure(sorted({-strength, strength}), own_side=True)
         effect = measured.at_own_side(strength)
         drift = max(measured.drift(side) or 0.0 for side in (-strength, strength) if side in _sides(subject, strength))
-        self._whole = measured.whole if measured.whole > 0 else 1.0
-        return Found(effect.along, self._whole, effect.beside, drift)
+        return Found(effect.along, self.whole, effect.beside, drift)
+
+    @property
+    def whole(self) -> float:
+        """The whole effect, by the walks of the base model alone, so that it is one for all trials."""
+        if self._whole is None:
+            found = self._subject.bench(self._denoiser(), NoNetwork()).measure((), drift=False).whole
+            self._whole = found if found > 0 else 1.0
+        return self._whole
+
+    def _denoiser(self) -> Denoiser:
+        """The model, without any network on it."""
+        job = self._subject.job
+        loaded: Denoiser = self._manager.hook.leco_load_model(job=job, device=choose_device(job.device))
+        return loaded
 
 
 def _sides(subject: Subject, strength: float) -> set[float]:

@@ -147,19 +147,26 @@ def test_the_model_makes_room_while_prompts_are_encoded() -> None:
 def test_text_encoders_are_gone_before_the_transformer_is_used(
     flow_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One prompt a call, all of them before the transformer takes its place."""
-    model, order = load_flow_model(flow_folder("flux")), []
+    """One prompt a call, all of them before the transformer takes its place; a prompt that is known needs none."""
+    model, order, encoders = load_flow_model(flow_folder("flux")), [], []
     recipe = model._recipe
 
     def told(pipe: Any, prompt: str, length: int) -> Any:
         order.append(prompt)
+        encoders.extend([pipe.text_encoder, pipe.text_encoder_2])
         return recipe.text(pipe, prompt, length)
+
+    def take() -> None:
+        weights = [weight for encoder in encoders for weight in encoder.parameters()]
+        order.append("take" if all(weight.is_meta for weight in weights) else "too early")
 
     object.__setattr__(model, "_recipe", type(recipe)(**{**vars(recipe), "text": told}))
     monkeypatch.setattr(model._placement, "leave", lambda: order.append("leave"))
-    monkeypatch.setattr(model._placement, "take", lambda: order.append("take"))
+    monkeypatch.setattr(model._placement, "take", take)
     model.encode(PROMPTS)
     assert order == ["leave", *PROMPTS, "take"]
+    model.encode(PROMPTS[1:])
+    assert order[4:] == ["take"]
 
 
 @pytest.mark.parametrize(
