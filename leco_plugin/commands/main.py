@@ -8,7 +8,20 @@ import sys
 from collections.abc import Callable, Sequence
 
 from leco_plugin import __version__
-from leco_plugin.commands import calibrate, check, convert, demo, evaluate, host, inspect, preview, report, train, tune
+from leco_plugin.commands import (
+    calibrate,
+    check,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    host,
+    inspect,
+    preview,
+    report,
+    train,
+    tune,
+)
 from leco_plugin.commands.codes import INTERRUPTED, OK, REFUSED
 from leco_plugin.errors import LESS_MEMORY, LecoError, is_out_of_memory, reason
 from leco_plugin.launched import speaks_here
@@ -54,6 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="leco", description="Train LECO LoRAs from prompts alone.")
     parser.add_argument("--version", action="version", version=f"leco_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune):
+    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune, doctor):
         command.add(commands)
     return parser

@@ -36,6 +36,11 @@ def folder_of(host: str, given: Path | None) -> Path:
     return Path(known).expanduser().absolute()
 
 
+def is_remembered(host: str) -> bool:
+    """Whether a folder of the host is known."""
+    return host in _remembered()
+
+
 def remember(host: str, folder: Path) -> None:
     """Keep the folder for the next time; that it cannot be kept is no reason to stop."""
     known = {**_remembered(), host: str(folder)}
