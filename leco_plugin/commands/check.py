@@ -15,6 +15,7 @@ def add(commands: Commands) -> None:
     """Add `leco check`."""
     check = commands.add_parser("check", help="show what a job or prompt file means, and what it needs")
     check.add_argument("file", type=Path, metavar="FILE", help="job file or prompt file")
+    check.add_argument("--all", action="store_true", help="show every pair, every option, and what memory is for")
     check.add_argument("--model", nargs="?", const="", metavar="MODEL", help=_MODEL)
     check.add_argument("--no-estimate", action="store_true", help="leave memory and time out, which take seconds")
     check.add_argument("--json", action="store_true", help="print one JSON object")
@@ -22,13 +23,16 @@ def add(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from leco_plugin.commands.check_file import check
+    from leco_plugin.commands.check_file import Plain, Teller, Ways, check
 
+    ways = Ways(options.json, not options.no_estimate, options.all)
+    teller: Teller = Plain(sys.stdout)
+    if sys.stdout.isatty():
+        from leco_plugin.observers.console.pages import Page
+
+        teller = Page()
     if options.model is not None:
         from leco_plugin.commands.check_model import check_with_model
 
-        model = options.model or None
-        return check_with_model(
-            options.file, model, options.json, sys.stdout, sys.stderr, estimate=not options.no_estimate
-        )
-    return check(options.file, options.json, sys.stdout, sys.stderr, estimate=not options.no_estimate)
+        return check_with_model(options.file, options.model or None, ways, teller, sys.stdout, sys.stderr)
+    return check(options.file, ways, teller, sys.stdout, sys.stderr)

@@ -8,76 +8,134 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
-from leco_plugin.config.flow_rules import fitted, refusals, remarks, without_effect
+from leco_plugin.config.flow_rules import refusals, remarks, without_effect
 from leco_plugin.config.idle import idle_settings, refuse_nothing
 from leco_plugin.config.schema import JobConfig, PromptPair
-from leco_plugin.config.words import equation, settings
+from leco_plugin.config.words import equation, in_words, quote, settings
 from leco_plugin.errors import ConfigError, Problem, harmless
-from leco_plugin.families.flow.facts import find_flow
+from leco_plugin.families.known import Settled, settle
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
 OK = 0
 REFUSED = 2
+_OF_PAIRS = "pair."
 
 
-def check(path: str | Path, json_output: bool, out: TextIO, err: TextIO, *, estimate: bool = True) -> int:
+@dataclass(frozen=True)
+class Section:
+    """Part of what is told: a title, and rows of cells below it."""
+
+    title: str
+    rows: Sequence[Sequence[str]] = ()
+
+
+class Teller(Protocol):
+    """What tells it: ``Plain``, or a page on a terminal."""
+
+    def section(self, section: Section) -> None:
+        """A title, and rows of cells below it."""
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Each line as soon as it is there."""
+
+    def working(self, what: str) -> AbstractContextManager[object]:
+        """Block during which ``what`` is under way."""
+
+
+class Plain:
+    """Tells it in plain lines, for a pipe or a file."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def section(self, section: Section) -> None:
+        """A title and its rows, in columns."""
+        widths = [max(map(len, column)) for column in zip(*section.rows, strict=True)]
+        rows = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in section.rows)
+        write_lines(self._out, (section.title, *(f"  {row}".rstrip() for row in rows)))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Each line as soon as it is there."""
+        for line in lines:
+            write_lines(self._out, [line])
+            self._out.flush()
+
+    def working(self, what: str) -> AbstractContextManager[object]:
+        """Nothing is to be seen of it."""
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How much is told, and in what form."""
+
+    json: bool = False
+    estimate: bool = True
+    """Tell memory and time, too."""
+    everything: bool = False
+    """Tell every pair and every option."""
+
+
+def check(path: str | Path, ways: Ways, teller: Teller, out: TextIO, err: TextIO) -> int:
     """Report what ``path`` says; return 0 where it can be run, 2 where it has errors.
 
-    Text goes to ``out``, errors and warnings to ``err``; with ``json_output`` everything is one JSON object on ``out``.
-    Without ``estimate``, memory and time are left out.
+    ``teller`` tells it; errors and warnings go to ``err``. In JSON everything is one object on ``out``.
     """
     try:
         loaded = load(path)
         if isinstance(loaded, Loaded):
             refuse_nothing(loaded.job.pairs)
     except ConfigError as error:
-        if json_output:
-            write_json(out, {"errors": [problem_fields(problem) for problem in error.problems]})
-        else:
-            write_lines(err, map(str, error.problems))
-        return REFUSED
-    refused: list[Problem] = []
-    if isinstance(loaded, Loaded):
-        loaded, refused = _for_its_model(loaded)
-    if json_output:
-        write_json(out, {"errors": [problem_fields(one) for one in refused]} if refused else _fields(loaded, estimate))
-    elif refused:
-        write_lines(err, map(str, refused))
+        return _refuse(error.problems, ways, out, err)
+    if isinstance(loaded, LoadedPrompts):
+        settled, said = None, loaded.warnings
     else:
-        write_lines(out, describe(loaded))
-        write_lines(err, (f"warning: {warning}" for warning in loaded.warnings))
-        if estimate and isinstance(loaded, Loaded):
-            _write_estimate(out, loaded.job)
-    return REFUSED if refused else OK
+        settled = settle(loaded.job)
+        said, refused = _for_its_model(loaded, settled)
+        if refused:
+            return _refuse(refused, ways, out, err)
+    if ways.json:
+        write_json(out, _fields(loaded, settled, said, ways))
+        return OK
+    for section in _sections(loaded, settled, ways):
+        teller.section(section)
+    write_lines(err, (f"warning: {warning}" for warning in said))
+    if ways.estimate and settled:
+        out.flush()
+        _tell_estimate(teller, settled.job, ways)
+    return OK
 
 
-def _for_its_model(loaded: Loaded) -> tuple[Loaded, list[Problem]]:
-    """The job with what its model's files say where it leaves that open, and what of it means nothing to that model."""
-    facts = find_flow(loaded.job.model)
-    if facts is None:
-        return replace(loaded, warnings=(*loaded.warnings, *idle_settings(loaded.job))), []
-    job, title = fitted(loaded.job, facts.distilled), facts.family.title
-    said = (*idle_settings(job), *remarks(job, facts.distilled), *without_effect(job.pairs, title))
-    return replace(loaded, job=job, warnings=(*loaded.warnings, *said)), list(
-        refusals(loaded.job, facts.family, takes_guidance=facts.takes_guidance)
-    )
+def _refuse(problems: Sequence[Problem], ways: Ways, out: TextIO, err: TextIO) -> int:
+    if ways.json:
+        write_json(out, {"errors": [problem_fields(problem) for problem in problems]})
+    else:
+        write_lines(err, map(str, problems))
+    return REFUSED
 
 
-def _write_estimate(out: TextIO, job: JobConfig) -> None:
-    out.flush()
-    with _quiet_libraries():
+def _for_its_model(loaded: Loaded, settled: Settled) -> tuple[tuple[Problem, ...], list[Problem]]:
+    """What is odd about the job, and what of it means nothing to its model, as far as that model's files tell."""
+    job, flow = settled.job, settled.flow
+    said = (*loaded.warnings, *idle_settings(job))
+    if flow is None:
+        return said, []
+    said += (*remarks(job, flow.distilled), *without_effect(job.pairs, flow.family.title))
+    return said, list(refusals(loaded.job, flow.family, takes_guidance=flow.takes_guidance))
+
+
+def _tell_estimate(teller: Teller, job: JobConfig, ways: Ways) -> None:
+    with _quiet_libraries(), teller.working("estimating memory and time"):
         from leco_plugin.estimate.lines import estimate_lines
 
-        for line in estimate_lines(job):
-            write_lines(out, [line])
-            out.flush()
+        teller.lines(estimate_lines(job, parts=ways.everything))
 
 
 @contextmanager
@@ -99,41 +157,120 @@ def _quiet_libraries() -> Iterator[None]:
             gc.enable()
 
 
-def describe(loaded: Loaded | LoadedPrompts) -> Iterator[str]:
-    """Yield lines with every resolved value and every pair."""
-    if isinstance(loaded, Loaded):
-        yield f"{loaded.path}: a job that can be run"
-        yield from _job_lines(loaded.job)
-        yield from _model_lines(loaded.job)
-        pairs: Sequence[PromptPair] = loaded.job.pairs
+def _sections(loaded: Loaded | LoadedPrompts, settled: Settled | None, ways: Ways) -> Iterator[Section]:
+    """What will be trained, in words; what differs from the defaults; on wish every pair and every option."""
+    pairs = settled.job.pairs if settled else _pairs(loaded)
+    what = "a job that can be run" if settled else "prompts that can be trained"
+    rows = [[line] for line in (*in_words(pairs), *_shared(pairs, _preserved(loaded)))]
+    yield Section(f"{loaded.path}: {what}", [*rows, *([line] for line in (_with_what(settled) if settled else ()))])
+    number = f"{len(pairs)} training pair{'s' if len(pairs) != 1 else ''}"
+    if ways.everything:
+        yield Section(number, [[f"{at}.", line] for at, pair in enumerate(pairs, 1) for line in _told(pair)])
     else:
-        yield f"{loaded.path}: prompts that can be trained"
-        pairs = loaded.pairs
-    yield f"{len(pairs)} training pair{'s' if len(pairs) != 1 else ''}"
-    for number, pair in enumerate(pairs, start=1):
-        yield f"{number:3}. {equation(pair)}"
-        yield f"     {settings(pair)}"
+        yield Section(number)
+    if settled:
+        yield from _options(loaded, settled, ways)
+    if not ways.everything:
+        yield Section("every pair and option: leco check --all")
 
 
-def _model_lines(job: JobConfig) -> Iterator[str]:
-    """What a flow model's files say of its walks."""
-    facts = find_flow(job.model)
-    if facts is None:
+def _told(pair: PromptPair) -> tuple[str, str]:
+    return equation(pair), settings(pair)
+
+
+def _pairs(loaded: Loaded | LoadedPrompts) -> tuple[PromptPair, ...]:
+    return loaded.pairs if isinstance(loaded, LoadedPrompts) else loaded.job.pairs
+
+
+def _preserved(loaded: Loaded | LoadedPrompts) -> tuple[str, ...]:
+    return loaded.preserve if isinstance(loaded, LoadedPrompts) else loaded.job.leco.preserve
+
+
+def _shared(pairs: Sequence[PromptPair], preserved: Sequence[str]) -> Iterator[str]:
+    sizes = dict.fromkeys(f"{pair.resolution[0]} x {pair.resolution[1]}" for pair in pairs)
+    strengths = dict.fromkeys(f"{pair.guidance_scale:g}" for pair in pairs if not pair.keeps)
+    edit = f"edit strength {', '.join(strengths)}, " if strengths else ""
+    yield f"{edit}at {', '.join(sizes)} pixels"
+    if preserved:
+        yield f"keeps as they are: {', '.join(map(quote, preserved))}"
+
+
+def _with_what(settled: Settled) -> Iterator[str]:
+    """With which model, how long, and where the LoRA will be."""
+    job, train = settled.job, settled.job.train
+    family = f" ({settled.title})" if settled.title and not settled.title.startswith("builtin") else ""
+    yield f"on {harmless(job.model.name_or_path)}{family}: {train.steps} steps at lr {train.learning_rate:g}"
+    if settled.flow:
+        distilled = settled.flow.distilled
+        kind = f"distilled: {distilled.why}" if distilled else "not distilled, by its config files"
+        yield f"a flow model, {kind}"
+    yield f"walks of {job.leco.max_denoising_steps} steps at guidance {job.leco.denoise_guidance_scale:g}"
+    yield f"writes {harmless(str(job.output_folder / job.name))}.{job.save.format}"
+
+
+def _options(loaded: Loaded | LoadedPrompts, settled: Settled, ways: Ways) -> Iterator[Section]:
+    """Options that the job sets to something else than they have anyway, and what its family has."""
+    assert isinstance(loaded, Loaded)
+    values = dict(_leaves(settled.job.model_dump(mode="json", exclude={"pairs"})))
+    origin = f"default for {settled.title}"
+    if ways.everything:
+        yield Section("every option", [[name, _plain(value), _origin(name, settled)] for name, value in values.items()])
         return
-    leco, distilled = job.leco, facts.distilled
-    kind = f"distilled: {distilled.why}" if distilled else "not distilled, by its config files"
-    yield f"model: {facts.family.title}, {kind}"
-    yield f"  so it walks {leco.max_denoising_steps} steps at guidance {leco.denoise_guidance_scale:g}"
+    usual = dict(_leaves(_usual(settled)))
+    changed = [*_prompts_changed(settled, origin)] + [
+        [name, _plain(value), _instead(usual.get(name), origin if name in settled.table else "default")]
+        for name, value in values.items()
+        if value != usual.get(name) and name not in ("name", "model.name_or_path")
+    ]
+    yield Section("what differs from the defaults", changed or [["nothing"]])
+    taken = [[name, _plain(value), origin] for name, value in _taken(settled).items()]
+    if taken:
+        yield Section("what the job leaves open", taken)
 
 
-def _job_lines(job: JobConfig) -> Iterator[str]:
-    values = job.model_dump(mode="json", exclude={"pairs"})
-    width = max(len(name) for name, _ in _leaves(values))
-    for name, value in _leaves(values):
-        yield f"  {name:{width}}  {_plain(value)}"
+def _prompts_changed(settled: Settled, origin: str) -> Iterator[list[str]]:
+    """What the prompts say themselves of what the family has a default for."""
+    for dotted, usual in settled.table.items():
+        name = dotted.removeprefix(_OF_PAIRS)
+        if name == dotted or dotted in settled.taken:
+            continue
+        said = dict.fromkeys(_one_side(getattr(pair, name)) for pair in settled.job.pairs if not pair.keeps)
+        if list(said) != [usual]:
+            yield [f"prompts: {name}", ", ".join(map(_plain, said)), _instead(usual, origin)]
 
 
-def _leaves(values: dict[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+def _one_side(value: object) -> object:
+    """A square by its side."""
+    if isinstance(value, tuple):
+        return value[0] if value[0] == value[1] else " x ".join(map(str, value))
+    return value
+
+
+def _usual(settled: Settled) -> dict[str, Any]:
+    """A job that says nothing, for the same model."""
+    bare = JobConfig(name="name", model=settled.job.model, pairs=settled.job.pairs)
+    return settle(bare).job.model_dump(mode="json", exclude={"pairs"})
+
+
+def _instead(value: object, origin: str) -> str:
+    return f"({origin}: {_plain(value)})"
+
+
+def _origin(name: str, settled: Settled) -> str:
+    return f"default for {settled.title}" if name in settled.taken else ""
+
+
+def _taken(settled: Settled) -> dict[str, object]:
+    """What the family's defaults are for, as it counts in the end."""
+    values = dict(_leaves(settled.job.model_dump(mode="json", exclude={"pairs"})))
+    return {
+        name.replace(_OF_PAIRS, "prompts: "): values.get(name, settled.table[name])
+        for name in settled.table
+        if name in settled.taken
+    }
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{above}{name}.")
@@ -144,23 +281,29 @@ def _leaves(values: dict[str, object], above: str = "") -> Iterator[tuple[str, o
 def _plain(value: object) -> str:
     if value is None or value == {}:
         return "not set"
-    return str(value).lower() if isinstance(value, bool) else harmless(str(value))
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else harmless(str(value)) or '""'
 
 
-def _fields(loaded: Loaded | LoadedPrompts, estimate: bool) -> dict[str, object]:
-    pairs = loaded.job.pairs if isinstance(loaded, Loaded) else loaded.pairs
+def _fields(
+    loaded: Loaded | LoadedPrompts, settled: Settled | None, said: Sequence[Problem], ways: Ways
+) -> dict[str, object]:
+    pairs = settled.job.pairs if settled else _pairs(loaded)
     fields: dict[str, object] = {
         "pairs": [pair.model_dump(mode="json") for pair in pairs],
-        "warnings": [problem_fields(warning) for warning in loaded.warnings],
+        "warnings": [problem_fields(warning) for warning in said],
     }
-    if isinstance(loaded, Loaded):
-        fields["job"] = loaded.job.model_dump(mode="json", exclude={"pairs"})
-        facts = find_flow(loaded.job.model)
-        if facts:
-            fields["flow"] = {"family": facts.family.name, "distilled": facts.distilled and facts.distilled.why}
-    if estimate and isinstance(loaded, Loaded):
+    if settled is None:
+        return fields
+    fields["job"] = settled.job.model_dump(mode="json", exclude={"pairs"})
+    fields["family"], fields["defaults"] = settled.family, {name: settled.table[name] for name in sorted(settled.taken)}
+    if settled.flow:
+        distilled = settled.flow.distilled
+        fields["flow"] = {"family": settled.flow.family.name, "distilled": distilled and distilled.why}
+    if ways.estimate:
         with _quiet_libraries():
             from leco_plugin.estimate.lines import estimate_fields
 
-            fields["estimate"] = estimate_fields(loaded.job)
+            fields["estimate"] = estimate_fields(settled.job)
     return fields

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
-from leco_plugin.commands.check_file import OK, check
+from leco_plugin.commands.check_file import OK, Teller, Ways, check
 from leco_plugin.config.build import Loaded, load
 from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import JobConfig, LecoConfig
@@ -17,35 +17,32 @@ from leco_plugin.config.words import quote
 from leco_plugin.engine.figures import PairFigures
 from leco_plugin.engine.measure import Course
 from leco_plugin.engine.neighbours import Neighbour, find_neighbours
-from leco_plugin.engine.prompt_check import PromptCheck, check_prompts, pull
+from leco_plugin.engine.prompt_check import PromptCheck, check_prompts, pull, states_of
 from leco_plugin.errors import ConfigError
 from leco_plugin.lora.subject import job_for, load_model, with_model
+from leco_plugin.observers.console.pages import Page
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
 _SAMPLES, _STATES = 2, 4
 
 
-def check_with_model(
-    path: Path, model: str | None, json_output: bool, out: TextIO, err: TextIO, *, estimate: bool = True
-) -> int:
+def check_with_model(path: Path, model: str | None, ways: Ways, teller: Teller, out: TextIO, err: TextIO) -> int:
     """Check ``path``, then its prompts with ``model``, or the job's; 2 where it cannot be run, else 0.
 
     Raises ConfigError where no model is named, ModelError where it cannot be loaded.
     """
-    said = io.StringIO()
-    code = check(path, json_output, said, err, estimate=estimate)
-    if code != OK:
-        out.write(said.getvalue())
-        return code
-    job = _job(path, model)
-    found, near = _measure(job)
-    if json_output:
-        write_json(out, {**json.loads(said.getvalue()), "model_check": _fields(job, found, near)})
-    else:
-        out.write(said.getvalue())
-        write_lines(out, (*_lines(job, found), *_near(job, near)))
+    said = io.StringIO() if ways.json else out
+    code = check(path, ways, teller, said, err)
+    if code == OK:
+        job = _job(path, model)
+        found, near = _measure(job)
+    if ways.json:
+        told = json.loads(cast(io.StringIO, said).getvalue())
+        write_json(out, {**told, "model_check": _fields(job, found, near)} if code == OK else told)
+    elif code == OK:
+        teller.lines((*_lines(job, found), *_near(job, near)))
         write_lines(err, (f"warning: {problem}" for problem in found.problems))
-    return OK
+    return code
 
 
 def _job(path: Path, model: str | None) -> JobConfig:
@@ -60,8 +57,13 @@ def _job(path: Path, model: str | None) -> JobConfig:
 def _measure(job: JobConfig) -> tuple[PromptCheck, list[Neighbour]]:
     leco = job.leco
     course = Course(job.train.noise_scheduler, leco.max_denoising_steps, leco.denoise_guidance_scale, _SAMPLES, _STATES)
-    denoiser, named = load_model(job), [prompt for prompt in leco.preserve if prompt != AUTO]
-    return check_prompts(denoiser, job.pairs, named, course), find_neighbours(denoiser, job.pairs, course)
+    named, page = [prompt for prompt in leco.preserve if prompt != AUTO], Page()
+    with page.working(f"loading {job.model.name_or_path}"):
+        denoiser = load_model(job)
+    with page.progress("asking the model", states_of(job.pairs, course)) as tick:
+        found = check_prompts(denoiser, job.pairs, named, course, tick)
+    with page.working("looking for words that lie near"):
+        return found, find_neighbours(denoiser, job.pairs, course)
 
 
 def _lines(job: JobConfig, found: PromptCheck) -> Iterator[str]:

@@ -90,7 +90,7 @@ def _findings() -> Iterator[tuple[str, str]]:
         import psutil
 
         memory = psutil.virtual_memory()
-        yield "memory", f"{_gib(memory.available)} of {_gib(memory.total)} free"
+        yield "memory", f"{_gib(memory.available)} of {_gib(memory.total)} free, {psutil.cpu_count()} cores"
     for extra in EXTRAS:
         yield f"[{extra}]", _extra(extra)
     for label, text in _hosts(problem):

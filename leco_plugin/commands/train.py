@@ -17,8 +17,16 @@ _RAY = "train on a Ray cluster, a job a free GPU (or CPU); without an address on
 
 def add(commands: Commands) -> None:
     """Add `leco train`."""
-    train = commands.add_parser("train", help="train LoRAs from job files")
-    train.add_argument("jobs", type=Path, nargs="+", metavar="JOB", help="job file (YAML or JSON), or several")
+    train = commands.add_parser("train", help="train LoRAs from job files, a prompt file, or words alone")
+    files = "job file (YAML or JSON), or several; or one prompt file, with --model; or none, with words"
+    train.add_argument("jobs", type=Path, nargs="*", metavar="JOB", help=files)
+    train.add_argument("--model", metavar="MODEL", help="model of a prompt file or of words")
+    train.add_argument("--target", metavar="TEXT", help="of a slider: the prompt that it acts on")
+    train.add_argument("--positive", metavar="TEXT", help="what strength +1 shall be")
+    train.add_argument("--negative", default="", metavar="TEXT", help="what strength -1 shall be")
+    train.add_argument("--erase", metavar="TEXT", help="take this out of what is drawn for it, or for --target")
+    train.add_argument("--preserve", action="append", default=[], metavar="TEXT", help="a prompt that shall stay")
+    train.add_argument("--name", metavar="NAME", help="what the LoRA of a prompt file or of words is called")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one option of the job")
     train.add_argument("--host", default="builtin", help="trainer that runs it (default: %(default)s)")
     train.add_argument("--again", action="store_true", help="of several jobs, train also those that are finished")
@@ -30,15 +38,42 @@ def _train(options: argparse.Namespace) -> int:
     from leco_plugin.config.build import load_job, parse_overrides
 
     overrides = parse_overrides(options.set)
+    if _without_job(options):
+        from leco_plugin.commands.written import OF_THIS_RUN, write_job
+
+        options.jobs = [write_job(options, overrides)]
+        # all others are in the written job
+        overrides = {name: overrides[name] for name in OF_THIS_RUN if name in overrides}
     if len(options.jobs) > 1 or options.ray or options.again:
         from leco_plugin.commands.train_many import train_many
 
         return train_many(options.jobs, overrides, options.host, again=options.again, cluster=options.ray)
     loaded = load_job(options.jobs[0], overrides)
     _say(f"warning: {warning}" for warning in loaded.warnings)
+    from leco_plugin.families.known import settle
     from leco_plugin.plugins import run_job
 
-    return INTERRUPTED if run_job(loaded.job, host=options.host).interrupted else OK
+    job = settle(loaded.job, fetch=True).job
+    return INTERRUPTED if run_job(job, host=options.host).interrupted else OK
+
+
+def _without_job(options: argparse.Namespace) -> bool:
+    """Whether a job has to be written first; ConfigError for what does not go together."""
+    from leco_plugin.config.recognise import Kind, recognise
+    from leco_plugin.errors import ConfigError
+
+    words = [name for name in ("target", "positive", "negative", "erase", "preserve") if getattr(options, name)]
+    if not options.jobs and not words:
+        raise ConfigError(
+            "there is nothing to train", fix='name a job or prompt file, or write --model M --erase "..."'
+        )
+    prompts = len(options.jobs) == 1 and recognise(options.jobs[0]).kind is Kind.PROMPTS
+    if options.jobs and words:
+        raise ConfigError(f"--{words[0]} and {options.jobs[0]} both say what to train", fix="leave one of them out")
+    if options.jobs and not prompts and (options.model or options.name):
+        fix = "write --set model.name_or_path=MODEL or --set name=NAME to change a job"
+        raise ConfigError("--model and --name are for a prompt file or words, and a job has its own", fix=fix)
+    return prompts or bool(words)
 
 
 def train_flags(arguments: Sequence[str], *, sdxl: bool) -> int:

@@ -15,6 +15,7 @@ from leco_plugin.config.run import describe_job
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError, LecoError, reason
 from leco_plugin.events import RunEnded
+from leco_plugin.families.known import settle
 from leco_plugin.launched import place
 from leco_plugin.observers.console.figures import amount
 from leco_plugin.observers.history import history_path, read_history
@@ -78,7 +79,7 @@ def _read(
             ended[path] = _failed(error)
             continue
         write_lines(sys.stderr, (f"warning: {warning}" for warning in loaded.warnings))
-        job = loaded.job
+        job = settle(loaded.job, fetch=True).job
         lora = (job.output_folder / job.name).resolve()
         if lora in written:
             raise ConfigError(f"{written[lora]} and {path} would both write {lora}", fix="set another name in one")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
+from leco_plugin.config.defaults import filled
 from leco_plugin.config.families import Distilled, FlowFamily
 from leco_plugin.config.kinds import Frozen
 from leco_plugin.config.names import FLOW_SAMPLER
 from leco_plugin.config.schema import JobConfig, NetworkConfig, PromptPair
 from leco_plugin.errors import Problem
 
-Section = TypeVar("Section", bound=Frozen)
 _PICTURE_GUIDANCE = 4.0
 """Guidance of pictures with models that are not distilled, as their pipelines have it."""
 
@@ -74,9 +74,9 @@ def fitted(job: JobConfig, distilled: Distilled | None) -> JobConfig:
         if distilled.steps:
             walk["max_denoising_steps"] = picture["sample_steps"] = distilled.steps
     parts = {
-        "leco": _with_defaults(job.leco, walk),
-        "sample": _with_defaults(job.sample, picture),
-        "train": _with_defaults(job.train, {"noise_scheduler": FLOW_SAMPLER}),
+        "leco": filled(job.leco, walk),
+        "sample": filled(job.sample, picture),
+        "train": filled(job.train, {"noise_scheduler": FLOW_SAMPLER}),
     }
     return job.model_copy(update=parts)
 
@@ -110,11 +110,3 @@ def without_effect(pairs: Sequence[PromptPair], model: str) -> Iterator[Problem]
 def _set(section: Frozen, name: str) -> Any:
     """What a section says; None where it leaves it open."""
     return getattr(section, name) if name in section.model_fields_set else None
-
-
-def _with_defaults(section: Section, values: dict[str, Any]) -> Section:
-    open_ = {name: value for name, value in values.items() if name not in section.model_fields_set}
-    changed = section.model_copy(update=open_)
-    # still open: another model may answer otherwise
-    changed.model_fields_set.difference_update(open_)
-    return changed

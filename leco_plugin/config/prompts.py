@@ -159,7 +159,9 @@ class _Reader:
             "unconditional": unconditional,
             "neutral": unconditional if values.neutral is None else values.neutral,
         }
-        return [PromptPair.model_validate(shared_options(values) | prompts | {"resolution": sizes.each[0]})]
+        # what is not written stays open: it is the family's default that counts then
+        size = {"resolution": sizes.each[0]} if values.resolution else {}
+        return [PromptPair.model_validate(shared_options(values) | prompts | size)]
 
     def _slider(self, entry: Entry, top: Entry, neutrals: Sequence[str]) -> list[PromptPair]:
         values = entry.own.over(top.own)

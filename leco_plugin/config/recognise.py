@@ -205,6 +205,13 @@ def _binary(path: Path) -> Kind:
     return known.get(suffix, Kind.UNKNOWN) if path.is_file() else Kind.UNKNOWN
 
 
+def names_in(path: Path) -> str:
+    """Names of tensors that a model's file holds, as one text; raises OSError or ValueError where it is none."""
+    if path.suffix.lower() in (".safetensors", ".sft"):
+        return "\n".join(_header(path))
+    return _start_of_pickle(path).decode("latin-1")
+
+
 def _header(path: Path) -> list[str]:
     """Names of the tensors in a safetensors file; raises ValueError where it is none."""
     with path.open("rb") as file:

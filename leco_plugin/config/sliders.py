@@ -27,7 +27,8 @@ def expand_slider(values: Values, neutrals: Sequence[str]) -> Iterator[PromptPai
         for size in slider_sizes(values):
             for positive, unconditional, action, sign in _directions(values):
                 pair = {"positive": positive, "unconditional": unconditional, "action": action, "neutral": neutral}
-                yield PromptPair.model_validate(shared | pair | {"multiplier": sign * strength, "resolution": size})
+                sizes = {"resolution": size} if values.resolutions or values.resolution else {}
+                yield PromptPair.model_validate(shared | pair | sizes | {"multiplier": sign * strength})
 
 
 def shared_options(values: Values) -> dict[str, object]:

@@ -25,6 +25,33 @@ def equation(pair: PromptPair) -> str:
     )
 
 
+def in_words(pairs: Sequence[PromptPair]) -> list[str]:
+    """Say what is trained, a line for each concept, whichever way its pairs are written."""
+    groups: dict[tuple[str, frozenset[str]], list[PromptPair]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.target, frozenset((pair.positive, pair.unconditional))), []).append(pair)
+    return list(dict.fromkeys(_group(group) for group in groups.values()))
+
+
+def _group(pairs: Sequence[PromptPair]) -> str:
+    first, ends = pairs[0], [[pair for pair in pairs if sign * pair.multiplier > 0] for sign in (1, -1)]
+    if first.keeps:
+        return f"keeps {quote(first.target)} as it is"
+    if all(ends):
+        up, down = (_end(end) for end in ends)
+        return f"a slider on {quote(first.target)}: {up} at strength +1, {down} at -1"
+    verb, of = ("takes", "out of") if first.action == "erase" else ("adds", "to")
+    against = f", measured against {quote(first.unconditional)}" if first.unconditional else ""
+    start = "" if first.neutral in (first.target, first.unconditional) else f", towards {quote(first.neutral)}"
+    return f"{verb} {quote(first.positive)} {of} {quote(first.target)}{against}{start}"
+
+
+def _end(pairs: Sequence[PromptPair]) -> str:
+    """One end of a slider; where it only takes away, the other side is what there is less of."""
+    towards = next((pair.positive for pair in pairs if pair.action == "enhance"), None)
+    return f"less {quote(pairs[0].positive)}" if towards is None else quote(towards)
+
+
 def effect_in_words(pairs: Sequence[PromptPair], effect: float) -> str:
     """Say what an effect means: 1 is all that the pairs' positive prompts differ by from their unconditional ones."""
     asking = [pair for pair in pairs if pair.multiplier != 0 and not pair.keeps]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +72,10 @@ class Bench:
         pairs: Sequence[PromptPair],
         untouched: Sequence[str],
         course: Course,
+        tick: Callable[[int], object] = lambda states: None,
     ) -> None:
+        """``tick`` is called with 1 for every state that was measured."""
+        self._tick = tick
         self._course, self._untouched = course, list(dict.fromkeys(untouched))
         self._pairs = [pair for pair in pairs if asks(pair)]
         self._unit = unit(self._pairs)
@@ -172,6 +175,7 @@ class Bench:
             while walk.position < stop:
                 walk.advance(step.guide([walk])[0])
             yield walk
+            self._tick(1)
 
     def _ask(self, walk: Walk, rows: Sequence[Row]) -> dict[Row, Tensor]:
         """Predictions of the distinct rows, a few at a time: memory like that of training."""

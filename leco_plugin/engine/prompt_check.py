@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from leco_plugin.config.schema import PromptPair
 from leco_plugin.contracts import Denoiser
 from leco_plugin.engine.concepts import distinct_prompts
 from leco_plugin.engine.figures import PairFigures
-from leco_plugin.engine.measure import Bench, Course, NoNetwork
+from leco_plugin.engine.measure import Bench, Course, NoNetwork, asks
 from leco_plugin.errors import Problem
 
 SAME, FAINT = 1e-9, 1e-4
@@ -42,12 +42,24 @@ class PromptCheck:
     problems: tuple[Problem, ...]
 
 
+def states_of(pairs: Sequence[PromptPair], course: Course) -> int:
+    """How many states `check_prompts` asks about."""
+    return sum(map(asks, pairs[:_MOST_PAIRS])) * course.states
+
+
 def check_prompts(
-    denoiser: Denoiser, pairs: Sequence[PromptPair], preserve: Sequence[str], course: Course
+    denoiser: Denoiser,
+    pairs: Sequence[PromptPair],
+    preserve: Sequence[str],
+    course: Course,
+    tick: Callable[[int], object] = lambda states: None,
 ) -> PromptCheck:
-    """Have the base model predict what ``pairs`` ask for, and say what will not train as it is meant."""
+    """Have the base model predict what ``pairs`` ask for, and say what will not train as it is meant.
+
+    ``tick`` is called with 1 after every state.
+    """
     few = pairs[:_MOST_PAIRS]
-    bench = Bench(denoiser, NoNetwork(), few, preserve, course)
+    bench = Bench(denoiser, NoNetwork(), few, preserve, course, tick)
     measured = bench.measure((), drift=False)
     prompts = list(dict.fromkeys((*distinct_prompts(few), *preserve)))
     found = (*_cut(denoiser, prompts), *_unknown(denoiser, prompts), *_weak(measured.pairs), *_pulled(measured.pairs))

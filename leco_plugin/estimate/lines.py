@@ -31,8 +31,11 @@ _LABELS = {
 }
 
 
-def estimate_lines(job: JobConfig) -> Iterator[str]:
-    """What ``job`` will need, and what to set where that is too much for a card; each line as soon as it is known."""
+def estimate_lines(job: JobConfig, *, parts: bool = True) -> Iterator[str]:
+    """What ``job`` will need, and what to set where that is too much for a card; each line as soon as it is known.
+
+    ``parts`` adds what the memory is for.
+    """
     estimator = Estimator()
     try:
         found = estimator.estimate(job)
@@ -40,10 +43,8 @@ def estimate_lines(job: JobConfig) -> Iterator[str]:
         yield f"memory and time cannot be told: {reason}"
         return
     yield f"memory on a GPU, estimated: {_size(found.peak)} at its peak"
-    rows = {"without_gradient": found.steps.teacher.rows, "student": found.steps.student.rows}
-    for name, label in _LABELS.items():
-        yield f"  {_size(getattr(found, name)):>10}  {label.format(rows.get(name))}"
-    yield "  the calls come one after the other, and the text encoders before the model: the largest counts"
+    if parts:
+        yield from _part_lines(found)
     yield (
         f"time, roughly, within a factor of two: an optimizer step is {found.rows:.3g} forward passes of one "
         f"sample besides the backward pass, {found.flops / 1e12:.3g} TFLOP"
@@ -61,6 +62,13 @@ def estimate_lines(job: JobConfig) -> Iterator[str]:
     # the larger ones first: what they need is tried on the way to what the smaller ones do
     for size in sorted(set(_SIZES) - set(fitting), reverse=True):
         yield f"  a card of {size} GB: {_verdict(job, found, _USABLE * size * _GIB, estimator)}"
+
+
+def _part_lines(found: Estimate) -> Iterator[str]:
+    rows = {"without_gradient": found.steps.teacher.rows, "student": found.steps.student.rows}
+    for name, label in _LABELS.items():
+        yield f"  {_size(getattr(found, name)):>10}  {label.format(rows.get(name))}"
+    yield "  the calls come one after the other, and the text encoders before the model: the largest counts"
 
 
 def estimate_fields(job: JobConfig) -> dict[str, object]:

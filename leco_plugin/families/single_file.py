@@ -17,14 +17,10 @@ from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.errors import ModelError
 from leco_plugin.families import offline
 from leco_plugin.families.folder import FolderSource, numbered
+from leco_plugin.families.known import ENCODERS
 from leco_plugin.families.original import UNET, VAE, fill, text_tensors, unet_tensors, vae_tensors
 from leco_plugin.families.source import CLASSES, Family, loading, refuse
 
-_ENCODERS: Mapping[Family, tuple[str, ...]] = {
-    "sd1": ("cond_stage_model.transformer.",),
-    "sd2": ("cond_stage_model.model.",),
-    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
-}
 _OTHERS = {
     "a Flux model": ("double_blocks.", f"{UNET}double_blocks."),
     "a Stable Diffusion 3 model": ("joint_blocks.", f"{UNET}joint_blocks."),
@@ -51,7 +47,7 @@ class FileSource:
 
     def _detect(self) -> Family:
         """The family by the text encoders that the file holds; ModelError for what is none."""
-        for family, prefixes in _ENCODERS.items():
+        for family, prefixes in ENCODERS.items():
             if _INPUT in self._file.keys and all(self._file.has(prefix) for prefix in prefixes):
                 shape = self._file[_INPUT].shape
                 if len(shape) != 4:
@@ -122,7 +118,7 @@ class FileSource:
         config = CLIPTextConfig(**self._configs["text_encoders"][number])
         with init_empty_weights(include_buffers=False):
             encoder: nn.Module = kind(config)
-        prefix = _ENCODERS[self.family][number]
+        prefix = ENCODERS[self.family][number]
         with loading(self._file.path):
             tensors = text_tensors(self._file, prefix, encoder)
         # some versions of transformers have a wrapper around the text model

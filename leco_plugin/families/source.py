@@ -6,15 +6,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.errors import ModelError
+from leco_plugin.families.known import Family as Family
 
-Family = Literal["sd1", "sd2", "sdxl"]
 TITLES: Mapping[Family, str] = {
     "sd1": "a Stable Diffusion 1.x model",
     "sd2": "a Stable Diffusion 2.x model",

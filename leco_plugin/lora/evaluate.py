@@ -50,10 +50,11 @@ def evaluate(files: Sequence[Path], asked: Asked, strengths: Sequence[float], ou
     found = []
     # what the pairs were trained at is always measured: each pair is judged at it
     own = {side * unit([pair for pair in subject.pairs if asks(pair)]) for side in (-1, 1)}
-    for lora in loras:
-        with page.working(f"measuring {lora.path.name}"), subject.attached(lora, denoiser) as network:
-            measured = subject.bench(denoiser, network).measure(sorted({*strengths, *own}))
-            found.append(Evaluated(lora, network.layers, network.left_out, measured))
+    with page.progress("measuring", len(loras) * subject.states) as tick:
+        for lora in loras:
+            with subject.attached(lora, denoiser) as network:
+                measured = subject.bench(denoiser, network, tick).measure(sorted({*strengths, *own}))
+                found.append(Evaluated(lora, network.layers, network.left_out, measured))
     _show(page, subject, found, strengths)
     if output is not None:
         _write(output, _fields(subject, found, strengths))

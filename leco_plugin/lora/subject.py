@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from leco_plugin.engine import setup
 from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.engine.measure import Bench, Course, asks
 from leco_plugin.errors import ConfigError
-from leco_plugin.families.flow.facts import fit_to_files
+from leco_plugin.families.known import settle
 from leco_plugin.lora.file import Lora
 from leco_plugin.network.loaded import LoadedLora
 from leco_plugin.plugins import plugin_manager
@@ -56,9 +56,14 @@ class Subject:
         finally:
             network.detach()
 
-    def bench(self, denoiser: Denoiser, network: Network) -> Bench:
-        """A bench for a network on the model."""
-        return Bench(denoiser, network, self.pairs, self.untouched, self.course)
+    @property
+    def states(self) -> int:
+        """How many states a file is measured at."""
+        return (sum(map(asks, self.pairs)) + len(dict.fromkeys(self.untouched))) * self.course.states
+
+    def bench(self, denoiser: Denoiser, network: Network, tick: Callable[[int], object] = lambda states: None) -> Bench:
+        """A bench for a network on the model; ``tick`` hears of every state."""
+        return Bench(denoiser, network, self.pairs, self.untouched, self.course, tick)
 
 
 def find_subject(loras: Sequence[Lora], asked: Asked) -> Subject:
@@ -98,8 +103,8 @@ def load_model(job: JobConfig) -> Denoiser:
 
 
 def with_model(job: JobConfig, model: str | None) -> JobConfig:
-    """``job`` on another model, where one is named; with the defaults of a flow model where it leaves them open."""
-    return fit_to_files(job if model is None else job.model_copy(update={"model": ModelConfig(name_or_path=model)}))
+    """``job`` on another model, where one is named; with the defaults of its family where it leaves them open."""
+    return settle(job if model is None else job.model_copy(update={"model": ModelConfig(name_or_path=model)})).job
 
 
 def job_for(
@@ -115,7 +120,7 @@ def job_for(
         leco=leco or LecoConfig(),
         pairs=pairs,
     )
-    return fit_to_files(job)
+    return settle(job).job
 
 
 def _own_prompts(loras: Sequence[Lora]) -> tuple[PromptPair, ...]:

@@ -16,6 +16,7 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.engine.measure import Course
 from leco_plugin.errors import ConfigError, ModelError
+from leco_plugin.families.known import settle
 from leco_plugin.launched import place
 from leco_plugin.lora.evaluate import evaluate
 from leco_plugin.lora.subject import Asked, Subject
@@ -50,7 +51,7 @@ def tune(path: Path, overrides: Mapping[str, object], wanted: Wanted) -> bool:
         raise ConfigError(
             "trials are not trained by several processes at once", fix="start leco tune without accelerate"
         )
-    job = load_job(path, overrides).job
+    job = settle(load_job(path, overrides).job).job
     folder = wanted.output or job.training_folder / f"{job.name}-tune"
     space = named_space(wanted.tries) or usual_space(job, guided=job.leco.denoise_guidance_scale != 1.0)
     for key, values in space.items():

@@ -10,6 +10,7 @@ from leco_plugin.config.build import load_job, parse_overrides
 from leco_plugin.config.optimizers import named_optimizer
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.errors import ConfigError
+from leco_plugin.families.known import settle
 
 STRENGTH = "guidance_scale"
 """Factor on the edit strength of every pair; all other keys are a job's."""
@@ -59,12 +60,12 @@ def named_space(arguments: Sequence[str]) -> Space:
 def job_with(path: Path, overrides: Mapping[str, object], settings: Mapping[str, Value]) -> JobConfig:
     """The job in ``path`` with ``settings``; ConfigError for what it cannot have."""
     set_here = {key: value for key, value in settings.items() if key != STRENGTH}
-    own = load_job(path, overrides).job
+    own = settle(load_job(path, overrides).job).job
     if "network.linear" in set_here and "network.linear_alpha" not in set_here:
         # the same strength at every rank
         ratio = own.network.linear_alpha / own.network.linear
         set_here["network.linear_alpha"] = ratio * float(set_here["network.linear"])
-    job = load_job(path, {**overrides, **set_here}).job
+    job = settle(load_job(path, {**overrides, **set_here}).job).job
     factor = float(settings.get(STRENGTH, 1.0))
     pairs = tuple(pair.model_copy(update={STRENGTH: factor * pair.guidance_scale}) for pair in job.pairs)
     return job.model_copy(update={"pairs": pairs})

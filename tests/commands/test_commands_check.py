@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from leco_plugin.commands.check_file import check
+from leco_plugin.commands.check_file import Plain, Ways, check
 from leco_plugin.config.schema import JobConfig, PromptPair
-from leco_plugin.config.words import equation
+from leco_plugin.config.words import equation, in_words
 
 EXAMPLES = Path(__file__).parents[2] / "config_examples"
 
 
-def run(path: Path, json_output: bool = False) -> tuple[int, str, str]:
+def run(path: Path, **ways: bool) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
-    code = check(path, json_output, out, err)
+    code = check(path, Ways(**ways), Plain(out), out, err)
     return code, out.getvalue(), err.getvalue()
 
 
@@ -48,25 +48,76 @@ def test_the_other_end_of_a_slider_keeps_the_sign_of_its_action():
     assert "at strength -0.5, predict what '' predicts, minus 1.0 x what 'p' adds" in equation(pair)
 
 
-def test_every_value_of_a_pair_is_printed(tmp_path: Path):
+def test_every_value_of_a_pair_is_printed_on_wish(tmp_path: Path):
     """Height and width are told apart."""
     path = prompts(tmp_path, '[[prompts]]\ntarget = "a"\nresolution = [64, 128]\nbatch_size = 3\nweight = 0.5\n')
-    code, out, err = run(path)
+    code, out, err = run(path, everything=True)
     assert (code, err) == (0, "")
     for part in ("64 high x 128 wide", "batch_size 3", "weight 0.5", "multiplier 1.0", "guidance_scale 1.0"):
         assert part in out
     assert "dynamic_resolution false, dynamic_crops false" in out
 
 
-def test_every_setting_of_a_job_is_printed():
+def test_every_setting_of_a_job_is_printed_on_wish():
     """Also the defaults."""
-    code, out, _ = run(EXAMPLES / "size_job.yaml")
+    code, out, _ = run(EXAMPLES / "size_job.yaml", everything=True, estimate=False)
     assert code == 0
     for name, field in JobConfig.model_fields.items():
         if name not in ("pairs", "meta"):
             inner = getattr(field.annotation, "model_fields", {})
             for label in [f"  {name}.{below} " for below in inner] or [f"  {name} "]:
                 assert label in out
+
+
+def test_what_will_be_trained_is_told_first_and_in_words():
+    """Then what differs from the defaults, and what the job leaves open; not the rest."""
+    _, out, _ = run(EXAMPLES / "size_job.yaml", estimate=False)
+    head, changed, left = out.replace("what the job leaves open", "what differs from the defaults").split(
+        "what differs from the defaults\n"
+    )
+    assert head.splitlines()[1] == "  a slider on 'shape': 'big shape' at strength +1, 'small shape' at -1"
+    assert "edit strength 2, at 64 x 64 pixels" in head
+    assert "on builtin:tiny: 500 steps at lr 0.0001" in head
+    assert f"writes {Path('output/size_slider/size_slider.safetensors')}" in head
+    said = dict(line.split()[:2] for line in changed.splitlines() if line.startswith("  network"))
+    assert said == {"network.linear": "8"}
+    assert "(default for builtin:tiny: 200)" in changed
+    assert left.splitlines()[0].split(maxsplit=2) == ["leco.pairs_per_step", "4", "default for builtin:tiny"]
+    assert "lr_scheduler" not in out
+
+
+def test_an_sdxl_job_that_says_nothing_has_its_family_s_defaults(tmp_path: Path):
+    """Each of them is named as such; the pairs have them, too."""
+    path = tmp_path / "job.yaml"
+    model = "stabilityai/stable-diffusion-xl-base-1.0"
+    path.write_text(
+        f"job: extension\nconfig:\n  name: a\n  process:\n    - type: leco\n      model: {{name_or_path: {model}}}\n"
+        "      leco: {target_class: a, positive: b, negative: c}\n",
+        "utf-8",
+    )
+    _, out, _ = run(path, estimate=False)
+    assert "at 1024 x 1024 pixels" in out
+    assert f"on {model} (SDXL): 1000 steps at lr 0.0001" in out
+    left = out.partition("what the job leaves open\n")[2]
+    assert "  network.linear               8       default for SDXL\n" in left
+    assert "  prompts: resolution          1024    default for SDXL\n" in left
+    told = json.loads(run(path, json=True, estimate=False)[1])
+    assert (told["family"], told["defaults"]["train.steps"], told["job"]["network"]["linear"]) == ("sdxl", 1000, 8)
+    assert {tuple(pair["resolution"]) for pair in told["pairs"]} == {(1024, 1024)}
+
+
+def words(*pairs: PromptPair) -> list[str]:
+    return in_words(pairs)
+
+
+def test_every_kind_of_pair_has_its_sentence():
+    """A slider's pairs are one sentence, whichever side is missing."""
+    assert words(PromptPair(target="van gogh", positive="van gogh")) == ["takes 'van gogh' out of 'van gogh'"]
+    strengthen = PromptPair(target="c", positive="p", unconditional="u", neutral="n", action="enhance")
+    assert words(strengthen) == ["adds 'p' to 'c', measured against 'u', towards 'n'"]
+    assert words(PromptPair(target="d", positive="d", neutral="d", guidance_scale=0)) == ["keeps 'd' as it is"]
+    up = [PromptPair(target="c", positive="p", action=a, multiplier=m) for a, m in (("enhance", 1), ("erase", -1))]
+    assert words(*up) == ["a slider on 'c': 'p' at strength +1, less 'p' at -1"]
 
 
 def test_errors_go_to_stderr_with_line_and_fix(tmp_path: Path):
@@ -92,23 +143,23 @@ def test_warnings_go_to_stderr_and_the_file_is_good(tmp_path: Path):
 
 def test_json_lists_pairs_warnings_and_job():
     """Nothing but one JSON object on stdout."""
-    code, out, err = run(EXAMPLES / "size_job.yaml", json_output=True)
+    code, out, err = run(EXAMPLES / "size_job.yaml", json=True)
     told = json.loads(out)
-    assert (code, err, sorted(told)) == (0, "", ["estimate", "job", "pairs", "warnings"])
+    assert (code, err, sorted(told)) == (0, "", ["defaults", "estimate", "family", "job", "pairs", "warnings"])
     assert told["job"]["train"]["lr"] == 1e-4
     assert told["pairs"][0] == {
         "target": "shape", "positive": "small shape", "unconditional": "big shape", "neutral": "",
         "action": "erase", "guidance_scale": 2.0, "resolution": [64, 64], "dynamic_resolution": False,
         "batch_size": 1, "dynamic_crops": False, "multiplier": 1.0, "weight": 1.0,
     }  # fmt: skip
-    code, out, _ = run(EXAMPLES / "size.toml", json_output=True)
+    code, out, _ = run(EXAMPLES / "size.toml", json=True)
     assert sorted(json.loads(out)) == ["pairs", "warnings"]
 
 
 def test_json_errors_go_to_stdout(tmp_path: Path):
     """With file, line, key, message and fix apart."""
     path = prompts(tmp_path, '[[prompts]]\ntarget = "a"\nzzz = 1\n')
-    code, out, err = run(path, json_output=True)
+    code, out, err = run(path, json=True)
     (problem,) = json.loads(out)["errors"]
     assert (code, err) == (2, "")
     assert (problem["file"], problem["line"], problem["key"]) == (str(path), 3, "prompts[0].zzz")
@@ -124,7 +175,7 @@ def test_text_that_the_console_cannot_show_is_spelled_out(tmp_path: Path, encodi
     path = prompts(tmp_path, f'[[prompts]]\n"{key}" = "猫 \\u202e[31m"\nweight = 0\n')
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    code = check(path, json_output, stream, stream)
+    code = check(path, Ways(json=json_output, everything=True), Plain(stream), stream, stream)
     stream.flush()
     shown = raw.getvalue().decode(encoding)
     assert code == (0 if key == "target" else 2)
@@ -137,9 +188,12 @@ def test_text_that_the_console_cannot_show_is_spelled_out(tmp_path: Path, encodi
 
 def test_what_a_job_will_need_is_estimated():
     """Memory part by part and time, after the pairs; a prompt file alone names no model."""
-    _, out, _ = run(EXAMPLES / "size_job.yaml")
+    _, out, _ = run(EXAMPLES / "size_job.yaml", everything=True)
     assert "weights of the model" in out.partition("training pairs")[2]
     assert "500 steps: about" in out
+    _, out, _ = run(EXAMPLES / "size_job.yaml")
+    assert "memory on a GPU, estimated: " in out
+    assert "weights of the model" not in out
     _, out, _ = run(EXAMPLES / "size.toml")
     assert "memory" not in out
 
@@ -171,19 +225,19 @@ def test_no_model_library_is_imported_before_all_but_the_estimate_is_told(option
 
 def test_the_estimate_can_be_left_out():
     """In text and in JSON."""
-    out = io.StringIO()
-    assert check(EXAMPLES / "size_job.yaml", False, out, out, estimate=False) == 0
-    assert "memory on a GPU" not in out.getvalue()
-    out = io.StringIO()
-    assert check(EXAMPLES / "size_job.yaml", True, out, out, estimate=False) == 0
-    assert sorted(json.loads(out.getvalue())) == ["job", "pairs", "warnings"]
+    code, out, _ = run(EXAMPLES / "size_job.yaml", estimate=False)
+    assert code == 0
+    assert "memory on a GPU" not in out
+    code, out, _ = run(EXAMPLES / "size_job.yaml", json=True, estimate=False)
+    assert code == 0
+    assert "estimate" not in json.loads(out)
 
 
 def test_a_pair_without_strength_on_its_own_neutral_is_said_to_keep_its_prompt(tmp_path: Path) -> None:
     """`guidance_scale = 0` with the target as neutral reads as keeping that prompt, and is no reason for a warning."""
     prompts = tmp_path / "keep.toml"
     prompts.write_text('[[prompts]]\ntarget = "a dog"\nneutral = "a dog"\nguidance_scale = 0\n', encoding="utf-8")
-    out, err = io.StringIO(), io.StringIO()
-    assert check(prompts, False, out, err) == 0
-    assert "keep 'a dog': when asked for 'a dog', predict what it predicts without the LoRA" in out.getvalue()
-    assert err.getvalue() == ""
+    code, out, err = run(prompts, everything=True)
+    assert code == 0
+    assert "keep 'a dog': when asked for 'a dog', predict what it predicts without the LoRA" in out
+    assert err == ""

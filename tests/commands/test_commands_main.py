@@ -239,9 +239,7 @@ def test_version_is_the_packages():
     assert (done.returncode, done.stdout) == (0, f"leco_plugin {leco_plugin.__version__}\n")
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["trian"], ["train"], ["train", "a", "--stebs", "3"], ["demo", "--seed", "-1"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train", "a", "--stebs", "3"], ["demo", "--seed", "-1"]])
 def test_a_command_that_is_none_ends_with_2(arguments):
     """With the usage, and without a traceback."""
     assert "usage: leco" in refused(leco(*arguments))

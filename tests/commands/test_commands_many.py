@@ -12,6 +12,7 @@ from test_commands_main import JOB
 from leco_plugin.commands import main as cli
 from leco_plugin.config.build import load_job
 from leco_plugin.families import load as families_load
+from leco_plugin.families.known import settle
 from leco_plugin.plugins import run_job
 
 
@@ -33,7 +34,7 @@ def lora(job: Path, folder: str = "out") -> Path:
 def test_jobs_that_share_a_model_load_it_once_and_train_as_alone(jobs, tmp_path, monkeypatch, capsys):
     """Bit for bit, whatever network was on the model before; the second starts at once."""
     for job in jobs:
-        run_job(load_job(job, {"training_folder": str(tmp_path / "alone")}).job)
+        run_job(settle(load_job(job, {"training_folder": str(tmp_path / "alone")}).job).job)
     opened = []
     opened_model = families_load.open_model
     monkeypatch.setattr(families_load, "open_model", lambda model: opened.append(model) or opened_model(model))

@@ -15,6 +15,7 @@ import yaml
 from leco_plugin.commands import main as cli
 from leco_plugin.config.build import load_job
 from leco_plugin.errors import ConfigError
+from leco_plugin.families.known import settle
 from leco_plugin.tune.run import winner, write_job
 from leco_plugin.tune.space import Range, job_with, named_space, own_settings, usual_space
 from leco_plugin.tune.study import Tried
@@ -51,7 +52,7 @@ def job(tmp_path: Path) -> Path:
 
 def test_settings_of_a_trial_are_those_of_the_job_but_for_what_is_tried(job):
     """A rank keeps alpha / rank, and an edit strength is a factor on every pair's."""
-    own = load_job(job).job
+    own = settle(load_job(job).job).job
     changed = job_with(job, {}, {"network.linear": 8, "guidance_scale": 1.5, "train.lr": 1e-3})
     assert (changed.network.linear, changed.network.linear_alpha, changed.train.lr) == (8, 4.0, 1e-3)
     assert [pair.guidance_scale for pair in changed.pairs] == [1.5, 1.5]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline, takes_guidance
-from leco_plugin.config.flow_rules import fitted
-from leco_plugin.config.schema import JobConfig, ModelConfig
+from leco_plugin.config.schema import ModelConfig
 from leco_plugin.tiny import BUILTIN
 
 _FILES = ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json")
@@ -27,7 +26,7 @@ class FlowFacts:
 
 def find_flow(model: ModelConfig) -> FlowFacts | None:
     """The family of the model that a job names; None where it is no flow model, or its files are not at hand."""
-    index, transformer, scheduler = (_read(model.extras or model.name_or_path, file) for file in _FILES)
+    index, transformer, scheduler = (read_config(model.extras or model.name_or_path, file) for file in _FILES)
     family = family_of_pipeline(index.get("_class_name"))
     if family is None:
         return None
@@ -36,14 +35,8 @@ def find_flow(model: ModelConfig) -> FlowFacts | None:
     return FlowFacts(family, found, takes_guidance(family, transformer))
 
 
-def fit_to_files(job: JobConfig) -> JobConfig:
-    """``job`` with a flow model's own defaults where it leaves them open, as far as files tell."""
-    facts = find_flow(job.model)
-    return job if facts is None else fitted(job, facts.distilled)
-
-
-def _read(name: str, file: str) -> dict[str, Any]:
-    """One of the model's files, from its folder or the hub's cache; empty where there is none to be read."""
+def read_config(name: str, file: str) -> dict[str, Any]:
+    """One of a model's config files, from its folder or the hub's cache; empty where there is none to be read."""
     path = BUILTIN[name] / file if name in BUILTIN else Path(name).expanduser() / file
     try:
         if not path.is_file():

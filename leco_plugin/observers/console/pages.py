@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+_LONGEST_NAME = 40
+
+
+class Section(Protocol):
+    """Part of a page."""
+
+    @property
+    def title(self) -> str:
+        """Above it."""
+
+    @property
+    def rows(self) -> Sequence[Sequence[str]]:
+        """Cells, as many in each row."""
 
 
 class Page:
@@ -19,6 +36,19 @@ class Page:
     def working(self, what: str) -> AbstractContextManager[object]:
         """Block during which ``what`` is shown to be under way."""
         return self._console.status(what)
+
+    def section(self, section: Section) -> None:
+        """A title, and rows of cells below it; of several columns the first is a name, and what follows two is dim."""
+        table = Table.grid(padding=(0, 2))
+        for column in zip(*section.rows, strict=True):
+            number = len(table.columns)
+            style = "cyan" if number == 0 and len(section.rows[0]) > 1 else "dim" if number > 1 else None
+            table.add_column(style=style, no_wrap=style == "cyan" and max(map(len, column)) < _LONGEST_NAME)
+        for row in section.rows:
+            table.add_row(*map(escape, row))
+        self._console.print(f"[bold]{escape(section.title)}", soft_wrap=True)
+        if section.rows:
+            self._console.print(Padding(table, (0, 0, 1, 2)))
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:

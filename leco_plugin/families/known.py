@@ -1,0 +1,111 @@
+"""Which family a job's model is of, by its files or its name alone, and the job with that family's defaults.
+
+Without torch: asked before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from leco_plugin.config.defaults import Defaulted, with_defaults
+from leco_plugin.config.flow_rules import fitted
+from leco_plugin.config.recognise import names_in
+from leco_plugin.config.schema import JobConfig, ModelConfig
+from leco_plugin.families.flow.facts import FlowFacts, find_flow, read_config
+from leco_plugin.tiny import BUILTIN
+
+Family = Literal["sd1", "sd2", "sdxl"]
+"""Those whose denoiser is a UNet."""
+ENCODERS: Mapping[Family, tuple[str, ...]] = {
+    "sd1": ("cond_stage_model.transformer.",),
+    "sd2": ("cond_stage_model.model.",),
+    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
+}
+"""How the names of the text encoders' weights begin in a single file."""
+_CALLED = (
+    (r"xl|pony|illustrious|noob", "sdxl"),
+    (r"stable-diffusion-2|sd-?2", "sd2"),
+    (r"stable-diffusion-v?1|sd-?v?1", "sd1"),
+    (r"z-?image", "z_image"),
+    (r"flux\.?2.*klein", "flux2_klein"),
+    (r"flux\.?2", "flux2"),
+    (r"flux", "flux"),
+    (r"qwen-?image", "qwen_image"),
+    (r"krea-?2", "krea2"),
+    (r"chroma", "chroma"),
+    (r"stable-diffusion-3|sd-?3", "sd3"),
+    (r"lumina", "lumina2"),
+    (r"aura-?flow", "auraflow"),
+)
+"""Families by what is in the name of a model of the hub that is not on this disk."""
+
+
+@dataclass(frozen=True)
+class Settled(Defaulted):
+    """A job as its model is trained: with the defaults of its family, and of its files where it is a flow model."""
+
+    family: str | None = None
+    flow: FlowFacts | None = None
+
+
+def settle(job: JobConfig, *, fetch: bool = False) -> Settled:
+    """``job`` with what its model's family has where it says nothing.
+
+    ``fetch`` brings the small config files of a model of the hub, which is about to be downloaded anyway.
+    """
+    if fetch:
+        _fetch(job.model)
+    flow, family = find_flow(job.model), find_family(job.model)
+    found = with_defaults(job, family)
+    settled = fitted(found.job, flow.distilled) if flow else found.job
+    return Settled(settled, found.title, found.table, found.taken, family, flow)
+
+
+def find_family(model: ModelConfig) -> str | None:
+    """A name of ``config.defaults.ROWS``; None where neither files, nor what the job says, nor the name tell it."""
+    name = model.name_or_path
+    if name in BUILTIN:
+        return name.removeprefix("builtin:").replace("-", "_")
+    flow = find_flow(model)
+    if flow:
+        return flow.family.name
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _in_file(path)
+    unet = read_config(name, "unet/config.json")
+    if unet:
+        return _of_unet(name, unet)
+    if model.is_xl or model.is_v2:
+        return "sdxl" if model.is_xl else "sd2"
+    return next((family for pattern, family in _CALLED if re.search(pattern, name.lower())), None)
+
+
+def _of_unet(name: str, unet: Mapping[str, object]) -> str:
+    if unet.get("addition_embed_type") is not None:
+        return "sdxl"
+    encoder = read_config(name, "text_encoder/config.json")
+    wide = unet.get("cross_attention_dim") == 1024
+    return "sd2" if wide or encoder.get("hidden_act") == "gelu" else "sd1"
+
+
+def _in_file(path: Path) -> str | None:
+    with suppress(OSError, ValueError):
+        found = names_in(path)
+        return next((name for name, parts in ENCODERS.items() if all(part in found for part in parts)), None)
+    return None
+
+
+def _fetch(model: ModelConfig) -> None:
+    """Have the configs of a hub model in the cache; what cannot be fetched fails where the model itself is loaded."""
+    for name in filter(None, (model.name_or_path, model.extras)):
+        if name in BUILTIN or Path(name).expanduser().exists():
+            continue
+        from huggingface_hub import snapshot_download
+
+        with suppress(Exception):
+            snapshot_download(name, allow_patterns=["model_index.json", "*/config.json", "scheduler/*.json"])
