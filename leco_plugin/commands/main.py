@@ -20,6 +20,7 @@ from leco_plugin.commands import (
     inspect,
     preview,
     report,
+    schema,
     train,
     tune,
 )
@@ -74,6 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="leco", description="Train LECO LoRAs from prompts alone.")
     parser.add_argument("--version", action="version", version=f"leco_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune, doctor):
+    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune, doctor, schema):
         command.add(commands)
     return parser

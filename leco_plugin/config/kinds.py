@@ -15,8 +15,10 @@ from pydantic import (
     Field,
     FiniteFloat,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainValidator,
     TypeAdapter,
+    WithJsonSchema,
 )
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
@@ -48,6 +50,9 @@ class AtMost:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "maximum": self.le}
 
     def _check(self, value: int) -> int:
         if value > self.le:
@@ -155,13 +160,26 @@ LrScheduler = Literal[
     "inverse_sqrt",
     "warmup_stable_decay",
 ]
-Layers = Annotated[Literal["all", "attention", "xattn", "selfattn", "noxattn"], BeforeValidator(_full_is_all)]
-DType = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_short_dtype)]
-FileDType = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator(_long_dtype)]
+Layers = Annotated[
+    Literal["all", "attention", "xattn", "selfattn", "noxattn"],
+    BeforeValidator(_full_is_all),
+    WithJsonSchema({"enum": ["all", "attention", "xattn", "selfattn", "noxattn", "full"]}),
+]
+DType = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    BeforeValidator(_short_dtype),
+    WithJsonSchema({"enum": ["fp32", "bf16", "fp16", *_SHORT]}),
+]
+FileDType = Annotated[
+    Literal["float32", "float16", "bfloat16"],
+    BeforeValidator(_long_dtype),
+    WithJsonSchema({"enum": ["float32", "float16", "bfloat16", *_LONG]}),
+]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Rank = Annotated[Whole, Field(ge=1), AtMost(8192, "a layer has no more directions to change than it is wide")]
 BatchSize = Annotated[Whole, Field(ge=1), AtMost(1024, "no device holds more samples of one walk")]
-Side = Annotated[Whole, AfterValidator(_side)]
+_SIDE_SCHEMA = {"type": "integer", "minimum": 8, "maximum": _LARGEST_SIDE, "multipleOf": 8}
+Side = Annotated[Whole, AfterValidator(_side), WithJsonSchema(_SIDE_SCHEMA)]
 """Pixels."""
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -173,7 +191,12 @@ Params = Annotated[dict[str, Param], AfterValidator(_own_parameters)]
 Optimizer = Annotated[str, AfterValidator(optimizer_name)]
 FilePath = Annotated[Path, Field(strict=False)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Preserved = Annotated[Texts, BeforeValidator(lambda value: [AUTO] if value == AUTO else value)]
+_TEXTS_SCHEMA = {"type": "array", "items": {"type": "string"}}
+Preserved = Annotated[
+    Texts,
+    BeforeValidator(lambda value: [AUTO] if value == AUTO else value),
+    WithJsonSchema({"anyOf": [{"const": AUTO}, _TEXTS_SCHEMA]}),
+]
 
 
 @dataclass(frozen=True)
@@ -209,5 +232,7 @@ _ONE_SIZE = Annotated[tuple[_STRICT_SIDE, _STRICT_SIDE], BeforeValidator(_square
 _SIDE: TypeAdapter[int] = TypeAdapter(_STRICT_SIDE)
 _SIZE: TypeAdapter[Size] = TypeAdapter(_ONE_SIZE)
 _SIZES: TypeAdapter[tuple[Size, ...]] = TypeAdapter(tuple[_ONE_SIZE, ...])
-SizesOption = Annotated[Sizes, PlainValidator(_sizes)]
+_PAIR_SCHEMA = {"type": "array", "items": _SIDE_SCHEMA, "minItems": 2, "maxItems": 2}
+_SIZES_SCHEMA = {"type": "array", "items": {"anyOf": [_SIDE_SCHEMA, _PAIR_SCHEMA]}, "minItems": 1}
+SizesOption = Annotated[Sizes, PlainValidator(_sizes), WithJsonSchema({"anyOf": [_SIDE_SCHEMA, _SIZES_SCHEMA]})]
 """512 for a square, [height, width], or a list of either."""

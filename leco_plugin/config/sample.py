@@ -6,7 +6,14 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
 from leco_plugin.config.blame import refuse
 from leco_plugin.config.findings import shorten
@@ -32,12 +39,16 @@ def _none_is_empty(value: object) -> object:
     return "" if value is False else value
 
 
+_NEGATIVE = WithJsonSchema({"anyOf": [{"type": "string"}, {"const": False}]})
+_NEGATIVE_OR_NONE = WithJsonSchema({"anyOf": [{"type": "string"}, {"enum": [False, None]}]})
+
+
 class SamplePrompt(Frozen):
     """A prompt to draw; what it does not say is as the section says."""
 
     prompt: str
     """What is drawn."""
-    neg: Annotated[str | None, BeforeValidator(_none_is_empty)] = None
+    neg: Annotated[str | None, BeforeValidator(_none_is_empty), _NEGATIVE_OR_NONE] = None
     network_multiplier: Finite | None = None
     width: Side | None = None
     height: Side | None = None
@@ -80,7 +91,7 @@ class SampleConfig(Frozen):
     """Pixels."""
     height: Side = 512
     """Pixels."""
-    neg: Annotated[str, BeforeValidator(_none_is_empty)] = ""
+    neg: Annotated[str, BeforeValidator(_none_is_empty), _NEGATIVE] = ""
     """Negative prompt."""
     seed: Whole = Field(0, ge=0, lt=2**63)
     """Fixes the noise that a picture starts from."""

@@ -27,23 +27,30 @@ class Values(Frozen):
 
     target: str | None = None
     target_class: str | None = None
+    """Prompt whose meaning a slider changes."""
     positive: str | None = None
     negative: str | None = None
+    """Prompt of the other end of a slider, at negative strength."""
     unconditional: str | None = None
     neutral: str | None = None
     neutrals: Texts | None = None
+    """Neutral prompts of a slider: pairs for each of them."""
     neutral_prompt_file: PromptFile | None = None
+    """Text file with one neutral prompt per line, relative to this file."""
     prompt_file: PromptFile | None = None
+    """The same as neutral_prompt_file."""
     action: Action | None = None
     guidance_scale: Finite | None = None
     resolution: SizesOption | None = None
     resolutions: SizesOption | None = None
+    """Sizes of a slider, each [height, width] in pixels: pairs for each of them."""
     dynamic_resolution: bool | None = None
     batch_size: BatchSize | None = None
     dynamic_crops: bool | None = None
     multiplier: Finite | None = None
     weight: Finite | None = None
     preserve: Preserved | None = None
+    """Prompts that shall stay as they are, for all entries; auto finds some."""
 
     @field_validator("*", mode="before")
     @classmethod
