@@ -75,6 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="leco", description="Train LECO LoRAs from prompts alone.")
     parser.add_argument("--version", action="version", version=f"leco_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (train, check, demo, convert, host, evaluate, calibrate, inspect, preview, report, tune, doctor, schema):
+    for command in (
+        train,
+        check,
+        demo,
+        convert,
+        host,
+        evaluate,
+        calibrate,
+        inspect,
+        preview,
+        report,
+        tune,
+        doctor,
+        schema,
+    ):
         command.add(commands)
     return parser

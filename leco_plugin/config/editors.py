@@ -19,6 +19,9 @@ KINDS: tuple[SchemaKind, ...] = get_args(SchemaKind)
 Schema = dict[str, Any]
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 """The newest that editors' tools read without a word of warning."""
+_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_OTHER_WORDS = {"prefixItems": "items", "$defs": "definitions", **_LIMITS}
+"""Those of a newer draft, and pydantic's own where it does not see that a value is a number."""
 _NULL: Schema = {"type": "null"}
 _OF_CONFIG = ("name", "pairs", "meta")
 
@@ -93,7 +96,10 @@ def _prompt_values() -> Schema:
 def _or_nothing(value: Schema) -> Schema:
     """A section or a list may be left empty, as in YAML's ``train:``, which counts as absent."""
     if "$ref" in value:
-        return {**{name: item for name, item in value.items() if name != "$ref"}, "anyOf": [{"$ref": value["$ref"]}, _NULL]}
+        return {
+            **{name: item for name, item in value.items() if name != "$ref"},
+            "anyOf": [{"$ref": value["$ref"]}, _NULL],
+        }
     return {**value, "type": ["array", "null"]} if value.get("type") == "array" else value
 
 
@@ -112,12 +118,8 @@ def _plain(made: Any) -> Any:
         return [_plain(item) for item in made]
     if not isinstance(made, dict):
         return made
-    plain = {name: _plain(item) for name, item in made.items() if not (name == "title" and isinstance(item, str))}
-    if "prefixItems" in plain:
-        plain["items"] = plain.pop("prefixItems")
-    if "$defs" in plain:
-        plain["definitions"] = plain.pop("$defs")
-    return plain
+    kept = {name: item for name, item in made.items() if not (name == "title" and isinstance(item, str))}
+    return {_OTHER_WORDS.get(name, name): _plain(item) for name, item in kept.items()}
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class PromptPair(Frozen):
     neutral: str = ""
     """Prompt that the goal starts from."""
     action: Action = "erase"
+    """erase takes the concept away, enhance adds it."""
     guidance_scale: Finite = 1.0
     """Edit strength: how much of the concept is taken away or added. Not the walk's guidance."""
     resolution: tuple[Side, Side] = (512, 512)

@@ -152,7 +152,7 @@ def test_the_yaml_language_server_completes_a_key_and_marks_a_typo(tmp_path: Pat
             document = {"uri": uri, "languageId": "yaml", "version": 1, "text": text}
             ask(process, "textDocument/didOpen", {"textDocument": document})
             said = answer(process, lambda said: bool(said.get("params", {}).get("diagnostics")))
-            assert any("stepz" in problem["message"] for problem in said["params"]["diagnostics"])
+            assert any("stepz" in problem["message"] for problem in said["params"]["diagnostics"]), said
             asked = {"textDocument": {"uri": uri}, "position": place}
             ask(process, "textDocument/completion", asked, number=2)
             found = answer(process, lambda said: said.get("id") == 2 and "result" in said)["result"]
