@@ -55,7 +55,7 @@ class Plugins(pluggy.PluginManager):
         return registered
 
 
-def plugin_manager(extra: Sequence[object] = (), *, installed: bool = True) -> pluggy.PluginManager:
+def plugin_manager(extra: Sequence[object] = (), *, installed: bool = True) -> Plugins:
     """A manager with the built-in plugins, then those of installed packages, then ``extra``.
 
     The last registered wins where a hook takes one answer. Raises PluginError for a function that is marked as a

@@ -225,7 +225,7 @@ def _options(loaded: Loaded | LoadedPrompts, settled: Settled, ways: Ways) -> It
     yield Section("what differs from the defaults", changed or [["nothing"]])
     taken = [[name, _plain(value), origin] for name, value in _taken(settled).items()]
     if taken:
-        yield Section("what the job leaves open", taken)
+        yield Section("what the job leaves open (other hosts have their own defaults)", taken)
 
 
 def _prompts_changed(settled: Settled, origin: str) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ EXTRAS: Mapping[str, tuple[Sequence[str], str]] = {
     "completion": (("argcomplete",), "TAB in a shell"),
 }
 """Extras of the package: what each installs, and what for."""
+_USERS = {"diffusers, transformers": "leco_plugin.families.load", "peft": "leco_plugin.network.peft_lora"}
+"""What imports the parts of these libraries that training needs."""
 _CARDS = 3
 """Cards that are shown one by one."""
 _WIDTH, _LABEL = 80, 13
@@ -80,12 +82,13 @@ def _findings() -> Iterator[tuple[str, str]]:
     missing = [name for name, version in versions.items() if version is None]
     if missing:
         yield "MISSING", f"{', '.join(missing)}: pip install {' '.join(missing)}"
-    torch, problem = _torch()
+    torch, problem = _imported("torch")
     if torch is None:
-        yield "device", problem
+        yield "BROKEN", f"torch {problem}"
     else:
         for text in _devices(torch):
             yield "device", text
+        yield from (("BROKEN", text) for text in _broken())
     if versions["psutil"]:
         import psutil
 
@@ -93,8 +96,7 @@ def _findings() -> Iterator[tuple[str, str]]:
         yield "memory", f"{_gib(memory.available)} of {_gib(memory.total)} free, {psutil.cpu_count()} cores"
     for extra in EXTRAS:
         yield f"[{extra}]", _extra(extra)
-    for label, text in _hosts(problem):
-        yield label, text
+    yield from [("hosts", "cannot be listed without torch")] if problem else _hosts()
 
 
 def _system() -> str:
@@ -117,14 +119,22 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _torch() -> tuple[ModuleType | None, str]:
-    """torch, or None and why it cannot be imported."""
+def _imported(module: str) -> tuple[ModuleType | None, str]:
+    """The module, or None and why it cannot be imported."""
     try:
-        import torch
-    # what its shared libraries lack shows as errors of many kinds
+        return import_module(module), ""
+    # what shared libraries lack, or versions that do not fit, shows as errors of many kinds
     except Exception as error:  # noqa: BLE001
-        return None, f"torch cannot be imported: {type(error).__name__}: {without_places(reason(error))}"
-    return torch, ""
+        return None, f"cannot be imported: {type(error).__name__}: {without_places(reason(error))}"
+
+
+def _broken() -> Iterator[str]:
+    """Libraries that are there and of no use, tried by importing what trains with them."""
+    for libraries, module in _USERS.items():
+        problem = _imported(module)[1]
+        if problem:
+            yield f"{libraries} {problem}"
+            return
 
 
 def _devices(torch: Any) -> Iterator[str]:
@@ -194,20 +204,16 @@ def _extra(extra: str) -> str:
     return "; ".join([", ".join(found) or "not installed", *install])
 
 
-def _hosts(problem: str) -> Iterator[tuple[str, str]]:
-    """Each host's name and state; ``problem``: why torch, which they need, cannot be imported."""
-    if problem:
-        yield "hosts", "cannot be listed without torch"
-        return
+def _hosts() -> Iterator[tuple[str, str]]:
+    """Each host's name and state."""
     from leco_plugin.plugins import hosts, plugin_manager
 
     try:
         found = hosts(plugin_manager()).values()
-    except LecoError as error:
-        yield "hosts", f"cannot be listed: {without_places(error.problems[0].message)}"
-    # packages that are missing were named above
-    except ImportError as error:
-        yield "hosts", f"cannot be listed: {without_places(reason(error))}"
+    # a package that is broken, or somebody else's plugin
+    except Exception as error:  # noqa: BLE001
+        message = error.problems[0].message if isinstance(error, LecoError) else reason(error)
+        yield "hosts", f"cannot be listed: {without_places(message)}"
     else:
         yield from ((host.name, _state(host)) for host in found)
 
@@ -216,7 +222,7 @@ def _state(host: Host) -> str:
     from leco_plugin.hosts.folders import folder_of
 
     if not hasattr(host, "check"):
-        return "ready"
+        return "installed"
     command = f"leco host {'install' if hasattr(host, 'install') else 'check'} {host.name}"
     try:
         folder = folder_of(host.name, None)

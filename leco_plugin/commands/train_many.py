@@ -22,7 +22,7 @@ from leco_plugin.observers.history import history_path, read_history
 from leco_plugin.streams import write_lines
 
 if TYPE_CHECKING:
-    from pluggy import PluginManager
+    from leco_plugin.plugins import Plugins
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def prepared(job: JobConfig, *, again: bool) -> JobConfig:
     return job.model_copy(update={"resume": "newest"}) if begun and job.resume is None else job
 
 
-def _train(job: JobConfig, host: str, manager: PluginManager) -> Ended:
+def _train(job: JobConfig, host: str, manager: Plugins) -> Ended:
     from leco_plugin.plugins import run_job
 
     try:
@@ -132,7 +132,7 @@ def _train(job: JobConfig, host: str, manager: PluginManager) -> Ended:
     return Ended("stopped", INTERRUPTED) if result.interrupted else _finished(job)
 
 
-def _manager() -> PluginManager:
+def _manager() -> Plugins:
     """The plugins, with one that keeps the model for the next job."""
     from leco_plugin.hosts.builtin.shared_model import SharedModel
     from leco_plugin.plugins import plugin_manager

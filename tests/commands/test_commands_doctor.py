@@ -56,6 +56,7 @@ def test_it_fits_on_a_screen_and_tells_nothing_of_its_user(capsys, tmp_path):
     assert main(["doctor"]) == 0
     screen = capsys.readouterr().out
     assert len(screen.splitlines()) <= 24
+    assert "BROKEN" not in screen
     assert max(map(len, screen.splitlines())) <= 80
     assert f"torch {torch.__version__.partition('+')[0]}" in joined(screen)
     assert f"Python {platform.python_version()}" in joined(screen)
@@ -68,7 +69,7 @@ def test_it_knows_the_hosts(capsys, tmp_path):
     """Each with whether its folder is known, and still there; the command that makes it known is named."""
     remember("onetrainer", tmp_path / "gone")
     text = told(capsys)
-    assert re.search(r"^builtin +ready$", text, re.MULTILINE)
+    assert re.search(r"^builtin +installed$", text, re.MULTILINE)
     assert re.search(r"^ai-toolkit +its folder is not known: leco host install ai-toolkit PATH$", text, re.MULTILINE)
     assert re.search(
         r"^onetrainer +its folder is no longer there: leco host check onetrainer PATH$", text, re.MULTILINE
@@ -77,20 +78,23 @@ def test_it_knows_the_hosts(capsys, tmp_path):
     assert re.search(r"^onetrainer +its folder is known", told(capsys), re.MULTILINE)
 
 
-def test_without_torch_it_says_so(tmp_path):
-    """A torch that cannot be imported is a finding, with what it lacks and without where; the rest is told as ever."""
-    (tmp_path / "torch.py").write_text(
-        'raise OSError("/home/jane/lib/libcudart.so.12: cannot open shared object file")'
-    )
+@pytest.mark.parametrize(
+    ("package", "said"), [("torch", "BROKEN torch cannot"), ("diffusers", "BROKEN diffusers, transformers cannot")]
+)
+def test_with_a_broken_package_it_says_so(package, said, tmp_path):
+    """One that cannot be imported is a finding, with what it lacks and without where; the rest is told as ever."""
+    error = "/home/jane/lib/libcudart.so.12: cannot open shared object file"
+    (tmp_path / f"{package}.py").write_text(f"raise OSError({error!r})")
     path = os.pathsep.join([str(tmp_path), *sys.path])
     command = [sys.executable, "-m", "leco_plugin", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
     assert (done.returncode, done.stderr) == (0, "")
-    text = joined(done.stdout)
-    assert "torch cannot be imported: OSError: libcudart.so.12: cannot open shared object file" in text
+    text = " ".join(done.stdout.split())
+    assert f"{said} be imported: OSError: libcudart.so.12: cannot open shared object file" in text
     assert "jane" not in text
     assert "GiB free" in text
     assert "[tune]" in text
+    assert ("hosts cannot be listed without torch" if package == "torch" else "builtin installed") in text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvidia-smi is a shell script")

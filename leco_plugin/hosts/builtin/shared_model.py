@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import pluggy
 import torch
 from torch import nn
 
@@ -14,12 +13,13 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser
 from leco_plugin.families.load import check_job
 from leco_plugin.hookspecs import hookimpl
+from leco_plugin.plugins import Plugins
 
 
 class SharedModel:
     """A plugin that keeps the model of the last job, as it was loaded, for the next job that loads the same."""
 
-    def __init__(self, manager: pluggy.PluginManager) -> None:
+    def __init__(self, manager: Plugins) -> None:
         self._manager = manager
         self._key: object = None
         self._denoiser: Denoiser | None = None
