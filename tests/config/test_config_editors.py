@@ -80,6 +80,9 @@ def test_every_example_is_valid_and_names_its_schema(path: Path):
         ("device: auto", "resolution: 63"),
         ("device: auto", "resolution: null"),
         ("device: auto", "targetz: []"),
+        ("devize: auto", "resolution: 64"),
+        ("device: auto\n  nam: one", "resolution: 64"),
+        ("device: auto\nmetta: {}", "resolution: 64"),
     ],
 )
 def test_the_schema_takes_what_the_reader_takes(more: str, place: str, tmp_path: Path):
@@ -105,6 +108,8 @@ def test_the_schema_takes_what_the_reader_takes(more: str, place: str, tmp_path:
         "[[prompts]]\ntarget = 'a'\nnegative = 'b'\npositive = 'b'\n",
         "[[targets]]\ntarget_class = 'a'\npositive = 'b'\naction = 'erase'\n",
         "[[prompts]]\ntarget = 'a'\npositve = 'b'\n",
+        "target = 'a'\npositve = 'b'\n",
+        "[slider]\nneutralz = ['']\n[[slider.targets]]\ntarget_class = 'a'\npositive = 'b'\n",
         "[[prompts]]\ntarget = 'a'\nmultiplier = '1'\n",
         "[[prompts]]\ntarget = 'a'\npositive = 'b'\nbatch_size = 2000\n",
     ],
