@@ -12,6 +12,7 @@ from pathlib import Path
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config import toml_file
 from leco_plugin.config.build import build_job
+from leco_plugin.config.editors import with_schema_line, without_schema_line
 from leco_plugin.config.files import Document, read_text
 from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.config.schema import JobConfig, PromptPair
@@ -122,9 +123,10 @@ def write_beside(job: JobConfig, toml: str, said: Mapping[str, object]) -> Path:
     Raises ConfigError where other files of these names are there, which are left as they are.
     """
     folder = job.output_folder
-    files = {folder / f"{job.name}.toml": toml, folder / f"{job.name}.yaml": job_text(job, said)}
+    prompts, written = with_schema_line("prompts", toml), with_schema_line("job", job_text(job, said))
+    files = {folder / f"{job.name}.toml": prompts, folder / f"{job.name}.yaml": written}
     try:
-        other = [path for path, text in files.items() if path.exists() and path.read_text("utf-8") != text]
+        other = [path for path, text in files.items() if path.exists() and _differ(path.read_text("utf-8"), text)]
         if other and not job.save.overwrite:
             raise ConfigError(
                 f"{other[0]} is there already, and says something else",
@@ -135,6 +137,10 @@ def write_beside(job: JobConfig, toml: str, said: Mapping[str, object]) -> Path:
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error.strerror}", fix="choose another folder") from None
     return folder / f"{job.name}.yaml"
+
+
+def _differ(one: str, other: str) -> bool:
+    return without_schema_line(one) != without_schema_line(other)
 
 
 def write_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> Path:
@@ -148,7 +154,7 @@ def write_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> P
     source = options.jobs[0] if options.jobs else Path("words.toml")
     if source.suffix.lower() != ".toml":
         raise ConfigError(f"{source} is no TOML file", fix=f"leco convert {source} makes one of it")
-    toml = read_text(source) if words is None else words.toml()
+    toml = without_schema_line(read_text(source)) if words is None else words.toml()
     name = options.name or (source.stem if words is None else words.name)
     process: dict[str, object] = {
         "type": "leco",

@@ -37,6 +37,16 @@ def schema_line(kind: SchemaKind) -> str:
     return f"# yaml-language-server: $schema={address}" if kind == "job" else f"#:schema {address}"
 
 
+def with_schema_line(kind: SchemaKind, text: str) -> str:
+    """``text`` below that line, which replaces one that another place or machine gave it."""
+    return f"{schema_line(kind)}\n{without_schema_line(text)}"
+
+
+def without_schema_line(text: str) -> str:
+    """``text`` without such a first line: what it says wherever it is."""
+    return text.partition("\n")[2] if text.startswith(("# yaml-language-server:", "#:schema ")) else text
+
+
 def schema_text(kind: SchemaKind) -> str:
     """The schema made anew, as the text of its file."""
     made = _job() if kind == "job" else {"title": "Prompts", **_root(_prompt_values())}

@@ -14,7 +14,15 @@ import pytest
 
 from leco_plugin.commands.main import main
 from leco_plugin.config.build import load_job, load_prompts
-from leco_plugin.config.editors import KINDS, SchemaKind, schema_file, schema_line, schema_text
+from leco_plugin.config.editors import (
+    KINDS,
+    SchemaKind,
+    schema_file,
+    schema_line,
+    schema_text,
+    with_schema_line,
+    without_schema_line,
+)
 from leco_plugin.config.files import read_document
 from leco_plugin.errors import ConfigError
 
@@ -194,3 +202,19 @@ def answer(process: subprocess.Popen[bytes], wanted: Any) -> Any:
                 return said
         else:
             send(process, {"jsonrpc": "2.0", "id": said["id"], "result": None})
+
+
+def test_written_files_are_valid_and_name_the_schema_once(tmp_path: Path):
+    """A line that the prompt file had from another place is replaced."""
+    prompts = tmp_path / "one.toml"
+    prompts.write_text("#:schema elsewhere.json\n[[prompts]]\ntarget = 'red circle'\npositive = 'red'\n", "utf-8")
+    options = ["--model", "builtin:tiny", "--set", "train.steps=1", "--set", f"training_folder={tmp_path.as_posix()}"]
+    assert main(["train", str(prompts), *options, "--set", "save.overwrite=true"]) == 0
+    job_file, prompt_file = tmp_path / "one" / "one.yaml", tmp_path / "one" / "one.toml"
+    assert job_file.read_text("utf-8").startswith(schema_line("job") + "\n")
+    written = prompt_file.read_text("utf-8")
+    assert written.startswith(schema_line("prompts") + "\n")
+    assert written.count("#:schema") == 1
+    assert not errors("job", read_document(job_file).tree)
+    assert not errors("prompts", read_document(prompt_file).tree)
+    assert without_schema_line(with_schema_line("job", "a: 1\n")) == "a: 1\n"
