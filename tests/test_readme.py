@@ -17,29 +17,35 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_readme_names_every_hook_with_its_arguments() -> None:
-    """A plugin author finds each hook in the README as it is called."""
+def doc(name: str) -> str:
+    """A page of the docs."""
+    return (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+
+
+def test_the_docs_name_every_hook_with_its_arguments() -> None:
+    """A plugin author finds each hook in docs/plugins.md as it is called."""
     hooks = [name for name in vars(hookspecs) if name.startswith("leco_")]
     assert len(hooks) <= 6
     for name in hooks:
         code = getattr(hookspecs, name).__code__
-        assert f"`{name}({', '.join(code.co_varnames[: code.co_argcount])})`" in README
+        assert f"`{name}({', '.join(code.co_varnames[: code.co_argcount])})`" in doc("plugins")
 
 
-def test_the_readme_names_every_command_and_flag() -> None:
-    """What the command line offers is in the README's table."""
+def test_the_docs_name_every_command_and_flag() -> None:
+    """What the command line offers is in the table of docs/commands.md."""
+    page_of_commands = doc("commands")
     commands = next(action for action in cli._parser()._actions if action.choices).choices or {}
     for name, parser in commands.items():
-        assert re.search(f"`leco {name}[ `]", README), name
+        assert re.search(f"`leco {name}[ `]", page_of_commands), name
         for action in parser._actions:
             for flag in action.option_strings:
-                assert flag.startswith("-h") or flag == "--help" or flag in README, f"leco {name} {flag}"
+                assert flag.startswith("-h") or flag == "--help" or flag in page_of_commands, f"leco {name} {flag}"
 
 
-def test_the_readme_lists_every_field_of_a_pair() -> None:
-    """Each key of [[prompts]] stands in the README."""
+def test_the_docs_list_every_field_of_a_pair() -> None:
+    """Each key of [[prompts]] stands in docs/prompts.md."""
     for field in PromptPair.model_fields:
-        assert f"`{field}`" in README
+        assert f"`{field}`" in doc("prompts")
 
 
 def test_the_options_page_is_the_schema() -> None:
@@ -48,10 +54,10 @@ def test_the_options_page_is_the_schema() -> None:
 
 
 @pytest.mark.parametrize("number", range(2))
-def test_the_examples_of_the_readme_can_be_run(number: int, tmp_path: Path) -> None:
+def test_the_examples_of_the_docs_can_be_run(number: int, tmp_path: Path) -> None:
     """The slider of the five-minute path loads as it stands: prompts first, then the job with them."""
     toml = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    jobs = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    jobs = re.findall(r"```yaml\n(.*?)```", README + doc("jobs"), re.DOTALL)
     for name in ("hair", "size"):
         (tmp_path / f"{name}.toml").write_text(_unindented(toml[0]), "utf-8")
     assert len(load_prompts(tmp_path / "hair.toml").pairs) == 4
@@ -59,7 +65,15 @@ def test_the_examples_of_the_readme_can_be_run(number: int, tmp_path: Path) -> N
     assert load_job(tmp_path / "job.yaml").warnings == ()
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ai-toolkit.md", "leco_plugin/tiny/CARD.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "leco_plugin/tiny/CARD.md"]
+"""Those that are no part of the site, whose links mkdocs checks."""
+
+
+def test_the_readme_is_short() -> None:
+    """What it is, two commands, a first slider, and links."""
+    assert len(README.splitlines()) <= 150
+    slider = README.partition("## Your own slider")[2].partition("\n")[2].partition("Watch the")[0].strip()
+    assert slider.replace("](docs/", "](") in doc("index")
 
 
 @pytest.mark.parametrize("page_name", PAGES)
