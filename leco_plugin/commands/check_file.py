@@ -192,7 +192,7 @@ def _shared(pairs: Sequence[PromptPair], preserved: Sequence[str]) -> Iterator[s
     edit = f"edit strength {', '.join(strengths)}, " if strengths else ""
     yield f"{edit}at {', '.join(sizes)} pixels"
     if list(preserved) == ["auto"]:
-        yield "keeps as it is what lies near: found when training begins, and shown by leco check --model"
+        yield "keeps as it is what lies near: found by the built-in host when training begins; check --model shows it"
     elif preserved:
         yield f"keeps as they are: {', '.join(map(quote, preserved))}"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
+from leco_plugin.atomic import write_atomically
 from leco_plugin.commands.arguments import Commands
 from leco_plugin.commands.codes import OK
 from leco_plugin.config.editors import with_schema_line
@@ -50,8 +52,7 @@ def _new(options: argparse.Namespace) -> int:
     _answer(options)
     options.jobs, options.negative = [], options.negative or ""
     if options.host == "onetrainer":
-        written = _prompts_alone(options)
-        steps = _steps(options)
+        written, steps = _prompts_alone(options)
     else:
         overrides = {**_memory(options), **_for_host(options), "training_folder": options.output}
         written, steps = write_job(options, overrides), 0
@@ -70,14 +71,18 @@ def _answer(options: argparse.Namespace) -> None:
     _ask(options, "model", "Which model (folder, file, hub id, builtin:tiny)")
     if options.kind == "erase":
         _ask(options, "erase", "What shall no longer be drawn (such as: van gogh)")
-        # found among the model's own words when the run begins, and shown by `leco check --model`
-        options.preserve = options.preserve or ["auto"]
     else:
         _ask(options, "target", "What does the slider act on (such as: a woman)")
         _ask(options, "positive", "What shall it be at +1 (such as: a woman, very long hair)")
         _ask(options, "negative", "And at -1 (such as: a woman, very short hair)")
     _ask(options, "memory", "Memory of the graphics card in GB (0: there is none)", ("0", "8", "12", "16", "24"))
     _ask(options, "host", "Which trainer runs it", HOSTS)
+    if options.kind == "erase" and options.host == "builtin":
+        # found among the model's own words when the run begins, and shown by `leco check --model`; other hosts cannot
+        options.preserve = options.preserve or ["auto"]
+    if "auto" in options.preserve and options.host != "builtin":
+        fix = "name prompts near it with --preserve, once for each"
+        raise ConfigError(f"{options.host} does not find by itself what lies near", fix=fix)
     options.memory = int(options.memory)
     if options.memory < 0:
         raise ConfigError(f"--memory {options.memory} is less than nothing", fix="0 for no graphics card")
@@ -126,30 +131,21 @@ def _for_host(options: argparse.Namespace) -> dict[str, object]:
     return {**own, "model.is_xl": True} if family == "sdxl" else own
 
 
-def _prompts_alone(options: argparse.Namespace) -> Path:
-    """The prompt file, and none beside it: OneTrainer's own config has all else."""
-    from leco_plugin.atomic import write_atomically
-    from leco_plugin.commands.written import words_of
+def _prompts_alone(options: argparse.Namespace) -> tuple[Path, int]:
+    """The prompt file, and none beside it: OneTrainer's own config has all else, but for the number of steps."""
+    from leco_plugin.commands.written import meant
 
-    words = words_of(options)
-    name = options.name or words.name
-    path = Path(options.output, name, f"{name}.toml")
-    text = with_schema_line("prompts", words.toml())
+    job, toml = meant(options, {"training_folder": options.output})
+    path = job.output_folder / f"{job.name}.toml"
+    text = with_schema_line("prompts", toml)
     try:
         if path.exists() and path.read_text("utf-8") != text:
             raise ConfigError(f"{path} is there already, and says something else", fix="choose another --name")
         write_atomically(path, text.encode())
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", fix="choose another --output") from None
-    return path
-
-
-def _steps(options: argparse.Namespace) -> int:
-    from leco_plugin.config.defaults import ROWS
-
-    row = ROWS[_family(options) or "sd1"]
-    return row.steps[0 if options.kind == "erase" else 1]
+    return path, job.train.steps
 
 
 def _quoted(path: Path) -> str:
-    return f'"{path}"' if " " in str(path) else str(path)
+    return shlex.quote(str(path)) if sys.platform != "win32" else f'"{path}"' if " " in str(path) else str(path)

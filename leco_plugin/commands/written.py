@@ -61,6 +61,8 @@ class Words:
 
     def _head(self) -> Iterator[str]:
         yield "# What the LoRA changes. `leco check` says it in words."
+        if not self.preserve and self.action != "slider":
+            yield '# preserve = ["..."]   # prompts near it that shall stay as they are'
         if self.preserve:
             kept = "auto" if list(self.preserve) == ["auto"] else list(self.preserve)
             near = "what lies near it, found by the model's own words; or a list of prompts"
@@ -151,6 +153,13 @@ def write_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> P
 
     Raises ConfigError, and writes nothing, where it cannot be run.
     """
+    job, toml = meant(options, overrides)
+    said = {name: value for name, value in overrides.items() if name not in OF_THIS_RUN}
+    return write_beside(job, toml, {**said, "training_seed": job.training_seed})
+
+
+def meant(options: argparse.Namespace, overrides: Mapping[str, object]) -> tuple[JobConfig, str]:
+    """The job with its family's defaults, and its prompt file with those of the prompts; ConfigError as above."""
     words = None if options.jobs else words_of(options)
     if options.model is None:
         raise ConfigError("a prompt file or words name no model", fix="add --model MODEL, such as --model builtin:tiny")
@@ -171,8 +180,7 @@ def write_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> P
     loaded = build_job(Document(source, tree, {}, toml), overrides)
     refuse_nothing(loaded.job.pairs)
     job = settle(loaded.job, fetch=True).job
-    said = {name: value for name, value in overrides.items() if name not in OF_THIS_RUN}
-    return write_beside(job, pinned(toml, job.pairs), {**said, "training_seed": job.training_seed})
+    return job, pinned(toml, job.pairs)
 
 
 def words_of(options: argparse.Namespace) -> Words:

@@ -76,6 +76,19 @@ def test_for_onetrainer_there_are_prompts_alone(capsys: pytest.CaptureFixture[st
     assert "mine" in path.read_text("utf-8")
 
 
+@pytest.mark.parametrize("host", ["ai-toolkit", "onetrainer"])
+def test_what_another_host_cannot_find_is_not_asked_of_it(host: str, capsys: pytest.CaptureFixture[str]):
+    """Neighbours of an erased concept are to be named there."""
+    words = ["new", "--erase", "red", "--model", XL, "--memory", "24", "--host", host, "--name", "s"]
+    assert cli.main([*words, "--preserve", "auto"]) == 2
+    assert "name prompts near it" in capsys.readouterr().err
+    assert cli.main(words) == 0
+    loaded = load_prompts(Path("output/s/s.toml"))
+    assert loaded.preserve == ()
+    assert {pair.resolution for pair in loaded.pairs} == {(1024, 1024)}
+    assert "# preserve" in Path("output/s/s.toml").read_text("utf-8")
+
+
 def test_what_no_flag_says_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """In this order; an empty answer and one that is no choice are asked again."""
     answers = io.StringIO("knob\nslider\n\nbuiltin:tiny\na shape\na big shape\na small shape\n0\nbuiltin\n")
