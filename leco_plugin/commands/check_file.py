@@ -191,7 +191,9 @@ def _shared(pairs: Sequence[PromptPair], preserved: Sequence[str]) -> Iterator[s
     strengths = dict.fromkeys(f"{pair.guidance_scale:g}" for pair in pairs if not pair.keeps)
     edit = f"edit strength {', '.join(strengths)}, " if strengths else ""
     yield f"{edit}at {', '.join(sizes)} pixels"
-    if preserved:
+    if list(preserved) == ["auto"]:
+        yield "keeps as it is what lies near: found when training begins, and shown by leco check --model"
+    elif preserved:
         yield f"keeps as they are: {', '.join(map(quote, preserved))}"
 
 

@@ -18,6 +18,7 @@ from leco_plugin.commands import (
     evaluate,
     host,
     inspect,
+    new,
     preview,
     report,
     schema,
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (
         train,
+        new,
         check,
         demo,
         convert,

@@ -62,7 +62,10 @@ class Words:
     def _head(self) -> Iterator[str]:
         yield "# What the LoRA changes. `leco check` says it in words."
         if self.preserve:
-            yield f"preserve = {json.dumps(list(self.preserve), ensure_ascii=False)}   # what shall stay as it is"
+            kept = "auto" if list(self.preserve) == ["auto"] else list(self.preserve)
+            near = "what lies near it, found by the model's own words; or a list of prompts"
+            about = near if kept == "auto" else "what shall stay as it is"
+            yield f"preserve = {json.dumps(kept, ensure_ascii=False)}   # {about}"
 
     def _entry(self) -> Iterator[str]:
         if self.action == "slider":
@@ -148,7 +151,7 @@ def write_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> P
 
     Raises ConfigError, and writes nothing, where it cannot be run.
     """
-    words = None if options.jobs else _words(options)
+    words = None if options.jobs else words_of(options)
     if options.model is None:
         raise ConfigError("a prompt file or words name no model", fix="add --model MODEL, such as --model builtin:tiny")
     source = options.jobs[0] if options.jobs else Path("words.toml")
@@ -172,7 +175,8 @@ def write_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> P
     return write_beside(job, pinned(toml, job.pairs), {**said, "training_seed": job.training_seed})
 
 
-def _words(options: argparse.Namespace) -> Words:
+def words_of(options: argparse.Namespace) -> Words:
+    """What ``options`` ask for; ConfigError for what does not go together."""
     preserve = tuple(options.preserve)
     if options.erase:
         if options.positive or options.negative:

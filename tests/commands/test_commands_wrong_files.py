@@ -36,7 +36,7 @@ FLAGS = ("--output_dir=out", "--output_name=x", "--learning_rate=1")
 TINY = ("--pretrained_model_name_or_path=builtin:tiny", "--prompts_file=p.toml", *FLAGS)
 Command = Callable[[str], int]
 COMMANDS: dict[str, tuple[Command, set[Kind]]] = {
-    "train": (lambda file: main(["train", file]), {Kind.JOB}),
+    "train": (lambda file: main(["train", file]), {Kind.JOB, Kind.PROMPTS}),
     "check": (lambda file: main(["check", file]), {Kind.JOB, Kind.PROMPTS}),
     "convert": (
         lambda file: main(["convert", file]),

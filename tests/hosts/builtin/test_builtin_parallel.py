@@ -52,9 +52,10 @@ config:
       leco:
         max_denoising_steps: 4
         pool_size: 2
+        pairs_per_step: 1
         prompts:
-          - {{target: red, positive: red, resolution: 64}}
-          - {{target: star, positive: star, resolution: 64}}
+          - {{target: red, positive: red, resolution: 64, guidance_scale: 1}}
+          - {{target: star, positive: star, resolution: 64, guidance_scale: 1}}
 """
 
 
