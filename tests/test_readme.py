@@ -66,7 +66,7 @@ def test_the_examples_of_the_docs_can_be_run(number: int, tmp_path: Path) -> Non
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "leco_plugin/tiny/CARD.md"]
-"""Those that are no part of the site, whose links mkdocs checks."""
+"""Files outside docs, as they lie; mkdocs checks the links of docs."""
 
 
 def test_the_readme_is_short() -> None:
