@@ -60,7 +60,8 @@ def settle(job: JobConfig, *, fetch: bool = False) -> Settled:
     """
     if fetch:
         _fetch(job.model)
-    flow, family = find_flow(job.model), find_family(job.model)
+    flow = find_flow(job.model)
+    family = _family(job.model, flow)
     found = with_defaults(job, family)
     settled = fitted(found.job, flow.distilled) if flow else found.job
     return Settled(settled, found.title, found.table, found.taken, family, flow)
@@ -68,10 +69,13 @@ def settle(job: JobConfig, *, fetch: bool = False) -> Settled:
 
 def find_family(model: ModelConfig) -> str | None:
     """A name of ``config.defaults.ROWS``; None where neither files, nor what the job says, nor the name tell it."""
+    return _family(model, find_flow(model))
+
+
+def _family(model: ModelConfig, flow: FlowFacts | None) -> str | None:
     name = model.name_or_path
     if name in BUILTIN:
         return name.removeprefix("builtin:").replace("-", "_")
-    flow = find_flow(model)
     if flow:
         return flow.family.name
     path = Path(name).expanduser()
