@@ -7,7 +7,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from leco_plugin.atomic import write_atomically
 from leco_plugin.commands.arguments import Commands
 from leco_plugin.commands.codes import OK
 from leco_plugin.config.editors import with_schema_line
@@ -133,17 +132,11 @@ def _for_host(options: argparse.Namespace) -> dict[str, object]:
 
 def _prompts_alone(options: argparse.Namespace) -> tuple[Path, int]:
     """The prompt file, and none beside it: OneTrainer's own config has all else, but for the number of steps."""
-    from leco_plugin.commands.written import meant
+    from leco_plugin.commands.written import meant, write_files
 
     job, toml = meant(options, {"training_folder": options.output})
     path = job.output_folder / f"{job.name}.toml"
-    text = with_schema_line("prompts", toml)
-    try:
-        if path.exists() and path.read_text("utf-8") != text:
-            raise ConfigError(f"{path} is there already, and says something else", fix="choose another --name")
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", fix="choose another --output") from None
+    write_files({path: with_schema_line("prompts", toml)}, "choose another --name")
     return path, job.train.steps
 
 

@@ -130,18 +130,22 @@ def write_beside(job: JobConfig, toml: str, said: Mapping[str, object]) -> Path:
     folder = job.output_folder
     prompts, written = with_schema_line("prompts", toml), with_schema_line("job", job_text(job, said))
     files = {folder / f"{job.name}.toml": prompts, folder / f"{job.name}.yaml": written}
+    fix = f"leco train {folder / job.name}.yaml runs it; or choose another --name"
+    write_files(files, fix, overwrite=job.save.overwrite)
+    return folder / f"{job.name}.yaml"
+
+
+def write_files(files: Mapping[Path, str], fix: str, *, overwrite: bool = False) -> None:
+    """Write texts to files of one folder; ConfigError with ``fix`` where others are there, which stay as they are."""
     try:
         other = [path for path, text in files.items() if path.exists() and _differ(path.read_text("utf-8"), text)]
-        if other and not job.save.overwrite:
-            raise ConfigError(
-                f"{other[0]} is there already, and says something else",
-                fix=f"leco train {folder / job.name}.yaml runs it; or choose another --name",
-            )
+        if other and not overwrite:
+            raise ConfigError(f"{other[0]} is there already, and says something else", fix=fix)
         for path, text in files.items():
             write_atomically(path, text.encode())
     except OSError as error:
+        folder = next(iter(files)).parent
         raise ConfigError(f"cannot write to {folder}: {error.strerror}", fix="choose another folder") from None
-    return folder / f"{job.name}.yaml"
 
 
 def _differ(one: str, other: str) -> bool:
