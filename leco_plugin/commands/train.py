@@ -9,6 +9,7 @@ from pathlib import Path
 
 from leco_plugin.commands.arguments import Commands
 from leco_plugin.commands.codes import INTERRUPTED, OK
+from leco_plugin.errors import ConfigError
 from leco_plugin.launched import NOT_STARTED, one_instead_of_several, place
 from leco_plugin.streams import write_lines
 
@@ -37,6 +38,8 @@ def add(commands: Commands) -> None:
 def _train(options: argparse.Namespace) -> int:
     from leco_plugin.config.build import load_job, parse_overrides
 
+    if options.ray and Path(options.ray).is_file():
+        raise ConfigError(f"--ray {options.ray}: that is a file, not an address", fix="put --ray after the jobs")
     overrides = parse_overrides(options.set)
     if _without_job(options):
         from leco_plugin.commands.written import OF_THIS_RUN, write_job
@@ -60,7 +63,6 @@ def _train(options: argparse.Namespace) -> int:
 def _without_job(options: argparse.Namespace) -> bool:
     """Whether a job has to be written first; ConfigError for what does not go together."""
     from leco_plugin.config.recognise import Kind, recognise
-    from leco_plugin.errors import ConfigError
 
     words = [name for name in ("target", "positive", "negative", "erase", "preserve") if getattr(options, name)]
     if not options.jobs and not words:
