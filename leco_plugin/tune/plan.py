@@ -9,14 +9,14 @@ from leco_plugin.config.defaults import Defaulted
 from leco_plugin.tune.space import KEEP, RANK, RATES, STRENGTH, Range, Settings, Space, Value
 from leco_plugin.tune.study import Plan, Tried
 
-_ALIKE = 1.25
+_ALIKE = 1.1
 """Numbers of a ratio below this are the same."""
 _EXPONENT = 1.7
 """Effect and drift grow like the rate to the power of about 1 / 1.7 (builtin:tiny)."""
 _HIGHER_RANK, _KEPT = 1.3, 1.15
 """What four times the rank adds to effect and drift at the same rate, and what keeping the watched prompts takes."""
-_PROMISING = 2
-"""Of so many trials, the rate is made good."""
+_PROMISING, _CORRECTED = 3, 2
+"""Of so many trials the rate is made good; none of settings that were tried at so many rates."""
 
 
 def planned(found: Defaulted, own: Settings, space: Space, limit: float) -> Plan:
@@ -42,8 +42,8 @@ def planned(found: Defaulted, own: Settings, space: Space, limit: float) -> Plan
             return _aimed(promising[0], lever, space, limit, **{KEEP: not promising[0].settings[KEEP]})
         if turn % 2:
             return None
-        aims = (_aimed(one, lever, space, limit) for one in promising[:_PROMISING])
-        return next((aim for aim in aims if not any(_alike(aim, one.settings) for one in tried)), None)
+        aims = [_aimed(one, lever, space, limit) for one in promising[:_PROMISING]]
+        return next((aim for aim in aims if _is_new(aim, lever, tried)), None)
 
     return next_settings
 
@@ -73,6 +73,13 @@ def _with_usual_rate(found: Defaulted, own: Settings, space: Space) -> list[dict
 
 def _possible(settings: Settings, space: Space) -> bool:
     return all(isinstance(values, Range) or settings[key] in values for key, values in space.items())
+
+
+def _is_new(aim: Settings, lever: str, tried: Sequence[Tried]) -> bool:
+    """Whether nothing like ``aim`` was tried, and all but its rate no more than once."""
+    others = {key: value for key, value in aim.items() if key != lever}
+    rates = [float(one.settings[lever]) for one in tried if _alike(others, one.settings)]
+    return len(rates) < _CORRECTED and not any(_close(float(aim[lever]), rate) for rate in rates)
 
 
 def _alike(one: Settings, other: Settings) -> bool:

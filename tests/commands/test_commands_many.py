@@ -16,7 +16,6 @@ from leco_plugin.families import load as families_load
 from leco_plugin.families.known import settle
 from leco_plugin.plugins import run_job
 
-
 NETWORKS = ("linear: 2", "type: loha, linear: 2", "linear: 3, layers: xattn")
 
 
