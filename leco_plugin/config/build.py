@@ -143,6 +143,17 @@ def build_section(document: Document, process: int) -> LoadedSection:
     return found
 
 
+def join_section(loaded: LoadedPrompts, leco: LecoConfig) -> LoadedSection:
+    """A prompt file with options from elsewhere, as one section; ConfigError where they contradict each other."""
+    findings = Findings(loaded.path)
+    preserve = tuple(dict.fromkeys((*leco.preserve, *loaded.preserve)))
+    check_preserve(loaded.pairs, leco.preserve, ("preserve",), findings)
+    findings.raise_errors()
+    # what is said nowhere stays open
+    whole = leco.model_copy(update={"preserve": preserve}) if preserve else leco
+    return LoadedSection(whole, loaded.pairs, loaded.warnings)
+
+
 @dataclass
 class _Builder:
     """Reads one job; what is wrong goes to ``findings``, or for the prompt file to ``prompt_errors``."""
