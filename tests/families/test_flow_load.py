@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from flow_models import KINDS, load_flow_model, write_flow_model
+from flow_originals import fit_conversion, original
 from models import CPU, randn, seeded
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.errors import ModelError
 from leco_plugin.families.flow import source
 from leco_plugin.families.flow.denoiser import FlowDenoiser
 from leco_plugin.families.load import load_model
 
 Folder = Callable[[str], Path]
+KINDS_OF = {"schnell": "flux", "flux2_klein": "flux2"}
+"""Families whose transformer is that of another."""
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -30,28 +35,6 @@ def ask(model: FlowDenoiser) -> Tensor:
     table = model.encode(["a red circle"])
     noise = randn(1, *model.latent_shape(64, 64))
     return model.predict(noise, torch.tensor([700.0]), table.rows([0]), torch.zeros(1, 6))
-
-
-def original_z_image(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The transformer as ComfyUI's files hold it: original names, and queries, keys and values in one."""
-    names = {
-        "all_final_layer.2-1.": "final_layer.",
-        "all_x_embedder.2-1.": "x_embedder.",
-        ".to_out.0.": ".out.",
-        ".norm_k.": ".k_norm.",
-        ".norm_q.": ".q_norm.",
-    }
-    found: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        if re.search(r"\.to_[kv]\.weight$", key):
-            continue
-        if key.endswith(".to_q.weight"):
-            together = [tensors[key.replace("to_q", part)] for part in ("to_q", "to_k", "to_v")]
-            key, tensor = key.replace("to_q", "qkv"), torch.cat(together)
-        for name, original in names.items():
-            key = key.replace(name, original)
-        found[f"model.diffusion_model.{key}"] = tensor
-    return found
 
 
 def without_weights(folder: Path, copy: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -63,17 +46,51 @@ def without_weights(folder: Path, copy: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_transformer_in_one_file_is_the_models(kind: str, flow_folder: Folder, tmp_path: Path) -> None:
-    """In diffusers' layout, and Z-Image's in that of ComfyUI, too; the rest comes from model.extras."""
-    wanted = ask(load_flow_model(flow_folder(kind)))
+def test_a_transformer_in_one_file_is_the_models(
+    kind: str, flow_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: in diffusers' layout and its authors', as ComfyUI saves them, in eight bits without scales."""
     extras, tensors = without_weights(flow_folder(kind), tmp_path / "extras")
-    layouts = {"diffusers": tensors, **({"comfy": original_z_image(tensors)} if kind == "z_image" else {})}
-    for name, held in layouts.items():
+    fit_conversion(kind, monkeypatch, json.loads((extras / "model_index.json").read_text())["transformer"][1])
+    held = {"diffusers": tensors, "original": original(kind, tensors)}
+    held |= {f"comfy {name}": {f"model.diffusion_model.{k}": t for k, t in own.items()} for name, own in held.items()}
+    held["comfy original"] |= {"vae.decoder.x": torch.ones(9000)}
+    eight = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in tensors.items()}
+    held["eight"] = original(kind, eight)
+    assert (held["original"].keys() != tensors.keys()) is (kind != "qwen_image")
+    for name, own in held.items():
         path = tmp_path / f"{name}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in held.items()}, path)
+        save_file({key: tensor.contiguous() for key, tensor in own.items()}, path)
         model = load_flow_model(path, extras=str(extras))
-        torch.testing.assert_close(ask(model), wanted)
-        assert model.decode(randn(1, *model.latent_shape(64, 64))).shape == (1, 3, 64, 64)
+        found = model.module.state_dict()
+        assert found.keys() == tensors.keys()
+        for key, tensor in (eight if name == "eight" else tensors).items():
+            assert torch.equal(found[key], tensor.float()), (name, key)
+        if name != "eight":
+            assert f"transformer of {FLOW_FAMILIES[KINDS_OF.get(kind, kind)].title}" in refused(path)
+
+
+def test_a_diffusers_that_reads_no_such_file_is_named(
+    flow_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 0.39 does not read Krea 2."""
+    monkeypatch.delattr(diffusers.loaders.FromOriginalModelMixin, "from_single_file")
+    path = flow_folder("z_image") / WEIGHTS
+    said = refused(path, extras=str(flow_folder("z_image")))
+    assert f"diffusers {diffusers.__version__} reads no Z-Image from one file" in said
+    assert "name a diffusers folder" in said
+
+
+@pytest.mark.parametrize(("file", "extras"), [("flux", "schnell"), ("schnell", "flux")])
+def test_a_file_of_another_variant_is_refused(
+    file: str, extras: str, flow_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX.1-dev has weights that schnell has not: diffusers would leave them out, or make them up."""
+    folder, _ = without_weights(flow_folder(extras), tmp_path / "extras")
+    fit_conversion(file, monkeypatch, "FluxTransformer2DModel")
+    save_file(original(file, load_file(flow_folder(file) / WEIGHTS)), tmp_path / "f.safetensors")
+    said = refused(tmp_path / "f.safetensors", extras=str(folder))
+    assert ("lacks weights" if file == "schnell" else "numbers more than the transformer") in said
 
 
 def refused(path: Path, **model: Any) -> str:
@@ -84,7 +101,7 @@ def refused(path: Path, **model: Any) -> str:
 
 def test_what_a_file_lacks_is_said(flow_folder: Folder, tmp_path: Path) -> None:
     """The rest of the model, some of its weights, or the right rest."""
-    tensors = original_z_image(load_file(flow_folder("z_image") / WEIGHTS))
+    tensors = original("z_image", load_file(flow_folder("z_image") / WEIGHTS))
     path = tmp_path / "z.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     assert "holds the transformer of Z-Image" in refused(path)
@@ -94,9 +111,10 @@ def test_what_a_file_lacks_is_said(flow_folder: Folder, tmp_path: Path) -> None:
     few = load_file(flow_folder("z_image") / WEIGHTS)
     few.pop("layers.0.attention.to_q.weight")
     save_file(few, path)
-    assert "z.safetensors lacks weights of a Z-Image transformer" in refused(path, extras=str(flow_folder("z_image")))
-    save_file({"layers.0.attention.qkv.scale_weight": torch.ones(1)}, path)
-    assert "scales beside them" in refused(path, extras=str(flow_folder("z_image")))
+    assert "z.safetensors lacks weights" in refused(path, extras=str(flow_folder("z_image")))
+    for scale in ("scale_weight", "weight.absmax"):
+        save_file({f"layers.0.attention.qkv.{scale}": torch.ones(1)}, path)
+        assert "scales beside them" in refused(path, extras=str(flow_folder("z_image")))
     assert "no file" in refused(flow_folder("z_image"), extras=str(flow_folder("z_image")))
 
 
