@@ -68,9 +68,7 @@ def transformer_in_file(kind: Any, path: Path, folder: Path, bare: nn.Module, **
     theirs, fix = f"the transformer that {folder} describes", "name the folder of the same model"
     again = f"{fix}, get the file again, or pip install --upgrade diffusers, which then knows more layouts"
     if any(parameter.is_meta for parameter in loaded.parameters()):
-        raise ModelError(
-            f"{path} lacks weights of {theirs}", fix=f"{fix}, or get the file again; a newer diffusers knows more files"
-        )
+        raise ModelError(f"{path} lacks weights of {theirs}", fix=again)
     if held - taken > _UNREAD * held:
         raise ModelError(f"{path} holds {held - taken} numbers more than {theirs}", fix=fix)
     return loaded
