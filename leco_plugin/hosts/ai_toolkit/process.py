@@ -42,6 +42,10 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def __init__(self, process_id: int, job: Any, config: Any, **options: Any) -> None:
         # with cache_text_embeddings the host goes through datasets unasked
         config.setdefault("datasets", [])
+        sample = config.get("sample") or {}
+        if sample.get("prompts") and not sample.get("samples"):
+            # an empty list is for its pages, and would draw nothing
+            sample.pop("samples", None)
         super().__init__(process_id, job, config, **options)
         # the host asks its datasets whether texts are cached, and LECO has none: the encoders are let go of
         self.is_caching_text_embeddings = bool(self.train_config.cache_text_embeddings)

@@ -85,9 +85,8 @@ def ui_job(path: Path) -> dict[str, Any]:
         process = job["config"]["process"][number]
         build_section(document, number)
         process.setdefault("datasets", [])
-        process.setdefault("sample", {}).setdefault(
-            "samples", [{"prompt": p} for p in process["sample"].get("prompts", [])]
-        )
+        sample = process.setdefault("sample", {})
+        sample["samples"] = sample.get("samples") or [{"prompt": p} for p in sample.get("prompts", [])]
         process.setdefault("logging", {}).setdefault("use_ui_logger", True)
         process["logging"].setdefault("log_every", 1)
         if prompts := process["leco"].get("prompts_file"):
