@@ -105,6 +105,7 @@ def _ask(
 def _written(options: argparse.Namespace, memory: int) -> tuple[JobConfig, list[Path]]:
     """Write the files that the host needs; gives what they mean, and their paths, the prompt file last."""
     from leco_plugin.commands.written import AGAIN, job_text, meant, write_beside
+    from leco_plugin.config.editors import without_schema_line
     from leco_plugin.config.fit import Fit, fit
     from leco_plugin.config.schema import ModelConfig
     from leco_plugin.families.known import find_family
@@ -132,7 +133,9 @@ def _written(options: argparse.Namespace, memory: int) -> tuple[JobConfig, list[
         theirs = host_options(family, options.model, held, on_cpu=not memory)
     said = {**ours, **theirs, "training_seed": job.training_seed}
     again = AGAIN if options.host == "builtin" else "leco host run ai-toolkit {file}"
-    return job, write_beside(job, toml, job_text(job, said, again))
+    text = job_text(job, said, again)
+    # that schema has none of the host's own keys
+    return job, write_beside(job, toml, without_schema_line(text) if "model.arch" in theirs else text)
 
 
 def _walk(job: JobConfig) -> str:

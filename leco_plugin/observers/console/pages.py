@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -10,9 +11,14 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 _LONGEST_NAME = 40
+
+
+def folded(line: str, width: int) -> str:
+    """``line`` broken between words, and as far indented from then on; a path stays whole, so that it can be copied."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 class Page:
@@ -57,10 +63,8 @@ class Page:
         self._console.print(table)
 
     def prose(self, lines: Iterable[str]) -> None:
-        """Each line as soon as it is there, broken between words where it is too long, and indented from then on."""
-        for line in lines:
-            indent = len(line) - len(line.lstrip())
-            self._console.print(Padding(Text(line.lstrip()), (0, 0, 0, indent)))
+        """Each line as soon as it is there, broken between words where it is too long."""
+        self.lines(folded(line, self._console.width) for line in lines)
 
     def lines(self, lines: Iterable[str]) -> None:
         """Plain lines, never broken, so that paths and commands can be copied."""
