@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO, cast
 
-from leco_plugin.commands.check_file import Teller, Ways, check
+from leco_plugin.commands.check_file import check
 from leco_plugin.commands.codes import OK
+from leco_plugin.commands.tellers import Teller, Ways
 from leco_plugin.config.build import Loaded, load
 from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import JobConfig, LecoConfig

@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 HOSTS = ("builtin", "ai-toolkit", "onetrainer")
 _NEXT = {
     "builtin": ("leco check {job}", "leco train {job}"),
-    "ai-toolkit": ("leco check {job}", "leco host run ai-toolkit {job}", "leco host submit ai-toolkit {job}"),
-    "onetrainer": ("leco check {prompts}", "leco host run onetrainer {job} {prompts} --steps {steps}{walk}"),
+    "ai-toolkit": (
+        "leco check --host ai-toolkit {job}",
+        "leco host run ai-toolkit {job}",
+        "leco host submit ai-toolkit {job}",
+    ),
+    "onetrainer": (
+        "leco check --host onetrainer {job} {prompts}",
+        "leco host run onetrainer {job} {prompts} --steps {steps}",
+    ),
 }
 """The next commands; of ai-toolkit's two, the second puts the job into its window's queue."""
 _Check = Callable[[str], object]
@@ -44,7 +51,7 @@ def _new(options: argparse.Namespace) -> int:
     _answer(options)
     options.jobs = []
     job, paths = _written(options, gigabytes(options.memory))
-    shown = {"job": _quoted(paths[0]), "prompts": _quoted(paths[-1]), "steps": job.train.steps, "walk": _walk(job)}
+    shown = {"job": _quoted(paths[0]), "prompts": _quoted(paths[-1]), "steps": job.train.steps}
     lines = [f"wrote {path}" for path in paths] + ["next:"]
     write_lines(sys.stdout, [*lines, *(f"  {line.format(**shown)}" for line in _NEXT[options.host])])
     return OK
@@ -68,12 +75,9 @@ def _answer(options: argparse.Namespace) -> None:
         _ask(options, "negative", "And at -1 (such as: a woman, very short hair)")
     _ask(options, "memory", "Memory of the graphics card in GB (0: there is none)", check=gigabytes)
     _ask(options, "host", "Which trainer runs it", HOSTS)
-    if options.kind == "erase" and options.host == "builtin":
-        # found among the model's own words when the run begins, and shown by `leco check --model`; other hosts cannot
+    if options.kind == "erase":
+        # found among the model's own words when the run begins
         options.preserve = options.preserve or ["auto"]
-    if "auto" in options.preserve and options.host != "builtin":
-        fix = "name prompts near it with --preserve, once for each"
-        raise ConfigError(f"{options.host} does not find by itself what lies near", fix=fix)
     if options.model in BUILTIN and options.host != "builtin":
         raise ConfigError(f"{options.model} is a model of this program, not of {options.host}", fix="--host builtin")
 
@@ -136,15 +140,6 @@ def _written(options: argparse.Namespace, memory: int) -> tuple[JobConfig, list[
     text = job_text(job, said, again)
     # that schema has none of the host's own keys
     return job, write_beside(job, toml, without_schema_line(text) if "model.arch" in theirs else text)
-
-
-def _walk(job: JobConfig) -> str:
-    """What OneTrainer's command line says of the walk, which is no part of its config."""
-    from leco_plugin.config.schema import LecoConfig
-
-    usual, names = LecoConfig(), ("max_denoising_steps", "denoise_guidance_scale")
-    said = {name: getattr(job.leco, name) for name in names if getattr(job.leco, name) != getattr(usual, name)}
-    return "".join(f" --leco {name}={value:g}" for name, value in said.items())
 
 
 def _quoted(path: Path) -> str:

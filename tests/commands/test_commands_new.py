@@ -106,8 +106,7 @@ def test_a_config_for_onetrainer_says_how_the_weights_are_held(capsys: pytest.Ca
     assert config["transformer"].items() >= held.items()
     assert (config["model_type"], config["lora_rank"], config["learning_rate"]) == ("Z_IMAGE", 16, 2e-4)
     assert Path(config["output_model_destination"]) == Path("output/s/s.safetensors").absolute()
-    walk = "--leco max_denoising_steps=30 --leco denoise_guidance_scale=4"
-    assert f"leco host run onetrainer output/s/s.json {path} --steps 1000 {walk}" in capsys.readouterr().out
+    assert f"leco host run onetrainer output/s/s.json {path} --steps 1000" in capsys.readouterr().out
     path.write_text("[[prompts]]\ntarget = 'mine'\n", "utf-8")
     assert cli.main(words) == 2
     assert "mine" in path.read_text("utf-8")
@@ -124,17 +123,20 @@ def test_much_memory_is_used_as_onetrainer_calls_it():
         assert (config["model_type"], config.get("train_device")) == ("STABLE_DIFFUSION_XL_10_BASE", device)
 
 
-@pytest.mark.parametrize("host", ["ai-toolkit", "onetrainer"])
-def test_what_another_host_cannot_find_is_not_asked_of_it(host: str, capsys: pytest.CaptureFixture[str]):
-    """Neighbours of an erased concept are to be named there."""
+@pytest.mark.parametrize(("host", "files"), [("ai-toolkit", ["s.yaml"]), ("onetrainer", ["s.json", "s.toml"])])
+def test_what_is_written_for_another_host_can_be_checked_for_it(
+    host: str, files: list[str], capsys: pytest.CaptureFixture[str]
+):
+    """By the command that is named next; what lies near an erased concept is kept there, too."""
     words = ["new", "--erase", "red", "--model", XL, "--memory", "24", "--host", host, "--name", "s"]
-    assert cli.main([*words, "--preserve", "auto"]) == 2
-    assert "name prompts near it" in capsys.readouterr().err
     assert cli.main(words) == 0
-    loaded = load_prompts(Path("output/s/s.toml"))
-    assert loaded.preserve == ()
-    assert {pair.resolution for pair in loaded.pairs} == {(1024, 1024)}
-    assert "# preserve" in Path("output/s/s.toml").read_text("utf-8")
+    command = f"leco check --host {host} {' '.join(f'output/s/{name}' for name in files)}"
+    assert f"  {command}\n" in capsys.readouterr().out
+    assert cli.main(command.split()[1:]) == 0
+    said = capsys.readouterr().out
+    assert "takes 'red' out of 'red'" in said
+    assert "at 1024 x 1024 pixels" in said
+    assert "keeps as it is what lies near" in said
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

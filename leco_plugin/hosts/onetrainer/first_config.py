@@ -73,6 +73,7 @@ def host_config(job: JobConfig, family: str | None, fit: Fit, *, on_cpu: bool) -
         "output_model_format": "KOHYA_LORA" if unet else "DIFFUSERS_LORA",
         "workspace_dir": str(folder / "workspace"),
         "cache_dir": str(folder / "cache"),
+        "resolution": str(job.pairs[0].resolution[0]),
         "learning_rate": job.train.learning_rate,
         "learning_rate_warmup_steps": 0,
         "lora_rank": job.network.linear,
