@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from leco_converters.flags import command_line, in_job_only
 from leco_converters.jobs import leco_job, slider_job
+from leco_converters.model import Settled, settled
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
 from leco_converters.settings import Plan, add_defaults, untrained
@@ -19,14 +20,17 @@ from leco_converters.write import Output, refuse_taken, write_all
 from leco_converters.write_toml import write_toml
 from leco_converters.write_yaml import commented, left_out, write_yaml
 from leco_plugin.config.build import build_job
+from leco_plugin.config.editors import SchemaKind, with_schema_line
 from leco_plugin.config.files import Document
 from leco_plugin.config.findings import Findings, Key, refusal
 from leco_plugin.config.prompts import read_prompts
-from leco_plugin.config.schema import LecoConfig
+from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.errors import ConfigError, Where
 
 Target = Literal["toml", "ai-toolkit", "leco-job"]
 _FILES = ("neutral_prompt_file", "prompt_file")
+_ANY_MODEL = "builtin:tiny"
+"""Written where nothing names a model, so that the job can be run."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +81,17 @@ def convert(request: Request) -> Conversion:
         _complete(plan)
     flags = ""
     if to == "toml":
-        outputs, flags = _toml(request, plan, target)
+        outputs, flags = _toml(request, plan, target, settled(plan, pairs, request.model))
     elif to == "leco-job":
-        outputs = [_inline_job(request, plan, target)]
+        outputs = [_inline_job(request, plan, target, pairs)]
     else:
-        job, left = slider_job(plan, _name(plan, request), request.model)
+        job, left = slider_job(plan, _name(plan, request), settled(plan, pairs, request.model))
         outputs = [_yaml_output(job, target, [*plan.report.left, *left], plan.source, plan.prompt_source)]
     refuse_taken([output.path for output in outputs], sources, request.force)
     written = () if request.strict and plan.report.lost else tuple(output.path for output in outputs)
     if written:
         write_all(outputs, request.force)
-    return Conversion(plan.origin, written, pairs, plan.report, flags)
+    return Conversion(plan.origin, written, len(pairs), plan.report, flags)
 
 
 def _direction(request: Request, plan: Plan) -> Target:
@@ -125,7 +129,7 @@ def _complete(plan: Plan) -> None:
     add_defaults(plan.settings, plan.rows, plan.report)
 
 
-def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
+def _toml(request: Request, plan: Plan, target: Path, model: Settled) -> tuple[list[Output], str]:
     """Return the prompt file, with its job file where that is wanted, and the command line."""
     flags, of_flags = "", None
     of_job = plan.settings.report.notes
@@ -140,10 +144,10 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
             plan.report.say("kept_apart", preserve)
     if job_path:
         prompts = Node({"prompts_file": Node(_relative(target, job_path.parent))})
-        job, left = leco_job(plan, _name(plan, request), request.model, prompts)
+        job, left = leco_job(plan, _name(plan, request), model, prompts)
         _check_job(plan, job, target.parent)
         plan.report.notes += [*of_job, *in_job_only(of_job, of_flags.notes if of_flags else ())]
-        extra.append(_yaml_output(job, job_path, left, *([plan.source] if plan.settings.tables else [])))
+        extra.append(_our_output(_yaml_output(job, job_path, left, *([plan.source] if plan.settings.tables else []))))
     elif of_flags is not None:
         plan.report.notes += [*of_job, *of_flags.notes]
     head, tail = plan.prompt_source.head, plan.prompt_source.tail
@@ -152,18 +156,23 @@ def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str
     elif plan.settings.tables and plan.source is plan.prompt_source:
         head, tail = [], []  # they stand in the job file
     text = write_toml(plan.prompts, head, [*left_out(plan.report.left), *tail])
-    return [Output(target, text, plain(plan.prompts)), *extra], flags
+    return [_our_output(Output(target, text, plain(plan.prompts))), *extra], flags
 
 
-def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
-    model = request.model
-    if not model and "model.name_or_path" not in plan.settings.values:
-        model = "builtin:tiny"
-        plan.report.say("no_model", plan.source.root, model=model)
+def _inline_job(request: Request, plan: Plan, target: Path, pairs: Sequence[PromptPair]) -> Output:
+    if not request.model and "model.name_or_path" not in plan.settings.values:
+        plan.report.say("no_model", plan.source.root, model=_ANY_MODEL)
+    model = settled(plan, pairs, request.model, _ANY_MODEL)
     job, left = leco_job(plan, _name(plan, request), model, plan.prompts)
     _check_job(plan, job, target.parent)
     plan.report.notes += plan.settings.report.notes
-    return _yaml_output(job, target, [*plan.report.left, *left], plan.source, plan.prompt_source)
+    return _our_output(_yaml_output(job, target, [*plan.report.left, *left], plan.source, plan.prompt_source))
+
+
+def _our_output(output: Output) -> Output:
+    """A job or prompt file of ours, which names its schema for editors."""
+    kind: SchemaKind = "prompts" if output.path.suffix == ".toml" else "job"
+    return replace(output, text=with_schema_line(kind, output.text))
 
 
 def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
@@ -190,12 +199,12 @@ def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
     return ["", f"# Not carried over from {plan.source.path.name}:", "", *lines, *tail]
 
 
-def _check_prompts(plan: Plan, folder: Path) -> int:
+def _check_prompts(plan: Plan, folder: Path) -> Sequence[PromptPair]:
     """Read the prompts as a prompt file is read; raises ConfigError at their places in the source."""
     findings = Findings(plan.prompt_source.path, {}, _places(plan.prompts, plan.prompt_source.path))
     pairs = read_prompts(plain(plan.prompts), findings, folder).pairs
     findings.raise_errors()
-    return len(pairs)
+    return pairs
 
 
 def _check_job(plan: Plan, job: Node, folder: Path) -> None:

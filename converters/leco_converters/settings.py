@@ -156,6 +156,12 @@ class _Reader:
             values["sample.sample_every"] = (get("train.steps") or Node(1000)).beside(plain(get("train.steps")) or 1000)
         if {"sample.samples", "sample.prompts"} <= values.keys():
             self.report.leave(values.pop("sample.prompts"), "sample.samples counts, of samples and prompts", "changed")
+        if self.settings.family and _is_file(get("model.name_or_path")) and "model.extras" not in values:
+            self.report.say("no_parts", values["model.name_or_path"], title=self.settings.family.title)
+        if {"memory.quantize", "model.training_adapter"} <= values.keys():
+            self.report.leave(values.pop("memory.quantize"), "fp8_base is what an adapter can be added to", "changed")
+        elif "memory.quantize" in values:
+            values.pop("memory.fp8_base", None)
         if "model.training_adapter" in values:
             self.report.say("from_hub", values["model.training_adapter"])
         if self.rows is not LECO:
@@ -238,6 +244,10 @@ class _Reader:
             elif child.value not in (None, "", False, 0, 1):
                 self.report.say("picture", child)
         return item.like(kept) if isinstance(item.value, dict) else item
+
+
+def _is_file(node: Node | None) -> bool:
+    return node is not None and Path(str(node.value)).suffix.lower() in (".safetensors", ".sft", ".ckpt", ".gguf")
 
 
 def _is_ours(name: str) -> bool:

@@ -173,4 +173,4 @@ def test_options_and_names_come_in_any_order(tmp_path: Path):
         target.write_text("old")
         arguments = [word.format(tmp_path / "a.yaml").replace("b.toml", str(target)) for word in words]
         assert leco(["convert", *arguments]) == 0
-        assert target.read_text() == '[[prompts]]\ntarget = "a"\n'
+        assert target.read_text().endswith('\n[[prompts]]\ntarget = "a"\n')
