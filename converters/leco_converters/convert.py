@@ -90,7 +90,7 @@ def convert(request: Request) -> Conversion:
     refuse_taken([output.path for output in outputs], sources, request.force)
     written = () if request.strict and plan.report.lost else tuple(output.path for output in outputs)
     if written:
-        write_all(outputs, request.force)
+        write_all(outputs)
     return Conversion(plan.origin, written, len(pairs), plan.report, flags)
 
 
