@@ -47,7 +47,7 @@ def process_of(plan: Plan, kind: Node, values: dict[str, Node]) -> dict[str, Nod
     return process
 
 
-def leco_job(plan: Plan, name: str, model: Settled, prompts: Node) -> tuple[Node, list[Node]]:
+def leco_job(plan: Plan, model: Settled, prompts: Node) -> tuple[Node, list[Node]]:
     """Return the job, and what is left out of it.
 
     ``prompts`` is a table for its `leco` section: ``prompts_file``, or the prompts themselves.
@@ -55,10 +55,15 @@ def leco_job(plan: Plan, name: str, model: Settled, prompts: Node) -> tuple[Node
     values, tables, empty = dict(plan.settings.values), plan.settings.tables, Node({})
     if not tables:
         values = {option: Node(default_of(option, model.job)) for option in WRITTEN}
-    if model.job.model.name_or_path and "model.name_or_path" not in values:
-        values = {"model.name_or_path": Node(model.job.model.name_or_path), **values}
+    base = model.job.model.name_or_path
+    if not base and "prompts_file" not in prompts.table:
+        # so that the job can be run
+        base = "builtin:tiny"
+        plan.report.say("no_model", plan.source.root, model=base)
+    if base and "model.name_or_path" not in values:
+        values = {"model.name_or_path": Node(base), **values}
     old, config, named = (tables.get(key, empty) for key in ("", "config", "prompts_file"))
-    lines = {"name": values.pop("name", Node(name))}
+    lines = {"name": values.pop("name", Node(plan.name))}
     process = process_of(plan, old.table.get("type", empty).like("leco"), values)
     leco = process.pop("leco", tables.get("leco", empty).like({}))
     leco.table.update({key: named.like(node.value) if key == "prompts_file" else node
@@ -90,7 +95,7 @@ _SPELLED: Mapping[str, Mapping[object, object]] = {
 }  # fmt: skip
 
 
-def slider_job(plan: Plan, name: str, model: Settled) -> tuple[Node, list[Node]]:
+def slider_job(plan: Plan, model: Settled) -> tuple[Node, list[Node]]:
     """Return the job, and what is left out of it; what it cannot say goes to the plan's report."""
     report, settings = plan.report, plan.settings
     targets = _Targets(plan.prompts, model, report)
@@ -99,7 +104,8 @@ def slider_job(plan: Plan, name: str, model: Settled) -> tuple[Node, list[Node]]
     left: list[Node] = list(settings.report.left)
     values = _values(settings, model, report, left)
     values |= host_model(plan, model, targets.sizes, targets.varies_crops)
-    config = {"name": Node(name), "training_folder": values.pop("training_folder"), "device": Node("cuda:0")}
+    report.say("stops", plan.source.root)
+    config = {"name": Node(plan.name), "training_folder": values.pop("training_folder"), "device": Node("cuda:0")}
     config |= {key: values.pop(key) for key in ("name", "device") if key in values}
     if plain(config["device"]) == "auto":
         report.say("no_auto", config["device"])

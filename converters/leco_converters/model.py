@@ -22,19 +22,16 @@ _SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
-def settled(plan: Plan, pairs: Sequence[PromptPair], name: str, or_else: str = "") -> Settled:
-    """A job for the source's model, or ``name`` where it says none, with what its family has by default.
-
-    Where neither names one, it is ``or_else``, of no family.
-    """
+def settled(plan: Plan, pairs: Sequence[PromptPair], name: str) -> Settled:
+    """A job for the source's model, or ``name`` where it says none, with what its family has by default."""
     said = {option: plain(node) for option, node in plan.settings.values.items()}
     named: dict[str, Any] = {key: said[f"model.{key}"] for key in ModelConfig.model_fields if f"model.{key}" in said}
-    known = str(named.get("name_or_path") or name)
+    named.setdefault("name_or_path", name)
     # checked at their places elsewhere
-    model = ModelConfig.model_construct(**{**named, "name_or_path": known or or_else})
+    model = ModelConfig.model_construct(**named)
     network: dict[str, Any] = {"linear": said["network.linear"]} if "network.linear" in said else {}
     job = JobConfig(name="x", model=model, network=NetworkConfig.model_construct(**network), pairs=tuple(pairs))
-    return _by_name(settle(job)) if known else Settled(job)
+    return _by_name(settle(job)) if named["name_or_path"] else Settled(job)
 
 
 def _by_name(model: Settled) -> Settled:
