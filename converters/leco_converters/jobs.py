@@ -12,6 +12,7 @@ from leco_converters.prompt_tables import TABLES, anchors_of, top
 from leco_converters.report import LEFT_OUT, Report
 from leco_converters.settings import SECTIONS, Plan, Settings
 from leco_converters.tree import Node, comments, plain
+from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.config.findings import Findings
 from leco_plugin.config.prompt_keys import NEUTRAL_LISTS
 from leco_plugin.config.schema import JobConfig
@@ -125,7 +126,7 @@ def _values(settings: Settings, model: Settled, report: Report, left: list[Node]
     """Return the settings by ai-toolkit's names: our defaults, and over them what the source says."""
     result = {option: Node(default_of(option, model.job)) for option in WRITTEN}
     result["train.max_denoising_steps"] = Node(model.job.leco.max_denoising_steps)
-    if model.flow and not settings.values.keys().isdisjoint(("sample.prompts", "sample.samples")):
+    if model.family in FLOW_FAMILIES and not settings.values.keys().isdisjoint(("sample.prompts", "sample.samples")):
         result["sample.sampler"] = Node(model.job.sample.sampler)
     walk = model.job.leco.denoise_guidance_scale
     if walk != default_of("leco.denoise_guidance_scale") and "leco.denoise_guidance_scale" not in settings.values:

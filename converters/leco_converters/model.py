@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from leco_converters.foreign import TABLE
 from leco_converters.settings import Plan
 from leco_converters.tree import Node, plain
-from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, distilled, takes_guidance
-from leco_plugin.config.flow_rules import fitted
+from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily
 from leco_plugin.config.schema import JobConfig, ModelConfig, NetworkConfig, PromptPair
-from leco_plugin.families.flow.facts import FlowFacts, read_config
+from leco_plugin.families.flow.facts import read_config
 from leco_plugin.families.known import Settled as Settled
 from leco_plugin.families.known import settle
 
@@ -31,19 +29,11 @@ def settled(plan: Plan, pairs: Sequence[PromptPair], name: str) -> Settled:
     model = ModelConfig.model_construct(**named)
     network: dict[str, Any] = {"linear": said["network.linear"]} if "network.linear" in said else {}
     job = JobConfig(name="x", model=model, network=NetworkConfig.model_construct(**network), pairs=tuple(pairs))
-    return _by_name(settle(job)) if named["name_or_path"] else Settled(job)
-
-
-def _by_name(model: Settled) -> Settled:
-    """``model`` as its name tells of it, where it is a flow model whose config files are not at hand."""
-    family, name = FLOW_FAMILIES.get(model.family or ""), model.job.model.name_or_path.lower()
-    if family is None or model.flow:
-        return model
-    index = {"is_distilled": family.name == "flux2_klein" and "base" not in name}
-    transformer, scheduler = ({key: "schnell" not in name} for key in ("guidance_embeds", "use_dynamic_shifting"))
-    how = distilled(family, index, transformer, scheduler, name, model.job.model.distilled)
-    flow = FlowFacts(family, how, takes_guidance(family, transformer))
-    return replace(model, job=fitted(model.job, how), flow=flow)
+    if not named["name_or_path"]:
+        return Settled(job)
+    found = settle(job)
+    # what its name tells of a flow model counts where its files are not at hand
+    return settle(job, told=found.family) if found.family in FLOW_FAMILIES else found
 
 
 def host_model(plan: Plan, model: Settled, sizes: Sequence[tuple[int, int]], crops: bool) -> dict[str, Node]:
@@ -59,11 +49,13 @@ def host_model(plan: Plan, model: Settled, sizes: Sequence[tuple[int, int]], cro
         chosen["model.name_or_path"] = Node(name or (_SDXL if is_xl else _SD1))
         if not name:
             report.say("no_model", root, model=chosen["model.name_or_path"].value)
-    if model.flow:
-        arch = _arch(model.flow.family, model, place, plan)
+    family = FLOW_FAMILIES.get(model.family or "")
+    if family:
+        arch = _arch(family, model, place, plan)
         report.say("family", place, title=model.title, said=f"arch: {arch}")
-        if model.flow.takes_guidance and "model.guidance_embedding" not in values:
-            report.say("embedding_here", place, title=model.title, value=model.flow.family.embedding)
+        embeds = model.flow.takes_guidance if model.flow else family.embedding and "schnell" not in name.lower()
+        if embeds and "model.guidance_embedding" not in values:
+            report.say("embedding_here", place, title=model.title, value=family.embedding)
         return {**chosen, "model.arch": Node(arch)}
     if model.family == "sd2" and "model.is_v2" not in values:
         report.say("family", place, title=model.title, said="is_v2: true")

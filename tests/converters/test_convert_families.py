@@ -90,6 +90,8 @@ def test_what_the_family_has_by_default_is_written_out_or_said(to_yaml: Convert)
     assert "denoise_guidance_scale is 1 here" in notes(turbo)
     assert "guidance_scale is 1.5 here for Z-Image" in notes(turbo)
     assert "FLUX.1 is given a guidance of 3.5" in notes(to_yaml(text, model="x/FLUX.1-dev").conversion)
+    klein = to_yaml(text, model="black-forest-labs/FLUX.2-klein-9B").conversion
+    assert process_of(klein)["train"]["max_denoising_steps"] == 4
     xl = to_yaml(text, model="stabilityai/stable-diffusion-xl-base-1.0").conversion
     process = process_of(xl)
     assert (process["model"]["is_xl"], process["slider"]["resolutions"]) == (True, [[1024, 1024]])
