@@ -76,7 +76,7 @@ def _job(kind: Kind, output: Path, seed: int, model: str) -> JobConfig:
             own = JOBS / model.removeprefix("builtin:") / name
             shipped = (own if own.is_file() else JOBS / name).read_text("utf-8")
             text = shipped.replace("builtin:tiny}", f"{model}}}")
-            (output / name).write_text(with_schema_line("job" if name.endswith("yaml") else "prompts", text), "utf-8")
+            (output / name).write_text(with_schema_line("job" if name.endswith(".yaml") else "prompts", text), "utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to {output}: {error.strerror}", fix="choose another --output") from None
     return load_job(

@@ -93,7 +93,8 @@ def settle_section(section: LoadedSection, told: str, model: str, *, fetch: bool
 def _by_name(family: str, name: str) -> Distilled | None:
     """As ``find_flow`` finds it, where there is nothing but the name; FLUX models that are not distilled are rare."""
     schnell = "schnell" in name.lower()
-    return distilled(FLOW_FAMILIES[family], {}, {"guidance_embeds": not schnell}, {}, name)
+    index = {"is_distilled": re.search("klein-?[49]b", name.lower()) is not None}
+    return distilled(FLOW_FAMILIES[family], index, {"guidance_embeds": not schnell}, {}, name)
 
 
 def find_family(model: ModelConfig) -> str | None:

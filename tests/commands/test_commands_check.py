@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from leco_plugin.commands.check_file import Plain, Ways, check, check_hosted
+from leco_plugin.commands.check_file import check, check_hosted
 from leco_plugin.commands.main import main
+from leco_plugin.commands.tellers import Plain, Ways
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, in_words
 
