@@ -108,7 +108,7 @@ class RichView:
 
 def _fitting(room: int) -> list[str]:
     """The columns for a line with so much ``room``, in their order."""
-    chosen = set()
+    chosen: set[str] = set()
     for column in (*_FIRST, *_COLUMNS):
         if column not in chosen and sum(_COLUMNS[one] + 1 for one in (*chosen, column)) <= room:
             chosen.add(column)
