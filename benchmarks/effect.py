@@ -238,7 +238,7 @@ def table(kind: str, runs: Sequence[Record]) -> str:
     """A Markdown table: how well each figure ranks (Spearman) and follows the pictures (Pearson; along a curve, see
     ``_foretold``), and how close the figures of training are to held-out ones."""
     names = [f"{seen}, {how}" for seen in SEEN[kind] for how in ("Spearman", "Pearson", "Pearson along a curve")]
-    head = ["figure", *names, "mean difference in training", "bias"]
+    head = ["figure", *names, "mean difference in training", "bias", "within .05"]
     lines = [f"{kind}, {len(runs)} runs", "", *_row(head), *_row(["---"] * len(head))]
     for where in ("held out", "training"):
         for figure in FIGURES:
@@ -247,7 +247,8 @@ def table(kind: str, runs: Sequence[Record]) -> str:
             values = np.array([one[where][figure] for one in runs], dtype=float)
             cells = [cell for seen, grown in SEEN[kind].items() for cell in _alike(values, grown(_column(runs, seen)))]
             gap = values - np.array([one["held out"][figure] for one in runs], dtype=float)
-            close = [f"{abs(gap).mean():.3f}", f"{gap.mean():+.3f}"] if where == "training" else ["", ""]
+            within = f"{(abs(gap) <= 0.05).sum()} of {len(gap)}"
+            close = [f"{abs(gap).mean():.3f}", f"{gap.mean():+.3f}", within] if where == "training" else [""] * 3
             lines += _row([f"{figure}, {where}", *cells, *close])
     return "\n".join([*lines, ""])
 
