@@ -154,14 +154,15 @@ def end_of(measured: Measured, side: float, strength: float, drift_limit: float,
     for multiple in _GRID:
         here = side * strength * multiple
         found = measured.effect(here)
-        now = measured.drift(here) or 0.0, side * found.along, found.off
+        ahead = Effect(side * found.along, found.beside)
+        now = measured.drift(here) or 0.0, ahead.along, ahead.off
         if now[1] <= before[1]:
             return last
         crossed = [
             (limit - was) / (is_ - was) for limit, was, is_ in zip(limits, before, now, strict=True) if is_ > limit
         ]
         if crossed:
-            return int(10 * (last + max(0.0, min(crossed)) * (multiple - last))) / 10
+            return int(10 * (last + min(crossed) * (multiple - last))) / 10
         last, before = multiple, now
     return last
 
