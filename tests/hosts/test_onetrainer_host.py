@@ -52,6 +52,7 @@ positive = "red"
 unconditional = "blue"
 neutral = "a circle"
 action = "enhance"
+guidance_scale = 1.0
 multiplier = -1.5
 batch_size = 2
 resolution = 64
