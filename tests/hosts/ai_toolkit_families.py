@@ -1,7 +1,8 @@
 """Small models of flow families, trained by the real ai-toolkit; each schedule beside the one that it samples with.
 
 Usage, in the host's folder: ``python ai_toolkit_stand_in.py ai_toolkit_families.py FOLDER FAMILY ...``, with HF_HOME in
-FOLDER: there stand the parts that the host fetches by their names. Writes FOLDER/schedules.json.
+FOLDER: there stand the parts that the host fetches by their names. Writes FOLDER/schedules.json, and the names of all
+architectures of the host, FOLDER/architectures.json.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 from ai_toolkit_models import FAMILIES, MODELS
 
 _FORMULAS: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
@@ -45,6 +47,9 @@ class Watched:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
             # SD3's goes on to a last stop beside the picture, which walks leave out
             drawn = steps + (str(sd.arch) == "sd3")
+            if drawn > steps:
+                # it is where noise ends in training, a little above the picture, and walks end at the picture
+                pipeline.scheduler.sigma_min = 0.0
             size = {"height": pixels[0], "width": pixels[1], "num_inference_steps": drawn}
             pipeline(prompt="a shape", guidance_scale=1.0, output_type="latent", **size)
             return [float(sigma) for sigma in pipeline.scheduler.sigmas[:steps]]
@@ -151,6 +156,8 @@ def main(folder: Path, names: list[str]) -> None:
         runpy.run_path("run.py", run_name="__main__")
     finally:
         (folder / "schedules.json").write_text(json.dumps(found))
+        known = import_module("toolkit.util.get_model").get_all_models()
+        (folder / "architectures.json").write_text(json.dumps(sorted({model.arch for model in known})))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.train_device_state_preset["text_encoder"]["device"] = "cpu"
         self._training: Training | None = None
         self._stop, self._signals = Stop(), ExitStack()
+        self._saved: int | None = None
+        """Steps that the newest file has; None before the first step."""
 
     def hook_before_model_load(self) -> None:
         """Check the job before anything large is loaded."""
@@ -80,6 +82,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
             self._enough, problem = resume.restore(self._kept(), self._updates)
             self._reported.warn([problem] if problem else [])
             self._done = self._enough[0] if self._enough else self._done
+        self._saved = self._updates
         self._stop = self._signals.enter_context(stop_on_signal())
 
     def _check_model(self) -> None:
@@ -159,14 +162,24 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.accelerator.backward(loss / self.train_config.gradient_accumulation)
 
     def end_step_hook(self) -> None:
-        """Save where the user stops the run; the host would drop what it learned since the last file."""
-        if self._stop.asked or (self.is_ui_trainer and (self.should_stop() or self.should_return_to_queue())):
-            # past the UI's own check, which would end the run before the file is written
-            super(DiffusionTrainer, self).save(self.step_num)
-            self._reported.end(self._newest(), self._done, interrupted=True)
+        """End the run where a signal asks for it; what the UI asks for is the host's."""
         if self._stop.asked:
+            self._keep()
             raise KeyboardInterrupt
         super().end_step_hook()
+
+    def maybe_stop(self) -> None:
+        """End the run where the UI asks for it, also between two pictures of a sample."""
+        if self._saved is not None and (self.should_stop() or self.should_return_to_queue()):
+            self._keep()
+        super().maybe_stop()
+
+    def _keep(self) -> None:
+        """Save a run that is stopped; the host would drop what it learned since the last file."""
+        if self._saved != self._updates:
+            # past the UI's own check, which would end the run before the file is written
+            super(DiffusionTrainer, self).save(self.step_num)
+        self._reported.end(self._newest(), self._done, interrupted=True)
 
     def update_training_metadata(self) -> None:
         """Say in the file what LECO did, and what the host leaves out about the network."""
@@ -178,6 +191,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Write LECO's state beside the host's, and report the file."""
         super().post_save_hook(save_path)
         self._kept().write(self._updates, enough=self._enough)
+        self._saved = self._updates
         self._reported.saved(self._newest(), self._done, final=self._updates >= self.train_config.steps)
 
     def get_training_info(self) -> Any:
