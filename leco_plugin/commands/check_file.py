@@ -8,18 +8,19 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
+from leco_plugin.config.defaults import Defaulted
 from leco_plugin.config.flow_rules import refusals, remarks, without_effect
 from leco_plugin.config.idle import idle_settings, refuse_nothing
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, in_words, quote, settings
-from leco_plugin.errors import ConfigError, Problem, harmless
+from leco_plugin.errors import ConfigError, PluginError, Problem, harmless
 from leco_plugin.families.known import Settled, settle
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
@@ -113,6 +114,49 @@ def check(path: str | Path, ways: Ways, teller: Teller, out: TextIO, err: TextIO
     return OK
 
 
+def check_hosted(name: str, files: Sequence[Path], ways: Ways, teller: Teller, out: TextIO, err: TextIO) -> int:
+    """Report what LECO does with ``files`` in another host, whose own options are not looked at; codes as above."""
+    from leco_plugin.plugins import find_host, plugin_manager
+
+    read = getattr(find_host(name, plugin_manager()), "read", None)
+    if read is None:
+        raise PluginError(f"the host {name} does not tell what its files mean", fix="leco host lists what each one has")
+    try:
+        found, warnings = read(files)
+        refuse_nothing(found.job.pairs)
+    except ConfigError as error:
+        return _refuse(error.problems, ways, out, err)
+    if ways.json:
+        fields = {name: found.job.model_dump(mode="json")[name] for name in ("pairs", "leco")}
+        said = {"warnings": [problem_fields(warning) for warning in warnings], "family": found.title}
+        write_json(out, {**fields, **said, "defaults": {one: found.table[one] for one in sorted(_of_leco(found))}})
+        return OK
+    for section in _hosted_sections(name, files[-1], found, ways):
+        teller.section(section)
+    write_lines(err, (f"warning: {warning}" for warning in warnings))
+    return OK
+
+
+def _hosted_sections(name: str, path: Path, found: Defaulted, ways: Ways) -> Iterator[Section]:
+    job, pairs = found.job, found.job.pairs
+    walk = f"walks of {job.leco.max_denoising_steps} steps at guidance {job.leco.denoise_guidance_scale:g}"
+    on = f"on {harmless(job.model.name_or_path)} ({found.title}), trained by {name}"
+    rows = [[line] for line in (*in_words(pairs), *_shared(pairs, job.leco.preserve), on, walk)]
+    yield Section(f"{path}: what LECO does in {name}, whose own options are not checked here", rows)
+    yield _numbered(pairs, ways)
+    if ways.everything:
+        leco = job.leco.model_dump(mode="json").items()
+        yield Section("every option of LECO", [[f"leco.{option}", _plain(value)] for option, value in leco])
+    taken = [[option, _plain(value), f"default for {found.title}"] for option, value in _taken(found, _of_leco(found))]
+    if taken:
+        yield Section("what is left open", taken)
+
+
+def _of_leco(found: Defaulted) -> list[str]:
+    """What the family's defaults are for that is the same in every host."""
+    return [option for option in found.table if option in found.taken and option.startswith(("leco.", _OF_PAIRS))]
+
+
 def _refuse(problems: Sequence[Problem], ways: Ways, out: TextIO, err: TextIO) -> int:
     if ways.json:
         write_json(out, {"errors": [problem_fields(problem) for problem in problems]})
@@ -163,15 +207,17 @@ def _sections(loaded: Loaded | LoadedPrompts, settled: Settled | None, ways: Way
     what = "a job that can be run" if settled else "prompts that can be trained"
     rows = [[line] for line in (*in_words(pairs), *_shared(pairs, _preserved(loaded)))]
     yield Section(f"{loaded.path}: {what}", [*rows, *([line] for line in (_with_what(settled) if settled else ()))])
-    number = f"{len(pairs)} training pair{'s' if len(pairs) != 1 else ''}"
-    if ways.everything:
-        yield Section(number, [[f"{at}.", line] for at, pair in enumerate(pairs, 1) for line in _told(pair)])
-    else:
-        yield Section(number)
+    yield _numbered(pairs, ways)
     if settled:
         yield from _options(loaded, settled, ways)
     if not ways.everything:
         yield Section("every pair and option: leco check --all")
+
+
+def _numbered(pairs: Sequence[PromptPair], ways: Ways) -> Section:
+    """How many pairs there are, and on wish each."""
+    each = [[f"{at}.", line] for at, pair in enumerate(pairs, 1) for line in _told(pair)]
+    return Section(f"{len(pairs)} training pair{'s' if len(pairs) != 1 else ''}", each if ways.everything else ())
 
 
 def _told(pair: PromptPair) -> tuple[str, str]:
@@ -192,7 +238,7 @@ def _shared(pairs: Sequence[PromptPair], preserved: Sequence[str]) -> Iterator[s
     edit = f"edit strength {', '.join(strengths)}, " if strengths else ""
     yield f"{edit}at {', '.join(sizes)} pixels"
     if list(preserved) == ["auto"]:
-        yield "keeps as it is what lies near: found by the built-in host when training begins; check --model shows it"
+        yield "keeps as it is what lies near: found when training begins; check --model shows it"
     elif preserved:
         yield f"keeps as they are: {', '.join(map(quote, preserved))}"
 
@@ -225,9 +271,9 @@ def _options(loaded: Loaded | LoadedPrompts, settled: Settled, ways: Ways) -> It
         if value != usual.get(name) and name not in ("name", "model.name_or_path")
     ]
     yield Section("what differs from the defaults", changed or [["nothing"]])
-    taken = [[name, _plain(value), origin] for name, value in _taken(settled).items()]
+    taken = [[name, _plain(value), origin] for name, value in _taken(settled, settled.taken)]
     if taken:
-        yield Section("what the job leaves open (other hosts have their own defaults)", taken)
+        yield Section("what the job leaves open (ai-toolkit has its own defaults for network and train)", taken)
 
 
 def _prompts_changed(settled: Settled, origin: str) -> Iterator[list[str]]:
@@ -262,14 +308,12 @@ def _origin(name: str, settled: Settled) -> str:
     return f"default for {settled.title}" if name in settled.taken else ""
 
 
-def _taken(settled: Settled) -> dict[str, object]:
-    """What the family's defaults are for, as it counts in the end."""
-    values = dict(_leaves(settled.job.model_dump(mode="json", exclude={"pairs"})))
-    return {
-        name.replace(_OF_PAIRS, "prompts: "): values.get(name, settled.table[name])
-        for name in settled.table
-        if name in settled.taken
-    }
+def _taken(found: Defaulted, options: Collection[str]) -> Iterator[tuple[str, object]]:
+    """Those ``options`` that the family's defaults are for, as they count in the end."""
+    values = dict(_leaves(found.job.model_dump(mode="json", exclude={"pairs"})))
+    for option in found.table:
+        if option in options:
+            yield option.replace(_OF_PAIRS, "prompts: "), values.get(option, found.table[option])
 
 
 def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,13 +10,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from leco_plugin.config.files import read_document
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, ModelError, Problem, Where
 from leco_plugin.hosts.onetrainer.contract import Host
 from leco_plugin.hosts.onetrainer.flags import EPOCH_STEPS, Flags
+from leco_plugin.hosts.onetrainer.section import read_config_file
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 _LOSSES: dict[str, LossType] = {"mse_strength": "l2", "mae_strength": "l1"}
@@ -32,9 +32,9 @@ def read_config(host: Host, flags: Flags) -> Any:
     config = host.config.default_values()
     assert flags.config, "a command line without one is refused"
     if flags.preset:
-        _fill(config, read_file(flags.preset), flags.preset, migrate=False)
+        _fill(config, read_config_file(flags.preset), flags.preset, migrate=False)
     # a file without a version is of now: the host would take it for its oldest format
-    tree = {"__version": config.config_version, **read_file(flags.config)}
+    tree = {"__version": config.config_version, **read_config_file(flags.config)}
     if tree["__version"] == config.config_version:
         if unknown := [*_unknown(config, tree, flags.config)]:
             raise ConfigError(unknown)
@@ -46,8 +46,19 @@ def read_config(host: Host, flags: Flags) -> Any:
         _set(config, value)
     secrets = flags.secrets or flags.root / "secrets.json"
     if flags.secrets or secrets.is_file():
-        config.secrets = host.secrets.default_values().from_dict(read_file(secrets))
+        config.secrets = host.secrets.default_values().from_dict(read_config_file(secrets))
     return config
+
+
+def said(config: Any, flags: Flags) -> dict[str, Any]:
+    """What of the config is LECO's business; the size of pictures only where the user has said it."""
+    found = {name: getattr(config, name) for name in ("model_type", "base_model_name", "resolution")}
+    files = [read_config_file(path) for path in (flags.preset, flags.config) if path]
+    values = [value.partition("=")[0] for value in flags.values]
+    # its window has a field for it
+    if flags.config and not any("resolution" in names for names in (*files, values)):
+        del found["resolution"]
+    return found
 
 
 def refuse(host: Host, config: Any) -> None:
@@ -157,14 +168,6 @@ def set_steps(config: Any, flags: Flags) -> int:
     length = next((n for n in range(EPOCH_STEPS, EPOCH_STEPS // 10 - 1, -1) if batches % n == 0), batches)
     config.epochs = batches // length
     return length
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """What a JSON file of the host holds; ConfigError where that is no config."""
-    tree = read_document(path).tree
-    if not isinstance(tree, dict):
-        raise ConfigError(Problem(Where(path), "this is no config of OneTrainer", "export one from its UI"))
-    return tree
 
 
 def _fill(config: Any, tree: dict[str, Any], path: Path, *, migrate: bool) -> None:

@@ -89,7 +89,7 @@ class TrainerMixin(Base):  # type: ignore[misc]
         if backup:
             self._leco.restore(Path(backup))
         done = train_progress.global_step // self.leco_plan.accumulation
-        self.leco_reported.start(facts(self.leco_plan, self.config), done)
+        self.leco_reported.start(facts(self._leco.plan, self.config), done)
         self.leco_reported.warn(self._unread())
         return StepLoader(train_progress, self.leco_plan.epoch_steps, self.config.batch_size)
 
@@ -109,8 +109,8 @@ class TrainerMixin(Base):  # type: ignore[misc]
         super().create_model_sampler(model).sample(asked, os.devnull)
 
     def _unread(self) -> Iterator[str]:
-        denoiser, pairs = self._leco.denoiser, self.leco_plan.pairs
-        for prompt in denoiser.truncated([*distinct_prompts(pairs), *self.leco_plan.leco.preserve]):
+        denoiser, plan = self._leco.denoiser, self._leco.plan
+        for prompt in denoiser.truncated([*distinct_prompts(plan.pairs), *plan.leco.preserve]):
             unseen = denoiser.cut(prompt)
             yield f"the model reads only the beginning of this prompt: {prompt!r}; not {unseen!r}"
 
