@@ -126,7 +126,8 @@ def _for_host(options: argparse.Namespace) -> dict[str, object]:
     if family in FLOW_FAMILIES or family.startswith("tiny"):
         fix = "add model.arch as ai-toolkit calls it to a job of --host builtin (docs/ai-toolkit.md has the names)"
         raise ConfigError(f"ai-toolkit needs to be told what {options.model} is", fix=fix)
-    own: dict[str, object] = {"device": "cuda:0", "train.optimizer": "adamw", "train.noise_scheduler": "ddim"}
+    device = "cuda:0" if options.memory else "cpu"
+    own: dict[str, object] = {"device": device, "train.optimizer": "adamw", "train.noise_scheduler": "ddim"}
     return {**own, "model.is_xl": True} if family == "sdxl" else own
 
 
