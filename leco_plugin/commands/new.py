@@ -19,7 +19,11 @@ HOSTS = ("builtin", "ai-toolkit", "onetrainer")
 _SMALL, _MIDDLE = 8, 16
 _NEXT = {
     "builtin": ("leco check {job}", "leco train {job}"),
-    "ai-toolkit": ("leco check {job}", "leco host run ai-toolkit {job}", "leco host submit ai-toolkit {job}"),
+    "ai-toolkit": (
+        "leco check --host ai-toolkit {job}",
+        "leco host run ai-toolkit {job}",
+        "leco host submit ai-toolkit {job}",
+    ),
     "onetrainer": ("leco check {prompts}", "leco host ui onetrainer {prompts} --steps {steps}"),
 }
 """The next commands; of ai-toolkit's two, the second puts the job into its window's queue."""

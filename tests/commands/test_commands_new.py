@@ -59,7 +59,15 @@ def test_a_job_for_ai_toolkit_says_what_that_needs(capsys: pytest.CaptureFixture
     assert cli.main(["new", *SLIDER, "--model", XL, "--memory", "24", "--host", "ai-toolkit", "--name", "s"]) == 0
     job = load_job(Path("output/s/s.yaml")).job
     assert (job.device, job.model.is_xl, job.train.noise_scheduler) == ("cuda:0", True, "ddim")
-    assert "leco host submit ai-toolkit output/s/s.yaml" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "leco check --host ai-toolkit output/s/s.yaml" in out
+    assert "leco host submit ai-toolkit output/s/s.yaml" in out
+
+
+def test_a_job_for_ai_toolkit_without_a_card_is_one_for_the_cpu():
+    """The host would look for a card that is not there."""
+    assert cli.main(["new", *SLIDER, "--model", XL, "--memory", "0", "--host", "ai-toolkit", "--name", "s"]) == 0
+    assert load_job(Path("output/s/s.yaml")).job.device == "cpu"
 
 
 def test_for_onetrainer_there_are_prompts_alone(capsys: pytest.CaptureFixture[str]):
