@@ -101,7 +101,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self._reported.warn(remarks)
 
     def _kept(self) -> Kept:
-        job, folder = self._leco, Path(self.save_root) / resume.FOLDER
+        job, folder = self._leco, self._folder / resume.FOLDER
         assert self._training
         described = describe_parts(
             job.section.pairs, job.section.leco, {**vars(job.step), "noise_scheduler": job.sampler}
@@ -214,7 +214,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
 
     def get_latest_save_path(self, name: Any = None, post: str = "", include_pretrained_lora: bool = True) -> Any:
         """The newest LoRA; the host would take whatever begins with the job's name, such as the history."""
-        found = resume.newest(Path(self.save_root), str(name or self.job.name))
+        found = resume.newest(self._folder, str(name or self.job.name))
         if found:
             return str(found)
         given = self.network_config.pretrained_lora_path
@@ -233,8 +233,13 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self._asked_samples = super().post_process_generate_image_config_list(generate_image_config_list)
         return self._asked_samples
 
+    @property
+    def _folder(self) -> Path:
+        """Absolute: the host's working folder is not the one that its user is in."""
+        return Path(self.save_root).absolute()
+
     def _newest(self) -> Path:
-        return resume.newest(Path(self.save_root), self.job.name) or Path(self.save_root)
+        return resume.newest(self._folder, self.job.name) or self._folder
 
     def done_hook(self) -> None:
         """Tell a user how it ended; let go of the model, for the next job of the same program."""
