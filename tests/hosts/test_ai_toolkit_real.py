@@ -308,6 +308,9 @@ def test_the_uis_buttons_save_draw_and_stop(host: Host) -> None:
     wait_for(running, lambda: int(ui.shows("step")) > 0)
     ui.press("save_now")
     wait_for(running, lambda: list(saved.glob("*_0*.safetensors")))
+    at_save = int(ui.shows("step"))
+    # something that only the stop can save
+    wait_for(running, lambda: int(ui.shows("step")) > at_save)
     ui.press("sample_now")
     wait_for(running, lambda: list(saved.glob("samples/*.jpg")))
     ui.press("stop")
