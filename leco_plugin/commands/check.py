@@ -25,7 +25,8 @@ def add(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from leco_plugin.commands.check_file import Plain, Teller, Ways, check, check_hosted
+    from leco_plugin.commands.check_file import check, check_hosted
+    from leco_plugin.commands.tellers import Plain, Teller, Ways
     from leco_plugin.errors import ConfigError
 
     ways = Ways(options.json, not options.no_estimate, options.all)

@@ -16,8 +16,10 @@ from leco_plugin.config.build import LoadedSection
 from leco_plugin.config.defaults import Defaulted, with_defaults
 from leco_plugin.config.families import FLOW_FAMILIES, Distilled, distilled
 from leco_plugin.config.flow_rules import fitted
+from leco_plugin.config.names import SUFFIXES
 from leco_plugin.config.recognise import names_in
 from leco_plugin.config.schema import JobConfig, ModelConfig
+from leco_plugin.errors import ConfigError
 from leco_plugin.families.flow.facts import FlowFacts, find_flow, read_config
 from leco_plugin.tiny import BUILTIN
 
@@ -70,6 +72,16 @@ def settle(job: JobConfig, *, fetch: bool = False, told: str | None = None) -> S
     if flow or told in FLOW_FAMILIES:
         settled = fitted(settled, flow.distilled if flow else _by_name(told or "", job.model.name_or_path))
     return Settled(settled, found.title, found.table, found.taken, family, flow)
+
+
+def check_named(model: str) -> None:
+    """ConfigError where ``model`` is neither built in, nor a file or folder here, nor spelt like a model of the hub."""
+    hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", model) and Path(model).suffix.lower() not in SUFFIXES
+    # what a plugin loads may have a name of any kind before a colon; one letter is a disk
+    of_plugin = re.match(r"(?!builtin:)\w\w+:", model)
+    if not (model in BUILTIN or hub or of_plugin or Path(model).expanduser().exists()):
+        fix = f"name a folder or file that is there, a hub id such as owner/name, or {' or '.join(BUILTIN)}"
+        raise ConfigError(f"there is no model {model!r} here", fix=fix)
 
 
 def settle_section(section: LoadedSection, told: str, model: str, *, fetch: bool = False) -> Settled:

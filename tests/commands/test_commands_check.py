@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from leco_plugin.commands.check_file import Plain, Ways, check, check_hosted
+from leco_plugin.commands.check_file import check, check_hosted
 from leco_plugin.commands.main import main
+from leco_plugin.commands.tellers import Plain, Ways
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, in_words
 
@@ -107,6 +108,17 @@ def test_an_sdxl_job_that_says_nothing_has_its_family_s_defaults(tmp_path: Path)
     told = json.loads(run(path, json=True, estimate=False)[1])
     assert (told["family"], told["defaults"]["train.steps"], told["job"]["network"]["linear"]) == ("sdxl", 1000, 8)
     assert {tuple(pair["resolution"]) for pair in told["pairs"]} == {(1024, 1024)}
+
+
+def test_a_model_that_is_not_here_is_warned_of(tmp_path: Path):
+    """The job may be for another machine; a typo would be told after the run's start only."""
+    path = tmp_path / "job.yaml"
+    path.write_text((EXAMPLES / "size_job.yaml").read_text("utf-8").replace("builtin:tiny", "./shapes"), "utf-8")
+    for prompt_file in EXAMPLES.glob("*.toml"):
+        (tmp_path / prompt_file.name).write_bytes(prompt_file.read_bytes())
+    code, _, err = run(path, estimate=False)
+    assert code == 0
+    assert err.startswith(f"warning: {path}: model.name_or_path: there is no model './shapes' here\n  fix: ")
 
 
 def words(*pairs: PromptPair) -> list[str]:
