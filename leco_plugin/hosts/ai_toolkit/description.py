@@ -22,11 +22,12 @@ def describe(job: HostJob, process: Any) -> RunDescription:
         job.section.leco,
         set_there,
         name=str(process.job.name),
-        folder=Path(process.save_root),
+        # its user may be in another folder than the host
+        folder=Path(process.save_root).absolute(),
         host="ai-toolkit",
         model=str(process.model_config.name_or_path_original),
         # the host's web UI shows it in a tab of the job
-        page=Path(process.save_root, "plugin.html"),
+        page=Path(process.save_root, "plugin.html").absolute(),
     )
 
 
