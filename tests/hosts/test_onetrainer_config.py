@@ -257,9 +257,25 @@ def test_a_value_that_the_host_would_drop_is_refused(tmp_path, value):
     ],
 )
 def test_what_the_host_would_drop_from_a_file_is_refused(tmp_path, config, message):
-    """It would train something else than asked, and exit with 0."""
+    """It would train something else than asked, and exit with 0; in a preset as in a config."""
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, config)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "c.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=message.replace("11 and older", "11 alone beside a preset")):
+        read(tmp_path, {}, "--preset-path", str(tmp_path / "p" / "c.json"))
+
+
+def test_what_presets_of_the_host_have_is_taken(tmp_path):
+    """A third of them have one key that it drops itself."""
+    assert read(tmp_path, {"weight_dtype": "BFLOAT_16", "epochs": 3}).epochs == 3
+
+
+def test_beside_a_preset_nothing_is_brought_up_to_date(tmp_path):
+    """So the host would misread an older config without a word."""
+    (tmp_path / "preset.json").write_text("{}")
+    with pytest.raises(ConfigError, match="its version is 10, and this OneTrainer reads 11 alone beside a preset"):
+        read(tmp_path, {"__version": 10}, "--preset-path", str(tmp_path / "preset.json"))
 
 
 @pytest.mark.parametrize(("steps", "epochs", "length"), [(500, 10, 100), (75, 2, 75), (211, 1, 422), (None, 100, 100)])

@@ -118,12 +118,16 @@ class Run:
         """Go on from a backup; ConfigError where it is of another run, or LECO's part of it is missing."""
         kept, fix = self.kept(backup), "switch continue_last_backup off, or take that backup away"
         try:
-            self.gradients.scale = kept.restore(kept.read())["scale"]
+            state = kept.restore(kept.read())
         except DamagedState as damage:
             raise ConfigError(f"the backup {backup} cannot be continued with LECO: {damage}", fix=fix) from None
         except ConfigError as error:
             message = error.problems[0].message.replace("resume: the state", f"continue_last_backup: {backup}")
             raise ConfigError(message, fix=f"set what differs back, or {fix}") from None
+        self.gradients.scale, self.enough = state["scale"], bool(state.get("enough"))
+        if self.enough:
+            self.reported.warn([f"the goal stop_at {self.plan.leco.stop_at:g} is reached already: no more is trained"])
+            self.commands.stop()
 
 
 def begin(plan: Plan, denoiser: HostDenoiser, reported: Reported, commands: Any, signal: Stop, *, scaled: bool) -> Run:

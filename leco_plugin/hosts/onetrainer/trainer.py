@@ -57,6 +57,8 @@ class TrainerMixin(Base):  # type: ignore[misc]
             self._learnt = self.one_step_trained = self.one_step_trained and keeps
             raise
         self._learnt = True
+        # of a run that had reached its goal the file is written again
+        self.one_step_trained = self.one_step_trained or self._leco.enough
         self.leco_interrupted = self.commands.get_stop_command() and not self._leco.enough
 
     def end(self) -> None:
@@ -161,7 +163,7 @@ class StateSaver:
         self.own.save(model, model_type, output_model_format, output_model_destination, dtype)
         path, step = Path(output_model_destination), model.train_progress.global_step
         if str(output_model_format) == "INTERNAL":
-            self.leco.kept(path).write(step, scale=self.leco.gradients.scale)
+            self.leco.kept(path).write(step, scale=self.leco.gradients.scale, enough=self.leco.enough)
         elif path.is_file():
             plan = self.leco.plan
             described = leco_metadata(plan.pairs, plan.leco, plan.sampler)
