@@ -62,12 +62,13 @@ def transformer_in_file(kind: Any, path: Path, folder: Path, bare: nn.Module, **
         try:
             # the folder has the config: nothing is looked up in the hub
             loaded: nn.Module = kind.from_single_file(tensors, config=str(folder), subfolder="transformer", **options)
-        # what has no data cannot be moved
-        except NotImplementedError:
+        # names that the conversion looks for and that are not there; and what has no data cannot be moved
+        except (KeyError, IndexError, NotImplementedError):
             loaded = bare
     theirs, fix = f"the transformer that {folder} describes", "name the folder of the same model"
+    again = f"{fix}, get the file again, or pip install --upgrade diffusers, which then knows more layouts"
     if any(parameter.is_meta for parameter in loaded.parameters()):
-        raise ModelError(f"{path} lacks weights of {theirs}", fix=f"{fix}, or get the file again")
+        raise ModelError(f"{path} lacks weights of {theirs}", fix=again)
     if held - taken > _UNREAD * held:
         raise ModelError(f"{path} holds {held - taken} numbers more than {theirs}", fix=fix)
     return loaded

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from leco_plugin.config.families import family_of_arch
 from leco_plugin.errors import ModelError
 
 DIFFUSION = frozenset({"sd1", "sd2", "sdxl"})
@@ -29,8 +30,7 @@ _REASONS: Mapping[str, str] = {
     "hidream_o1": "scales its noise",
     "cogview4": "has a loss target of its own",
     "auraflow": "takes one sample at a time in this host",
-    "pixart": "is not tested with LECO",
-    "pixart_sigma": "is not tested with LECO",
+    **dict.fromkeys(("pixart", "pixart_sigma", "ssd", "vega"), "is not tested with LECO"),
     "chroma_radiance": _PIXELS,
     "zeta_chroma": _PIXELS,
     "zimage_l2p": _PIXELS,
@@ -58,3 +58,9 @@ def check_architecture(arch: str) -> None:
     prefixed = next((reason for prefix, reason in _FAMILIES.items() if arch.startswith(prefix)), "is not known to LECO")
     known = ", ".join(sorted(DIFFUSION | FLOW))
     raise ModelError(f"model.arch {arch!r} {_REASONS.get(arch, prefixed)}", fix=f"LECO trains {known}")
+
+
+def family_of(arch: str) -> str:
+    """Its name in ``config.defaults.ROWS``."""
+    known = family_of_arch(arch)
+    return known.name if known else arch if arch in DIFFUSION else "other_flow"

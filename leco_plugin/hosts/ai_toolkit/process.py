@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,6 @@ from toolkit.prompt_utils import concat_prompt_embeds
 from torch import Generator, Tensor
 
 from leco_plugin.engine.assemble import Training, assemble
-from leco_plugin.engine.measure import Course
-from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.same_run import describe_parts
 from leco_plugin.engine.stop import Stop, stop_on_signal
@@ -42,6 +42,10 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def __init__(self, process_id: int, job: Any, config: Any, **options: Any) -> None:
         # with cache_text_embeddings the host goes through datasets unasked
         config.setdefault("datasets", [])
+        sample = config.get("sample") or {}
+        if sample.get("prompts") and not sample.get("samples"):
+            # an empty list is for its pages, and would draw nothing
+            sample.pop("samples", None)
         super().__init__(process_id, job, config, **options)
         # the host asks its datasets whether texts are cached, and LECO has none: the encoders are let go of
         self.is_caching_text_embeddings = bool(self.train_config.cache_text_embeddings)
@@ -49,6 +53,8 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.train_device_state_preset["text_encoder"]["device"] = "cpu"
         self._training: Training | None = None
         self._stop, self._signals = Stop(), ExitStack()
+        self._saved: int | None = None
+        """Steps that the newest file has; None before the first step."""
 
     def hook_before_model_load(self) -> None:
         """Check the job before anything large is loaded."""
@@ -62,9 +68,6 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Encode the prompts while the text encoder is there, and begin the walks."""
         # `conv` adds to this list of the host for good, and would change the next job of the same program
         LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
-        if self.is_caching_text_embeddings:
-            # as the host does: there may be no room for both
-            self.sd.unet.to("cpu")
         self._training = self._assemble()
         self._progress = Progress(self._leco.section.pairs)
         self._enough: resume.Enough | None = None
@@ -75,19 +78,20 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         super().hook_before_train_loop()
         self._check_model()
         self._reported.prepare(self._progress, self.train_config.steps, self.sd.device_torch)
-        self._reported.start(facts(self._leco, self, self.sd.device_torch), self._done)
+        self._reported.start(facts(self._found, self, self.sd.device_torch), self._done)
         if self._done:
             self._enough, problem = resume.restore(self._kept(), self._updates)
             self._reported.warn([problem] if problem else [])
             self._done = self._enough[0] if self._enough else self._done
+        self._saved = self._updates
         self._stop = self._signals.enter_context(stop_on_signal())
 
     def _check_model(self) -> None:
         """What only a model that is loaded can tell."""
         assert self._training
-        section, exact = self._leco.section, self.train_config.dtype in ("fp32", "float32", "float")
+        section, exact = self._found.section, self.train_config.dtype in ("fp32", "float32", "float")
         sizes, steps = [pair.resolution for pair in section.pairs], section.leco.max_denoising_steps
-        # the host puts the transformer aside while it encodes
+        # the host has put the transformer aside
         self.sd.set_device_state(self.train_device_state_preset)
         with self._host_network.multiplier(0.0):
             remarks = self._denoiser.check(self._training.model.table, self._leco.sampler, steps, sizes, exact=exact)
@@ -97,7 +101,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self._reported.warn(remarks)
 
     def _kept(self) -> Kept:
-        job, folder = self._leco, Path(self.save_root) / resume.FOLDER
+        job, folder = self._leco, self._folder / resume.FOLDER
         assert self._training
         described = describe_parts(
             job.section.pairs, job.section.leco, {**vars(job.step), "noise_scheduler": job.sampler}
@@ -105,19 +109,32 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         return Kept(folder, described, self._training.walks, self._reported.meter, self.sd.device_torch)
 
     def _assemble(self) -> Training:
-        section, train = self._leco.section, self.train_config
-        self._denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=train.bypass_guidance_embedding)
+        job, bypass = self._leco, self.train_config.bypass_guidance_embedding
+        self._denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=bypass, encoding=self._encoding)
         rows = takes_rows(self.network_config, arch_takes_rows=self.model_config.arch in ROWS)
         self._host_network = HostNetwork(self.network, takes_rows=rows)
+        pairs = job.section.pairs
+        leco = self._denoiser.with_neighbours(job.section.leco, pairs, job.sampler, self._host_network)
+        self._found = replace(job, section=replace(job.section, leco=leco))
+        """The job with what `preserve: auto` stands for in its place."""
         return assemble(
-            section.pairs,
-            preserved(section.leco, self._denoiser, section.pairs, Course()),
-            self._leco.step,
+            pairs,
+            leco,
+            job.step,
             denoiser=self._denoiser,
             network=self._host_network,
-            sampler=self._leco.sampler,
+            sampler=job.sampler,
             generator=self._generator(),
         )
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        """Block in which the text encoders have the device."""
+        if self.is_caching_text_embeddings:
+            # as the host does: there may be no room for both
+            self.sd.unet.to("cpu")
+        yield
+        self.sd.set_device_state(self.train_device_state_preset)
 
     def train_single_accumulation(self, batch: Any) -> Tensor:
         """The loss () of one LECO step, after its backward pass; there is no ``batch``."""
@@ -159,25 +176,36 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.accelerator.backward(loss / self.train_config.gradient_accumulation)
 
     def end_step_hook(self) -> None:
-        """Save where the user stops the run; the host would drop what it learned since the last file."""
-        if self._stop.asked or (self.is_ui_trainer and (self.should_stop() or self.should_return_to_queue())):
-            # past the UI's own check, which would end the run before the file is written
-            super(DiffusionTrainer, self).save(self.step_num)
-            self._reported.end(self._newest(), self._done, interrupted=True)
+        """End the run where a signal asks for it; what the UI asks for is the host's."""
         if self._stop.asked:
+            self._keep()
             raise KeyboardInterrupt
         super().end_step_hook()
+
+    def maybe_stop(self) -> None:
+        """End the run where the UI asks for it, also between two pictures of a sample."""
+        if self._saved is not None and (self.should_stop() or self.should_return_to_queue()):
+            self._keep()
+        super().maybe_stop()
+
+    def _keep(self) -> None:
+        """Save a run that is stopped; the host would drop what it learned since the last file."""
+        if self._saved != self._updates:
+            # past the UI's own check, which would end the run before the file is written
+            super(DiffusionTrainer, self).save(self.step_num)
+        self._reported.end(self._newest(), self._done, interrupted=True)
 
     def update_training_metadata(self) -> None:
         """Say in the file what LECO did, and what the host leaves out about the network."""
         super().update_training_metadata()
         figures = effect_metadata(self._progress.figures)
-        self.add_meta({**file_metadata(self._leco, self, self._done), **figures})
+        self.add_meta({**file_metadata(self._found, self, self._done), **figures})
 
     def post_save_hook(self, save_path: str) -> None:
         """Write LECO's state beside the host's, and report the file."""
         super().post_save_hook(save_path)
         self._kept().write(self._updates, enough=self._enough)
+        self._saved = self._updates
         self._reported.saved(self._newest(), self._done, final=self._updates >= self.train_config.steps)
 
     def get_training_info(self) -> Any:
@@ -186,7 +214,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
 
     def get_latest_save_path(self, name: Any = None, post: str = "", include_pretrained_lora: bool = True) -> Any:
         """The newest LoRA; the host would take whatever begins with the job's name, such as the history."""
-        found = resume.newest(Path(self.save_root), str(name or self.job.name))
+        found = resume.newest(self._folder, str(name or self.job.name))
         if found:
             return str(found)
         given = self.network_config.pretrained_lora_path
@@ -205,8 +233,13 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self._asked_samples = super().post_process_generate_image_config_list(generate_image_config_list)
         return self._asked_samples
 
+    @property
+    def _folder(self) -> Path:
+        """Absolute: the host's working folder is not the one that its user is in."""
+        return Path(self.save_root).absolute()
+
     def _newest(self) -> Path:
-        return resume.newest(Path(self.save_root), self.job.name) or Path(self.save_root)
+        return resume.newest(self._folder, self.job.name) or self._folder
 
     def done_hook(self) -> None:
         """Tell a user how it ended; let go of the model, for the next job of the same program."""
