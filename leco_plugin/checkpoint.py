@@ -13,10 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from leco_plugin.config.names import SUFFIXES
 from leco_plugin.errors import ModelError
 
-SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
-"""Endings of files of weights; those after the first two are torch's pickles."""
 _PICKLES = (b"PK", b"\x80")
 _OTHERS = {b"version https://git-lfs": "a Git LFS pointer, not the weights", b"<": "a web page, not the weights"}
 """What is often downloaded instead, by its first bytes."""

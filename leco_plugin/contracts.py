@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from torch import Generator, Tensor, device, nn
 
+    from leco_plugin.config.defaults import Defaulted
     from leco_plugin.config.families import Distilled
     from leco_plugin.config.run import RunDescription
     from leco_plugin.config.schema import JobConfig
+    from leco_plugin.errors import Problem
     from leco_plugin.events import Event, PicturesDrawn
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
@@ -208,6 +210,12 @@ class HostActions(Protocol):
 
     def remove(self, path: Path) -> Iterable[str]:
         """`leco host remove NAME PATH`: take LECO out of it again."""
+
+    def read(self, files: Sequence[Path]) -> tuple[Defaulted, Sequence[Problem]]:
+        """`leco check --host NAME FILE...`: LECO's part of a run by its files, which begins with the host's defaults.
+
+        Gives it with nothing left open, in a job of which all else is the host's own business, and what is odd.
+        """
 
     def start(self, arguments: Sequence[str]) -> int:
         """`leco host run NAME ...`: train in it; gives the exit code."""

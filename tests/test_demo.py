@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from leco_plugin.config.build import load_job
+from leco_plugin.config.editors import schema_line
 from leco_plugin.demo.measure import Asked, erase_test, figures, slider_test
 from leco_plugin.demo.run import ERASED, JOBS, STRENGTHS
 from leco_plugin.tiny.pictures import HUES
@@ -147,6 +148,13 @@ def test_figures_are_means_and_the_hue_is_a_direction() -> None:
     assert (found.pictures, found.hue, found.mean_area) == (3, 10.0, 100.0)
     assert found.colour_right == pytest.approx(1 / 3)
     assert found.shape_right == pytest.approx(1 / 3)
+
+
+def test_the_files_of_a_demo_name_their_schema_for_editors(slider: tuple[Path, dict[str, Any]]) -> None:
+    """The job and the prompts that stand beside the LoRA."""
+    folder, _ = slider
+    assert (folder / "slider.yaml").read_text("utf-8").startswith(schema_line("job"))
+    assert (folder / "slider.toml").read_text("utf-8").startswith(schema_line("prompts"))
 
 
 def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:

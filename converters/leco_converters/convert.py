@@ -10,23 +10,26 @@ from typing import Any, Literal
 
 from leco_converters.flags import command_line, in_job_only
 from leco_converters.jobs import leco_job, slider_job
+from leco_converters.model import Settled, settled
 from leco_converters.prompt_tables import top
 from leco_converters.report import Report
-from leco_converters.settings import Plan, add_defaults, untrained
+from leco_converters.settings import Plan, add_defaults
 from leco_converters.tree import Node, Source, places, plain
 from leco_converters.understand import understand
 from leco_converters.write import Output, refuse_taken, write_all
 from leco_converters.write_toml import write_toml
 from leco_converters.write_yaml import commented, left_out, write_yaml
 from leco_plugin.config.build import build_job
+from leco_plugin.config.editors import with_schema_line
 from leco_plugin.config.files import Document
 from leco_plugin.config.findings import Findings, Key, refusal
 from leco_plugin.config.prompts import read_prompts
-from leco_plugin.config.schema import LecoConfig
+from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.errors import ConfigError, Where
 
 Target = Literal["toml", "ai-toolkit", "leco-job"]
 _FILES = ("neutral_prompt_file", "prompt_file")
+_YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -68,26 +71,21 @@ def convert(request: Request) -> Conversion:
     Where something is lost and ``request.strict`` is set, nothing is written.
     """
     plan = understand(request.source)
+    plan.name = str(plain(plan.settings.values.get("name")) or request.source.stem)
     to = _direction(request, plan)
     target = request.target or _beside(request.source, to)
     sources = [request.source, plan.source.path, plan.prompt_source.path]
     _move_files(plan, target.parent, sources)
     pairs = _check_prompts(plan, target.parent)
     if to != "toml" or request.job or request.flags:
-        _complete(plan)
-    flags = ""
-    if to == "toml":
-        outputs, flags = _toml(request, plan, target)
-    elif to == "leco-job":
-        outputs = [_inline_job(request, plan, target)]
-    else:
-        job, left = slider_job(plan, _name(plan, request), request.model)
-        outputs = [_yaml_output(job, target, [*plan.report.left, *left], plan.source, plan.prompt_source)]
+        add_defaults(plan)
+    model = settled(plan, pairs, request.model)
+    outputs, flags = _toml(request, plan, target, model) if to == "toml" else ([_job(plan, target, model, to)], "")
     refuse_taken([output.path for output in outputs], sources, request.force)
     written = () if request.strict and plan.report.lost else tuple(output.path for output in outputs)
     if written:
-        write_all(outputs, request.force)
-    return Conversion(plan.origin, written, pairs, plan.report, flags)
+        write_all(outputs)
+    return Conversion(plan.origin, written, len(pairs), plan.report, flags)
 
 
 def _direction(request: Request, plan: Plan) -> Target:
@@ -96,12 +94,11 @@ def _direction(request: Request, plan: Plan) -> Target:
     ending = request.target.suffix.lower() if request.target else ""
     to = request.to
     if to is None:
-        to = "leco-job" if is_toml or ending in (".yaml", ".yml") else "toml"
-    if ending and ending not in ((".toml",) if to == "toml" else (".yaml", ".yml")):
-        wanted = ".toml" if to == "toml" else ".yaml"
-        raise ConfigError(
-            f"{request.target}: the result is a {wanted} file", fix=f"name the target *{wanted}, or use --to"
-        )
+        to = "leco-job" if is_toml or ending in _YAML else "toml"
+    wanted = (".toml",) if to == "toml" else _YAML
+    if ending and ending not in wanted:
+        fix = f"name the target *{wanted[0]}, or use --to"
+        raise ConfigError(f"{request.target}: the result is a {wanted[0]} file", fix=fix)
     if to == plan.origin or (to == "toml" and is_toml):
         raise ConfigError(f"{request.source}: already is what it would become", fix="choose another format with --to")
     if to != "toml" and (request.job or request.flags):
@@ -116,54 +113,52 @@ def _beside(source: Path, to: Target) -> Path:
     return target if target != source else source.with_name(f"{source.stem}_{to.replace('-', '_')}.yaml")
 
 
-def _complete(plan: Plan) -> None:
-    """Refuse a family that cannot be trained, and write out what the source leaves to its trainer's defaults."""
-    node = plan.settings.untrained
-    if node is not None:
-        fix = "train it where the job is from, or convert its prompts alone, without --job and --flags"
-        raise node.refuse(untrained(node), fix)
-    add_defaults(plan.settings, plan.rows, plan.report)
-
-
-def _toml(request: Request, plan: Plan, target: Path) -> tuple[list[Output], str]:
+def _toml(request: Request, plan: Plan, target: Path, model: Settled) -> tuple[list[Output], str]:
     """Return the prompt file, with its job file where that is wanted, and the command line."""
-    flags, of_flags = "", None
-    of_job = plan.settings.report.notes
+    flags, of_flags, of_job = "", None, plan.settings.report.notes
     job_path = target.with_name(f"{target.stem}_job.yaml") if request.job is True else request.job or None
-    extra: list[Output] = []
-    if job_path and job_path.suffix.lower() not in (".yaml", ".yml"):
+    if job_path and job_path.suffix.lower() not in _YAML:
         raise ConfigError(f"{job_path}: a job file is a .yaml file", fix="name it so")
     if request.flags:
-        flags, of_flags = command_line(plan, target, _name(plan, request), request.model)
+        flags, of_flags = command_line(plan, target, request.model)
         preserve = top(plan.prompts).at("preserve")
         if preserve.items:
             plan.report.say("kept_apart", preserve)
+    jobs: list[Output] = []
+    head, tail = plan.prompt_source.head, plan.prompt_source.tail
     if job_path:
         prompts = Node({"prompts_file": Node(_relative(target, job_path.parent))})
-        job, left = leco_job(plan, _name(plan, request), request.model, prompts)
+        job, left = leco_job(plan, model, prompts)
         _check_job(plan, job, target.parent)
         plan.report.notes += [*of_job, *in_job_only(of_job, of_flags.notes if of_flags else ())]
-        extra.append(_yaml_output(job, job_path, left, *([plan.source] if plan.settings.tables else [])))
+        jobs = [_yaml(job, job_path, left, [plan.source] if plan.settings.tables else [])]
+        if plan.settings.tables and plan.source is plan.prompt_source:
+            head, tail = [], []  # they stand in the job file
     elif of_flags is not None:
         plan.report.notes += [*of_job, *of_flags.notes]
-    head, tail = plan.prompt_source.head, plan.prompt_source.tail
     if plan.settings.tables and not job_path:
         tail = [*_run_settings(plan, noted=of_flags is not None), *tail]
-    elif plan.settings.tables and plan.source is plan.prompt_source:
-        head, tail = [], []  # they stand in the job file
-    text = write_toml(plan.prompts, head, [*left_out(plan.report.left), *tail])
-    return [Output(target, text, plain(plan.prompts)), *extra], flags
+    text = with_schema_line("prompts", write_toml(plan.prompts, head, [*left_out(plan.report.left), *tail]))
+    return [Output(target, text, plain(plan.prompts)), *jobs], flags
 
 
-def _inline_job(request: Request, plan: Plan, target: Path) -> Output:
-    model = request.model
-    if not model and "model.name_or_path" not in plan.settings.values:
-        model = "builtin:tiny"
-        plan.report.say("no_model", plan.source.root, model=model)
-    job, left = leco_job(plan, _name(plan, request), model, plan.prompts)
-    _check_job(plan, job, target.parent)
-    plan.report.notes += plan.settings.report.notes
-    return _yaml_output(job, target, [*plan.report.left, *left], plan.source, plan.prompt_source)
+def _job(plan: Plan, target: Path, model: Settled, to: Target) -> Output:
+    """The job that holds its prompts itself: one of ours, or of ai-toolkit's slider."""
+    ours = to == "leco-job"
+    job, left = leco_job(plan, model, plan.prompts) if ours else slider_job(plan, model)
+    if ours:
+        _check_job(plan, job, target.parent)
+        plan.report.notes += plan.settings.report.notes
+    sources = {id(source): source for source in (plan.source, plan.prompt_source)}
+    return _yaml(job, target, [*plan.report.left, *left], list(sources.values()), ours=ours)
+
+
+def _yaml(root: Node, path: Path, left: Sequence[Node], sources: Sequence[Source], *, ours: bool = True) -> Output:
+    """A job with the comments at both ends of its sources; one of ours names its schema."""
+    head = [line for source in sources for line in source.head]
+    tail = [line for source in sources for line in source.tail]
+    text = write_yaml(root, head, [*left_out(left), *tail])
+    return Output(path, with_schema_line("job", text) if ours else text, plain(root))
 
 
 def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
@@ -190,12 +185,12 @@ def _run_settings(plan: Plan, *, noted: bool) -> list[str]:
     return ["", f"# Not carried over from {plan.source.path.name}:", "", *lines, *tail]
 
 
-def _check_prompts(plan: Plan, folder: Path) -> int:
+def _check_prompts(plan: Plan, folder: Path) -> Sequence[PromptPair]:
     """Read the prompts as a prompt file is read; raises ConfigError at their places in the source."""
     findings = Findings(plan.prompt_source.path, {}, _places(plan.prompts, plan.prompt_source.path))
     pairs = read_prompts(plain(plan.prompts), findings, folder).pairs
     findings.raise_errors()
-    return len(pairs)
+    return pairs
 
 
 def _check_job(plan: Plan, job: Node, folder: Path) -> None:
@@ -229,14 +224,3 @@ def _relative(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive
         return path.resolve().as_posix()
-
-
-def _name(plan: Plan, request: Request) -> str:
-    return str(plain(plan.settings.values.get("name")) or request.source.stem)
-
-
-def _yaml_output(root: Node, path: Path, left: Sequence[Node], *sources: Source) -> Output:
-    unique = list({id(source): source for source in sources}.values())
-    head = [line for source in unique for line in source.head]
-    tail = [line for source in unique for line in source.tail]
-    return Output(path, write_yaml(root, head, [*left_out(left), *tail]), plain(root))

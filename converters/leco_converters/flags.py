@@ -27,7 +27,7 @@ _ELSEWHERE = ("name", "training_folder", "output_dir", "device", "model.is_xl", 
 _NOT_FOR_XL = ("v2", "v_parameterization", "clip_skip")
 
 
-def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str, Report]:
+def command_line(plan: Plan, prompts: Path, model: str) -> tuple[str, Report]:
     """Return the command that trains the prompts with sd-scripts, and each setting that it has no flag for.
 
     Raises ConfigError where its trainers do not train the family.
@@ -44,7 +44,7 @@ def command_line(plan: Plan, prompts: Path, name: str, model: str) -> tuple[str,
         _take(option, node, is_xl, flags, lists, report)
     if plan.origin != "ai-toolkit" and said.get("model.is_xl") is None and not said.get("model.is_v2"):
         report.say("which_script", plan.source.root)
-    named = str(said.get("name") or name)
+    named = plan.name
     folder = said.get("training_folder") or default_of("training_folder")
     head = {
         "pretrained_model_name_or_path": flags.pop("pretrained_model_name_or_path", "") or model or "MODEL",

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from leco_converters.foreign import SLIDER, TABLE
+from leco_converters.model import Settled, host_model
 from leco_converters.prompt_tables import TABLES, anchors_of, top
 from leco_converters.report import LEFT_OUT, Report
 from leco_converters.settings import SECTIONS, Plan, Settings
 from leco_converters.tree import Node, comments, plain
+from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.config.findings import Findings
 from leco_plugin.config.prompt_keys import NEUTRAL_LISTS
 from leco_plugin.config.schema import JobConfig
@@ -25,9 +27,11 @@ WRITTEN = (
 """Settings that are written out where the source has none, since ai-toolkit's defaults are others."""
 
 
-def default_of(option: str) -> object:
-    """Return our default of an option, as a file says it; None where there is no such option."""
+def default_of(option: str, job: JobConfig | None = None) -> object:
+    """Our default of an option, as a file says it, or what ``job`` has there; None where there is no such option."""
     section, _, key = option.rpartition(".")
+    if job is not None and section in SECTIONS:
+        return getattr(getattr(job, section), key, None)
     field = SECTIONS.get(section, JobConfig).model_fields.get(key)
     return "output" if option == "training_folder" else field and field.default
 
@@ -44,18 +48,23 @@ def process_of(plan: Plan, kind: Node, values: dict[str, Node]) -> dict[str, Nod
     return process
 
 
-def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, list[Node]]:
+def leco_job(plan: Plan, model: Settled, prompts: Node) -> tuple[Node, list[Node]]:
     """Return the job, and what is left out of it.
 
     ``prompts`` is a table for its `leco` section: ``prompts_file``, or the prompts themselves.
     """
     values, tables, empty = dict(plan.settings.values), plan.settings.tables, Node({})
     if not tables:
-        values = {option: Node(default_of(option)) for option in WRITTEN}
-    if model and "model.name_or_path" not in values:
-        values = {"model.name_or_path": Node(model), **values}
+        values = {option: Node(default_of(option, model.job)) for option in WRITTEN}
+    base = model.job.model.name_or_path
+    if not base and "prompts_file" not in prompts.table:
+        # so that the job can be run
+        base = "builtin:tiny"
+        plan.report.say("no_model", plan.source.root, model=base)
+    if base and "model.name_or_path" not in values:
+        values = {"model.name_or_path": Node(base), **values}
     old, config, named = (tables.get(key, empty) for key in ("", "config", "prompts_file"))
-    lines = {"name": values.pop("name", Node(name))}
+    lines = {"name": values.pop("name", Node(plan.name))}
     process = process_of(plan, old.table.get("type", empty).like("leco"), values)
     leco = process.pop("leco", tables.get("leco", empty).like({}))
     leco.table.update({key: named.like(node.value) if key == "prompts_file" else node
@@ -75,29 +84,29 @@ def leco_job(plan: Plan, name: str, model: str, prompts: Node) -> tuple[Node, li
     return Node(job), [*plan.settings.report.left, *(node for node, _ in left)]
 
 
-_SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _NAMES: Mapping[str, str] = {row.to: name for name, row in reversed(list(SLIDER.items())) if row.to}
 """What our options are called there."""
-_SWITCHES = ("memory.attention", "logging.log_with")
-"""Options that are several switches there, of which each says one value alone."""
+_SWITCHES = ("memory.attention", "logging.log_with", "memory.offload", "memory.quantize")
+"""Options of which not every value is there."""
 _SPELLED: Mapping[str, Mapping[object, object]] = {
-    "train.loss_type": {ours: theirs for theirs, ours in SLIDER["train.loss_type"].words.items()},
+    **{row.to: {ours: theirs == "true" or theirs for theirs, ours in row.words.items()}
+       for row in SLIDER.values() if row.words and row.to != "network.type"},
     "logging.log_with": {"wandb": True, "all": True},
     "memory.attention": {"xformers": True},
-}
+}  # fmt: skip
 
 
-def slider_job(plan: Plan, name: str, model: str) -> tuple[Node, list[Node]]:
+def slider_job(plan: Plan, model: Settled) -> tuple[Node, list[Node]]:
     """Return the job, and what is left out of it; what it cannot say goes to the plan's report."""
     report, settings = plan.report, plan.settings
-    targets = _Targets(plan.prompts, report)
+    targets = _Targets(plan.prompts, model, report)
     preserve = top(plan.prompts).table.get("preserve")
     anchors = {} if preserve is None else {"anchors": anchors_of(preserve, report)}
     left: list[Node] = list(settings.report.left)
-    values = _values(settings, report, left)
-    values |= _model(plan, targets, values, model)
-    config = {"name": Node(name), "training_folder": values.pop("training_folder"), "device": Node("cuda:0")}
+    values = _values(settings, model, report, left)
+    values |= host_model(plan, model, targets.sizes, targets.varies_crops)
+    report.say("stops", plan.source.root)
+    config = {"name": Node(plan.name), "training_folder": values.pop("training_folder"), "device": Node("cuda:0")}
     config |= {key: values.pop(key) for key in ("name", "device") if key in values}
     if plain(config["device"]) == "auto":
         report.say("no_auto", config["device"])
@@ -113,38 +122,29 @@ def slider_job(plan: Plan, name: str, model: str) -> tuple[Node, list[Node]]:
     return Node({"job": root.get("job", Node("")).like("train"), "config": Node(config), **meta}), left
 
 
-def _values(settings: Settings, report: Report, left: list[Node]) -> dict[str, Node]:
+def _values(settings: Settings, model: Settled, report: Report, left: list[Node]) -> dict[str, Node]:
     """Return the settings by ai-toolkit's names: our defaults, and over them what the source says."""
-    result = {option: Node(default_of(option)) for option in WRITTEN}
-    result["train.max_denoising_steps"] = Node(default_of("leco.max_denoising_steps"))
+    result = {option: Node(default_of(option, model.job)) for option in WRITTEN}
+    result["train.max_denoising_steps"] = Node(model.job.leco.max_denoising_steps)
+    if model.family in FLOW_FAMILIES and not settings.values.keys().isdisjoint(("sample.prompts", "sample.samples")):
+        result["sample.sampler"] = Node(model.job.sample.sampler)
+    walk = model.job.leco.denoise_guidance_scale
+    if walk != default_of("leco.denoise_guidance_scale") and "leco.denoise_guidance_scale" not in settings.values:
+        report.say("walk_here", settings.values.get("model.name_or_path") or Node(None), value=walk)
     result |= {"train.train_unet": Node(True), "train.train_text_encoder": Node(False)}
     for option, node in settings.values.items():
         name, value = _NAMES.get(option, ""), plain(node)
         spelled = _SPELLED.get(option, {}).get(value if isinstance(value, str) else "")
         if name and (spelled is not None or option not in _SWITCHES):
             result[name] = node if spelled is None else node.like(spelled)
+            if name == "model.qtype":
+                result["model.quantize"] = node.beside(True)
         elif value != default_of(option):
             walks = option == "leco.denoise_guidance_scale"
             none = f"the slider trainer has no {option.rpartition('.')[2]}"
             report.say("no_option", node, why=f"{value}, but the trainer always walks at 3" if walks else none)
             left.append(node)
     return result
-
-
-def _model(plan: Plan, targets: _Targets, values: Mapping[str, Node], model: str) -> dict[str, Node]:
-    own, root, report = values.get("model.name_or_path"), plan.source.root, plan.report
-    is_xl = targets.varies_crops or min(map(min, targets.sizes)) >= 1024
-    chosen: dict[str, Node] = {}
-    if own is not None and str(own.value).startswith("builtin:"):
-        report.say("builtin", own)
-    if own is None:
-        chosen["model.name_or_path"] = Node(model or (_SDXL if is_xl else _SD1))
-        if not model:
-            report.say("no_model", root, model=_SDXL if is_xl else _SD1)
-    if "model.is_xl" not in values:
-        chosen["model.is_xl"] = Node(is_xl)
-        report.say("is_xl", root, said=str(is_xl).lower())
-    return chosen
 
 
 def _note_traps(targets: _Targets, anchors: Mapping[str, Node], name: object, steps: object, report: Report) -> None:
@@ -160,9 +160,9 @@ def _note_traps(targets: _Targets, anchors: Mapping[str, Node], name: object, st
 class _Targets:
     """The targets of a slider, and what they share; what they cannot say goes to the report."""
 
-    def __init__(self, prompts: Node, report: Report) -> None:
+    def __init__(self, prompts: Node, model: Settled, report: Report) -> None:
         """Raises ConfigError where no prompt can be a target."""
-        self._root, self._report = top(prompts), report
+        self._root, self._model, self._report = top(prompts), model, report
         self._top = _read(self._root)
         name = next((name for name in TABLES if name in self._root.table), None)
         self._in_prompts, self._old = name == "prompts", self._root.at(name) if name else Node([self._root])
@@ -219,8 +219,11 @@ class _Targets:
                 value = values.unconditional or ""
             elif name == "neutral" and self._in_prompts and not is_prompt:
                 value = _read(entry).neutral
+            usual = self._model.table.get(f"pair.{name}", fixed)
             if value is not None and value != fixed:
                 self._lose(entry, name, f"{value!a:.60}, but {why}")
+            elif value is None and usual != fixed:
+                self._report.say("strength_here", self._old, value=usual, title=self._model.title)
         for name in NEUTRAL_LISTS:
             if name in entry.table or (name in self._root.table and not self._in_prompts):
                 self._lose(entry, name, "several neutrals, but the trainer always starts from the empty prompt")
@@ -235,7 +238,8 @@ class _Targets:
     def _share(self, entry: Node, values: Values, is_prompt: bool) -> None:
         """Collect sizes and batch sizes, which all targets share."""
         found = (None if is_prompt else values.resolutions) or values.resolution
-        sizes, batch = list(found.each) if found else [(512, 512)], values.batch_size or 1
+        usual = self._model.table.get("pair.resolution", 512)
+        sizes, batch = list(found.each) if found else [(usual, usual)], values.batch_size or 1
         if not self.sizes:
             self.sizes, self.batch_size = sizes, batch
         if sizes != self.sizes:

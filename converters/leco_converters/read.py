@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from leco_converters.tree import Node, Source
+from leco_plugin.config.editors import without_schema_line
 from leco_plugin.config.files import Document, read_document
 from leco_plugin.config.findings import Key
 from leco_plugin.config.yaml_file import spellings
@@ -37,6 +38,8 @@ def read_source(path: Path) -> Source:
         return Source(path, root)
     tokens = [match.span() for match in _TOML_TOKEN.finditer(text) if match.group().startswith("#")]
     comments = list(_yaml_comments(text)) if is_yaml else tokens
+    # that a file of ours names its schema is said anew where it is written
+    comments = comments[1:] if without_schema_line(text) != text else comments
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
     # a mark is where the line of a value begins; tables of TOML may be written in pieces
     marks = [(starts[line - 1], nodes[key]) for key, line in document.lines.items() if key in nodes and key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, family_of_arc
 from leco_plugin.config.findings import Findings, did_you_mean, key_text
 from leco_plugin.config.sample import SamplePrompt
 from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.sd_scripts import literal
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     name: kind.annotation
@@ -68,6 +68,8 @@ class Plan:
     settings: Settings = field(default_factory=Settings)
     rows: Mapping[str, Row] = field(default_factory=dict)
     """The table of the source's settings, where they are another trainer's."""
+    name: str = ""
+    """What the job is called."""
 
 
 def own_settings(config: Node, process: Node) -> Settings:
@@ -156,6 +158,12 @@ class _Reader:
             values["sample.sample_every"] = (get("train.steps") or Node(1000)).beside(plain(get("train.steps")) or 1000)
         if {"sample.samples", "sample.prompts"} <= values.keys():
             self.report.leave(values.pop("sample.prompts"), "sample.samples counts, of samples and prompts", "changed")
+        if self.settings.family and _is_file(get("model.name_or_path")) and "model.extras" not in values:
+            self.report.say("no_parts", values["model.name_or_path"], title=self.settings.family.title)
+        if {"memory.quantize", "model.training_adapter"} <= values.keys():
+            self.report.leave(values.pop("memory.quantize"), "fp8_base is what an adapter can be added to", "changed")
+        elif "memory.quantize" in values:
+            values.pop("memory.fp8_base", None)
         if "model.training_adapter" in values:
             self.report.say("from_hub", values["model.training_adapter"])
         if self.rows is not LECO:
@@ -240,6 +248,10 @@ class _Reader:
         return item.like(kept) if isinstance(item.value, dict) else item
 
 
+def _is_file(node: Node | None) -> bool:
+    return node is not None and Path(str(node.value)).suffix.lower() in (".safetensors", ".sft", ".ckpt", ".gguf")
+
+
 def _is_ours(name: str) -> bool:
     section, _, key = name.partition(".")
     return name in _SINGLE or (section in SECTIONS and key in SECTIONS[section].model_fields)
@@ -255,15 +267,18 @@ def refusal(model: type[BaseModel], name: str, value: object) -> str:
     return found[0].message if found else ""
 
 
-def untrained(node: Node) -> str:
-    """Say in one sentence that a family cannot be trained here."""
-    families = ", ".join(family.title for family in FLOW_FAMILIES.values())
-    named = node.value if isinstance(node.value, str) else str(node.key[-1])
-    return f"{named} is no family that is trained here; there are Stable Diffusion 1 and 2, SDXL, {families}"
+def add_defaults(plan: Plan) -> None:
+    """Write out what the source's trainer takes where nothing is written, and this one does not.
 
-
-def add_defaults(settings: Settings, rows: Mapping[str, Row], report: Report) -> None:
-    """Write out what the source's trainer takes where nothing is written, and this one does not."""
+    Raises ConfigError for a family that cannot be trained here.
+    """
+    settings, rows, node = plan.settings, plan.rows, plan.settings.untrained
+    if node is not None:
+        families = ", ".join(family.title for family in FLOW_FAMILIES.values())
+        named = node.value if isinstance(node.value, str) else str(node.key[-1])
+        message = f"{named} is no family that is trained here; there are Stable Diffusion 1 and 2, SDXL, {families}"
+        fix = "train it where the job is from, or convert its prompts alone, without --job and --flags"
+        raise node.refuse(message, fix)
     defaults = {row.to: (name, row.default) for name, row in rows.items() if row.default is not None}
     conv = settings.values.get("network.conv")
     if conv is not None and "network.conv_alpha" in rows:
@@ -276,7 +291,7 @@ def add_defaults(settings: Settings, rows: Mapping[str, Row], report: Report) ->
         if not written and not (settings.family and option in _NOT_FOR_FLOW):
             settings.values[option] = Node(value)
             table = settings.tables.get(name.partition(".")[0], settings.tables[""])
-            report.say("default", table, name=name, value=value)
+            plan.report.say("default", table, name=name, value=value)
 
 
 def _optimizer_params(node: Node) -> Node:
@@ -284,10 +299,7 @@ def _optimizer_params(node: Node) -> Node:
     params: dict[str, Node] = {}
     for word in str(node.value).split():
         name, equals, text = word.partition("=")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            value = text
+        value = literal(text)
         if not equals:
             return node
         listed = [node.beside(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.emitter import Emitter
-from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from leco_converters.tree import TEXTS, Node, comments
@@ -57,23 +56,6 @@ def comment_lines(texts: Iterable[str]) -> list[str]:
     return [_BREAKS.sub(" ", text).replace("${", "$ {") for text in texts]
 
 
-class _Plain(str):
-    """A number, a switch or null as it is to be spelled."""
-
-    tag = ""
-
-
-class _Representer(RoundTripRepresenter):
-    """ruamel's own, which can be told how to spell a number."""
-
-
-def _represent_plain(representer: RoundTripRepresenter, value: _Plain) -> Any:
-    return representer.represent_scalar(f"tag:yaml.org,2002:{value.tag}", str(value))
-
-
-_Representer.add_representer(_Plain, _represent_plain)
-
-
 class _Emitter(Emitter):
     """ruamel's own, which would put a long key, and one with a line end, on lines of their own."""
 
@@ -85,7 +67,6 @@ class _Emitter(Emitter):
 def _yaml() -> YAML:
     writer = YAML()
     writer.Emitter = _Emitter
-    writer.Representer = _Representer
     writer.width = 2**30
     writer.indent(mapping=2, sequence=4, offset=2)
     return writer
@@ -120,7 +101,7 @@ def _flat(node: Node, *, is_prompt: bool) -> Any:
         return None
     made: Any = CommentedMap() if isinstance(node.value, dict) else CommentedSeq()
     made.extend(_flat(item, is_prompt=True) for item in node.items) if node.items else None
-    if None in list(made) or sum(len(str(value)) + 2 for value in made) >= _WIDTH:
+    if None in list(made) or sum(len(getattr(value, "value", value)) + 2 for value in made) >= _WIDTH:
         return None
     made.fa.set_flow_style()
     return made
@@ -128,9 +109,8 @@ def _flat(node: Node, *, is_prompt: bool) -> Any:
 
 def _scalar(value: object, raw: str = "", *, is_prompt: bool = False) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
-        plain = _Plain(raw if _NUMBER.match(raw) and not isinstance(value, bool) else _spelled(value))
-        plain.tag = "null" if value is None else type(value).__name__
-        return plain
+        spelled = raw if _NUMBER.match(raw) and not isinstance(value, bool) else _spelled(value)
+        return TaggedScalar(spelled, tag=f"tag:yaml.org,2002:{'null' if value is None else type(value).__name__}")
     text = str(value)
     bare = _BARE.match(text) and text.lower() not in _SPECIAL and not is_prompt
     return text if bare else DoubleQuotedScalarString(text)

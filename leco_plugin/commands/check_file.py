@@ -8,79 +8,25 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
+from leco_plugin.commands.codes import OK, REFUSED
+from leco_plugin.commands.tellers import Rows, Teller, Ways
 from leco_plugin.config.build import Loaded, LoadedPrompts, load
+from leco_plugin.config.defaults import Defaulted
 from leco_plugin.config.flow_rules import refusals, remarks, without_effect
 from leco_plugin.config.idle import idle_settings, refuse_nothing
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, in_words, quote, settings
-from leco_plugin.errors import ConfigError, Problem, harmless
-from leco_plugin.families.known import Settled, settle
+from leco_plugin.errors import ConfigError, PluginError, Problem, Where, harmless
+from leco_plugin.families.known import Settled, check_named, settle
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
-OK = 0
-REFUSED = 2
 _OF_PAIRS = "pair."
-
-
-@dataclass(frozen=True)
-class Section:
-    """Part of what is told: a title, and rows of cells below it."""
-
-    title: str
-    rows: Sequence[Sequence[str]] = ()
-
-
-class Teller(Protocol):
-    """What tells it: ``Plain``, or a page on a terminal."""
-
-    def section(self, section: Section) -> None:
-        """A title, and rows of cells below it."""
-
-    def lines(self, lines: Iterable[str]) -> None:
-        """Each line as soon as it is there."""
-
-    def working(self, what: str) -> AbstractContextManager[object]:
-        """Block during which ``what`` is under way."""
-
-
-class Plain:
-    """Tells it in plain lines, for a pipe or a file."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def section(self, section: Section) -> None:
-        """A title and its rows, in columns."""
-        widths = [max(map(len, column)) for column in zip(*section.rows, strict=True)]
-        rows = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in section.rows)
-        write_lines(self._out, (section.title, *(f"  {row}".rstrip() for row in rows)))
-
-    def lines(self, lines: Iterable[str]) -> None:
-        """Each line as soon as it is there."""
-        for line in lines:
-            write_lines(self._out, [line])
-            self._out.flush()
-
-    def working(self, what: str) -> AbstractContextManager[object]:
-        """Nothing is to be seen of it."""
-        return nullcontext()
-
-
-@dataclass(frozen=True)
-class Ways:
-    """How much is told, and in what form."""
-
-    json: bool = False
-    estimate: bool = True
-    """Tell memory and time, too."""
-    everything: bool = False
-    """Tell every pair and every option."""
 
 
 def check(path: str | Path, ways: Ways, teller: Teller, out: TextIO, err: TextIO) -> int:
@@ -104,13 +50,56 @@ def check(path: str | Path, ways: Ways, teller: Teller, out: TextIO, err: TextIO
     if ways.json:
         write_json(out, _fields(loaded, settled, said, ways))
         return OK
-    for section in _sections(loaded, settled, ways):
-        teller.section(section)
+    for title, rows in _sections(loaded, settled, ways):
+        teller.section(title, rows)
     write_lines(err, (f"warning: {warning}" for warning in said))
     if ways.estimate and settled:
         out.flush()
         _tell_estimate(teller, settled.job, ways)
     return OK
+
+
+def check_hosted(name: str, files: Sequence[Path], ways: Ways, teller: Teller, out: TextIO, err: TextIO) -> int:
+    """Report what LECO does with ``files`` in another host, whose own options are not looked at; codes as above."""
+    from leco_plugin.plugins import find_host, plugin_manager
+
+    read = getattr(find_host(name, plugin_manager()), "read", None)
+    if read is None:
+        raise PluginError(f"the host {name} does not tell what its files mean", fix="leco host lists what each one has")
+    try:
+        found, warnings = read(files)
+        refuse_nothing(found.job.pairs)
+    except ConfigError as error:
+        return _refuse(error.problems, ways, out, err)
+    if ways.json:
+        fields = {name: found.job.model_dump(mode="json")[name] for name in ("pairs", "leco")}
+        said = {"warnings": [problem_fields(warning) for warning in warnings], "family": found.title}
+        write_json(out, {**fields, **said, "defaults": {one: found.table[one] for one in sorted(_of_leco(found))}})
+        return OK
+    for title, rows in _hosted_sections(name, files[-1], found, ways):
+        teller.section(title, rows)
+    write_lines(err, (f"warning: {warning}" for warning in warnings))
+    return OK
+
+
+def _hosted_sections(name: str, path: Path, found: Defaulted, ways: Ways) -> Iterator[tuple[str, Rows]]:
+    job, pairs = found.job, found.job.pairs
+    walk = f"walks of {job.leco.max_denoising_steps} steps at guidance {job.leco.denoise_guidance_scale:g}"
+    on = f"on {harmless(job.model.name_or_path)} ({found.title}), trained by {name}"
+    rows = [[line] for line in (*in_words(pairs), *_shared(pairs, job.leco.preserve), on, walk)]
+    yield f"{path}: what LECO does in {name}, whose own options are not checked here", rows
+    yield _numbered(pairs, ways)
+    if ways.everything:
+        leco = job.leco.model_dump(mode="json").items()
+        yield "every option of LECO", [[f"leco.{option}", _plain(value)] for option, value in leco]
+    taken = [[option, _plain(value), f"default for {found.title}"] for option, value in _taken(found, _of_leco(found))]
+    if taken:
+        yield "what is left open", taken
+
+
+def _of_leco(found: Defaulted) -> list[str]:
+    """What the family's defaults are for that is the same in every host."""
+    return [option for option in found.table if option in found.taken and option.startswith(("leco.", _OF_PAIRS))]
 
 
 def _refuse(problems: Sequence[Problem], ways: Ways, out: TextIO, err: TextIO) -> int:
@@ -124,18 +113,27 @@ def _refuse(problems: Sequence[Problem], ways: Ways, out: TextIO, err: TextIO) -
 def _for_its_model(loaded: Loaded, settled: Settled) -> tuple[tuple[Problem, ...], list[Problem]]:
     """What is odd about the job, and what of it means nothing to its model, as far as that model's files tell."""
     job, flow = settled.job, settled.flow
-    said = (*loaded.warnings, *idle_settings(job))
+    said = (*loaded.warnings, *idle_settings(job), *_not_here(loaded))
     if flow is None:
         return said, []
     said += (*remarks(job, flow.distilled), *without_effect(job.pairs, flow.family.title))
     return said, list(refusals(loaded.job, flow.family, takes_guidance=flow.takes_guidance))
 
 
+def _not_here(loaded: Loaded) -> Iterator[Problem]:
+    """A warning where the model is not on this machine: the job may be for another one."""
+    try:
+        check_named(loaded.job.model.name_or_path)
+    except ConfigError as error:
+        where = Where(loaded.path, key="model.name_or_path")
+        yield from (replace(problem, where=where) for problem in error.problems)
+
+
 def _tell_estimate(teller: Teller, job: JobConfig, ways: Ways) -> None:
     with _quiet_libraries(), teller.working("estimating memory and time"):
         from leco_plugin.estimate.lines import estimate_lines
 
-        teller.lines(estimate_lines(job, parts=ways.everything))
+        teller.prose(estimate_lines(job, parts=ways.everything))
 
 
 @contextmanager
@@ -157,21 +155,23 @@ def _quiet_libraries() -> Iterator[None]:
             gc.enable()
 
 
-def _sections(loaded: Loaded | LoadedPrompts, settled: Settled | None, ways: Ways) -> Iterator[Section]:
+def _sections(loaded: Loaded | LoadedPrompts, settled: Settled | None, ways: Ways) -> Iterator[tuple[str, Rows]]:
     """What will be trained, in words; what differs from the defaults; on wish every pair and every option."""
     pairs = settled.job.pairs if settled else _pairs(loaded)
     what = "a job that can be run" if settled else "prompts that can be trained"
     rows = [[line] for line in (*in_words(pairs), *_shared(pairs, _preserved(loaded)))]
-    yield Section(f"{loaded.path}: {what}", [*rows, *([line] for line in (_with_what(settled) if settled else ()))])
-    number = f"{len(pairs)} training pair{'s' if len(pairs) != 1 else ''}"
-    if ways.everything:
-        yield Section(number, [[f"{at}.", line] for at, pair in enumerate(pairs, 1) for line in _told(pair)])
-    else:
-        yield Section(number)
+    yield f"{loaded.path}: {what}", [*rows, *([line] for line in (_with_what(settled) if settled else ()))]
+    yield _numbered(pairs, ways)
     if settled:
         yield from _options(loaded, settled, ways)
     if not ways.everything:
-        yield Section("every pair and option: leco check --all")
+        yield "every pair and option: leco check --all", ()
+
+
+def _numbered(pairs: Sequence[PromptPair], ways: Ways) -> tuple[str, Rows]:
+    """How many pairs there are, and on wish each."""
+    each = [[f"{at}.", line] for at, pair in enumerate(pairs, 1) for line in _told(pair)]
+    return f"{len(pairs)} training pair{'s' if len(pairs) != 1 else ''}", each if ways.everything else ()
 
 
 def _told(pair: PromptPair) -> tuple[str, str]:
@@ -192,7 +192,7 @@ def _shared(pairs: Sequence[PromptPair], preserved: Sequence[str]) -> Iterator[s
     edit = f"edit strength {', '.join(strengths)}, " if strengths else ""
     yield f"{edit}at {', '.join(sizes)} pixels"
     if list(preserved) == ["auto"]:
-        yield "keeps as it is what lies near: found by the built-in host when training begins; check --model shows it"
+        yield "keeps as it is what lies near: found when training begins; check --model shows it"
     elif preserved:
         yield f"keeps as they are: {', '.join(map(quote, preserved))}"
 
@@ -210,13 +210,13 @@ def _with_what(settled: Settled) -> Iterator[str]:
     yield f"writes {harmless(str(job.output_folder / job.name))}.{job.save.format}"
 
 
-def _options(loaded: Loaded | LoadedPrompts, settled: Settled, ways: Ways) -> Iterator[Section]:
+def _options(loaded: Loaded | LoadedPrompts, settled: Settled, ways: Ways) -> Iterator[tuple[str, Rows]]:
     """Options that the job sets to something else than they have anyway, and what its family has."""
     assert isinstance(loaded, Loaded)
     values = dict(_leaves(settled.job.model_dump(mode="json", exclude={"pairs"})))
     origin = f"default for {settled.title}"
     if ways.everything:
-        yield Section("every option", [[name, _plain(value), _origin(name, settled)] for name, value in values.items()])
+        yield "every option", [[name, _plain(value), _origin(name, settled)] for name, value in values.items()]
         return
     usual = dict(_leaves(_usual(settled)))
     changed = [*_prompts_changed(settled, origin)] + [
@@ -224,10 +224,10 @@ def _options(loaded: Loaded | LoadedPrompts, settled: Settled, ways: Ways) -> It
         for name, value in values.items()
         if value != usual.get(name) and name not in ("name", "model.name_or_path")
     ]
-    yield Section("what differs from the defaults", changed or [["nothing"]])
-    taken = [[name, _plain(value), origin] for name, value in _taken(settled).items()]
+    yield "what differs from the defaults", changed or [["nothing"]]
+    taken = [[name, _plain(value), origin] for name, value in _taken(settled, settled.taken)]
     if taken:
-        yield Section("what the job leaves open (other hosts have their own defaults)", taken)
+        yield "what the job leaves open (ai-toolkit has its own defaults for network and train)", taken
 
 
 def _prompts_changed(settled: Settled, origin: str) -> Iterator[list[str]]:
@@ -262,14 +262,12 @@ def _origin(name: str, settled: Settled) -> str:
     return f"default for {settled.title}" if name in settled.taken else ""
 
 
-def _taken(settled: Settled) -> dict[str, object]:
-    """What the family's defaults are for, as it counts in the end."""
-    values = dict(_leaves(settled.job.model_dump(mode="json", exclude={"pairs"})))
-    return {
-        name.replace(_OF_PAIRS, "prompts: "): values.get(name, settled.table[name])
-        for name in settled.table
-        if name in settled.taken
-    }
+def _taken(found: Defaulted, options: Collection[str]) -> Iterator[tuple[str, object]]:
+    """Those ``options`` that the family's defaults are for, as they count in the end."""
+    values = dict(_leaves(found.job.model_dump(mode="json", exclude={"pairs"})))
+    for option in found.table:
+        if option in options:
+            yield option.replace(_OF_PAIRS, "prompts: "), values.get(option, found.table[option])
 
 
 def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

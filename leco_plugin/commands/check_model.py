@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO, cast
 
-from leco_plugin.commands.check_file import OK, Teller, Ways, check
+from leco_plugin.commands.check_file import check
+from leco_plugin.commands.codes import OK
+from leco_plugin.commands.tellers import Teller, Ways
 from leco_plugin.config.build import Loaded, load
 from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import JobConfig, LecoConfig
@@ -40,7 +42,7 @@ def check_with_model(path: Path, model: str | None, ways: Ways, teller: Teller, 
         told = json.loads(cast(io.StringIO, said).getvalue())
         write_json(out, {**told, "model_check": _fields(job, found, near)} if code == OK else told)
     elif code == OK:
-        teller.lines((*_lines(job, found), *_near(job, near)))
+        teller.prose((*_lines(job, found), *_near(job, near)))
         write_lines(err, (f"warning: {problem}" for problem in found.problems))
     return code
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from leco_plugin.commands.arguments import Commands
+from leco_plugin.commands.arguments import Commands, add_words
 from leco_plugin.commands.codes import INTERRUPTED, OK
 from leco_plugin.launched import NOT_STARTED, one_instead_of_several, place
 from leco_plugin.streams import write_lines
@@ -20,13 +20,7 @@ def add(commands: Commands) -> None:
     train = commands.add_parser("train", help="train LoRAs from job files, a prompt file, or words alone")
     files = "job file (YAML or JSON), or several; or one prompt file, with --model; or none, with words"
     train.add_argument("jobs", type=Path, nargs="*", metavar="JOB", help=files)
-    train.add_argument("--model", metavar="MODEL", help="model of a prompt file or of words")
-    train.add_argument("--target", metavar="TEXT", help="of a slider: the prompt that it acts on")
-    train.add_argument("--positive", metavar="TEXT", help="what strength +1 shall be")
-    train.add_argument("--negative", default="", metavar="TEXT", help="what strength -1 shall be")
-    train.add_argument("--erase", metavar="TEXT", help="take this out of what is drawn for it, or for --target")
-    train.add_argument("--preserve", action="append", default=[], metavar="TEXT", help="a prompt that shall stay")
-    train.add_argument("--name", metavar="NAME", help="what the LoRA of a prompt file or of words is called")
+    add_words(train)
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one option of the job")
     train.add_argument("--host", default="builtin", help="trainer that runs it (default: %(default)s)")
     train.add_argument("--again", action="store_true", help="of several jobs, train also those that are finished")
@@ -35,15 +29,22 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from leco_plugin.config.build import load_job, parse_overrides
+    from leco_plugin.config.build import parse_overrides
 
     overrides = parse_overrides(options.set)
-    if _without_job(options):
-        from leco_plugin.commands.written import OF_THIS_RUN, write_job
+    if not _without_job(options):
+        return _train_jobs(options, overrides)
+    from leco_plugin.commands.written import OF_THIS_RUN, written_job
 
-        options.jobs = [write_job(options, overrides)]
+    with written_job(options, overrides) as job:
+        options.jobs = [job]
         # all others are in the written job
-        overrides = {name: overrides[name] for name in OF_THIS_RUN if name in overrides}
+        return _train_jobs(options, {name: overrides[name] for name in OF_THIS_RUN if name in overrides})
+
+
+def _train_jobs(options: argparse.Namespace, overrides: Mapping[str, object]) -> int:
+    from leco_plugin.config.build import load_job
+
     if len(options.jobs) > 1 or options.ray or options.again:
         from leco_plugin.commands.train_many import train_many
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leco_plugin.atomic import write_atomically
@@ -16,11 +18,14 @@ from leco_plugin.config.editors import with_schema_line, without_schema_line
 from leco_plugin.config.files import Document, read_text
 from leco_plugin.config.idle import refuse_nothing
 from leco_plugin.config.schema import JobConfig, PromptPair
-from leco_plugin.errors import ConfigError
+from leco_plugin.errors import ConfigError, LecoError, Problem, Where
 from leco_plugin.families.known import settle
+from leco_plugin.observers.history import history_path
 
 SEED = 42
 """Of a run that is given none: written into its job, so that running that again gives the same LoRA."""
+AGAIN = "leco train {file} --set name=another"
+_FLAGS = {"config.name": "--name", "model.name_or_path": "--model", "leco.preserve": "--preserve"}
 _PLACE = {"name", "output_dir", "training_folder"}
 OF_THIS_RUN = ("save.overwrite", "resume")
 """Options that a command line says of its own run alone, and that are no part of the written job."""
@@ -96,8 +101,11 @@ def pinned(toml: str, pairs: Sequence[PromptPair]) -> str:
     return toml[:at] + "".join(f"{line}\n" for line in lines) + toml[at:]
 
 
-def job_text(job: JobConfig, said: Mapping[str, object]) -> str:
-    """The job as commented YAML: what its family has by default, and what is ``said`` besides, by dotted option."""
+def job_text(job: JobConfig, said: Mapping[str, object], again: str = AGAIN) -> str:
+    """The job as commented YAML: what its family has by default, and what is ``said`` besides, by dotted option.
+
+    ``again`` is the command that runs it, of which ``{file}`` is its path.
+    """
     options: dict[str, object] = {"training_seed": job.training_seed, "model.name_or_path": job.model.name_or_path}
     for dotted in (
         "network.linear", "network.linear_alpha", "train.steps", "train.lr", "leco.max_denoising_steps",
@@ -119,53 +127,59 @@ def job_text(job: JobConfig, said: Mapping[str, object]) -> str:
     for section, values in sections.items():
         lines.append(f"      {section}:")
         lines += [f"        {name}: {_scalar(value)}{_comment(name)}" for name, value in values.items()]
-    return "\n".join(["# Run again or changed: leco train FILE --set name=another", *lines, ""])
+    file = shlex.quote(str(job.output_folder / f"{job.name}.yaml"))
+    text = "\n".join([f"# Run again or changed: {again.format(file=file)}", *lines, ""])
+    return with_schema_line("job", text)
 
 
-def write_beside(job: JobConfig, toml: str, said: Mapping[str, object]) -> Path:
-    """Write job and prompts into the run's folder; gives the job's path.
+def write_beside(job: JobConfig, toml: str, other: str, suffix: str = ".yaml") -> list[Path]:
+    """Write prompts, and a job or a host's config, into the run's folder; gives their paths, the prompts' last.
 
     Raises ConfigError where other files of these names are there, which are left as they are.
     """
-    folder = job.output_folder
-    prompts, written = with_schema_line("prompts", toml), with_schema_line("job", job_text(job, said))
-    files = {folder / f"{job.name}.toml": prompts, folder / f"{job.name}.yaml": written}
-    fix = f"leco train {folder / job.name}.yaml runs it; or choose another --name"
-    write_files(files, fix, overwrite=job.save.overwrite)
-    return folder / f"{job.name}.yaml"
-
-
-def write_files(files: Mapping[Path, str], fix: str, *, overwrite: bool = False) -> None:
-    """Write texts to files of one folder; ConfigError with ``fix`` where others are there, which stay as they are."""
+    path = job.output_folder / f"{job.name}{suffix}"
+    files = {path: other, path.with_suffix(".toml"): with_schema_line("prompts", toml)}
     try:
-        other = [path for path, text in files.items() if path.exists() and _differ(path.read_text("utf-8"), text)]
-        if other and not overwrite:
-            raise ConfigError(f"{other[0]} is there already, and says something else", fix=fix)
-        for path, text in files.items():
-            write_atomically(path, text.encode())
+        changed = [each for each, text in files.items() if each.exists() and _differ(each.read_text("utf-8"), text)]
+        if changed and not job.save.overwrite:
+            fix = "choose another --name" + (f"; leco train {path} runs what is there" if path.exists() else "")
+            raise ConfigError(f"{changed[0]} is there already, and says something else", fix=fix)
+        for each, text in files.items():
+            write_atomically(each, text.encode())
     except OSError as error:
-        folder = next(iter(files)).parent
-        raise ConfigError(f"cannot write to {folder}: {error.strerror}", fix="choose another folder") from None
+        message = f"cannot write to {path.parent}: {error.strerror}"
+        raise ConfigError(message, fix="choose another folder") from None
+    return list(files)
+
+
+@contextmanager
+def written_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> Iterator[Path]:
+    """Block that trains the job that a prompt file or words on the command line mean; gives its path.
+
+    Raises ConfigError, and writes nothing, where it cannot be run. A run that is refused before its first step leaves
+    no job behind: with another model, the same words would be refused for it.
+    """
+    job, toml = meant(options, overrides)
+    said = {name: value for name, value in overrides.items() if name not in OF_THIS_RUN}
+    places = [job.output_folder / f"{job.name}{suffix}" for suffix in (".yaml", ".toml")]
+    new = [path for path in places if not path.exists()]
+    try:
+        yield write_beside(job, toml, job_text(job, {**said, "training_seed": job.training_seed}))[0]
+    except LecoError:
+        if not history_path(job.output_folder, job.name).exists():
+            for path in new:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _differ(one: str, other: str) -> bool:
     return without_schema_line(one) != without_schema_line(other)
 
 
-def write_job(options: argparse.Namespace, overrides: Mapping[str, object]) -> Path:
-    """Write the job that a prompt file or words on the command line mean; gives its path.
-
-    Raises ConfigError, and writes nothing, where it cannot be run.
-    """
-    job, toml = meant(options, overrides)
-    said = {name: value for name, value in overrides.items() if name not in OF_THIS_RUN}
-    return write_beside(job, toml, {**said, "training_seed": job.training_seed})
-
-
 def meant(options: argparse.Namespace, overrides: Mapping[str, object]) -> tuple[JobConfig, str]:
     """The job with its family's defaults, and its prompt file with those of the prompts; ConfigError as above."""
     words = None if options.jobs else words_of(options)
-    if options.model is None:
+    if not options.model:
         raise ConfigError("a prompt file or words name no model", fix="add --model MODEL, such as --model builtin:tiny")
     source = options.jobs[0] if options.jobs else Path("words.toml")
     if source.suffix.lower() != ".toml":
@@ -181,10 +195,21 @@ def meant(options: argparse.Namespace, overrides: Mapping[str, object]) -> tuple
     tree = {"job": "extension", "config": {"name": name, "process": [process]}}
     if files := _FILES & _keys(process["leco"]):
         raise ConfigError(f"{source} names another file with {min(files)}", fix="write its lines as neutrals = [...]")
-    loaded = build_job(Document(source, tree, {}, toml), overrides)
+    try:
+        loaded = build_job(Document(source, tree, {}, toml), overrides)
+    except ConfigError as error:
+        raise error if words is None else ConfigError([_by_flag(each, source) for each in error.problems]) from None
     refuse_nothing(loaded.job.pairs)
     job = settle(loaded.job, fetch=True).job
     return job, pinned(toml, job.pairs)
+
+
+def _by_flag(problem: Problem, source: Path) -> Problem:
+    """A problem of words that stand in no file, at the flag that they are from."""
+    if problem.where is None or problem.where.file != source:
+        return problem
+    key = problem.where.key
+    return replace(problem, where=Where(None, key=_FLAGS.get(key.removeprefix("config.process[0]."), key)))
 
 
 def words_of(options: argparse.Namespace) -> Words:
@@ -196,7 +221,7 @@ def words_of(options: argparse.Namespace) -> Words:
         return Words(options.target or options.erase, options.erase, action="erase", preserve=preserve)
     if not options.target or not options.positive:
         raise ConfigError("a slider needs --target and --positive", fix="and --negative for its other end")
-    return Words(options.target, options.positive, options.negative, preserve=preserve)
+    return Words(options.target, options.positive, options.negative or "", preserve=preserve)
 
 
 def _keys(tree: object) -> set[str]:

@@ -18,6 +18,7 @@ from leco_plugin.config.prompt_keys import ROOT_KEYS
 from leco_plugin.config.prompts import Prompts, check_preserve, read_prompts
 from leco_plugin.config.recognise import Kind, expect, recognise_tree
 from leco_plugin.config.schema import JobConfig, LecoConfig, PromptPair
+from leco_plugin.config.window_keys import drop_window_keys
 from leco_plugin.errors import ConfigError, Problem, Where
 
 _OPTIONS = frozenset(LecoConfig.model_fields) | {"prompts_file"}
@@ -142,6 +143,17 @@ def build_section(document: Document, process: int) -> LoadedSection:
     return found
 
 
+def join_section(loaded: LoadedPrompts, leco: LecoConfig) -> LoadedSection:
+    """A prompt file with options from elsewhere, as one section; ConfigError where they contradict each other."""
+    findings = Findings(loaded.path)
+    preserve = tuple(dict.fromkeys((*leco.preserve, *loaded.preserve)))
+    check_preserve(loaded.pairs, leco.preserve, ("preserve",), findings)
+    findings.raise_errors()
+    # what is said nowhere stays open
+    whole = leco.model_copy(update={"preserve": preserve}) if preserve else leco
+    return LoadedSection(whole, loaded.pairs, loaded.warnings)
+
+
 @dataclass
 class _Builder:
     """Reads one job; what is wrong goes to ``findings``, or for the prompt file to ``prompt_errors``."""
@@ -159,6 +171,7 @@ class _Builder:
         config, process = frame
         self._override(config, process, overrides)
         check_texts(root, (), self.findings)
+        drop_window_keys(process, _PROCESS, self.findings)
         self._check_keys(process, _PROCESS, _OF_PROCESS | {"type"})
         if "leco" not in process:
             self.findings.error(_PROCESS, "leco is missing", _LECO_FIX)

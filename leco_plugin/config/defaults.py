@@ -24,8 +24,10 @@ UNET_TITLES: Mapping[str, str] = {
     "sdxl": "SDXL",
     "tiny": "builtin:tiny",
     "tiny_flow": "builtin:tiny-flow",
+    "other_flow": "flow models of other hosts alone",
+    "other_diffusion": "PixArt, in OneTrainer",
 }
-"""Families besides those of flow models."""
+"""Families besides those of flow models that the built-in host knows."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ ROWS: Mapping[str, Row] = {
     "auraflow": _flow(3.5),
     "tiny": Row(4, 4.0, 1e-3, (300, 200), 64, (0.25, 1.0), 20, 3.0, 4),
     "tiny_flow": Row(4, 4.0, 1e-3, (300, 200), 64, (0.25, 1.0), 20, 3.0, 4),
+    "other_flow": _flow(),
+    "other_diffusion": Row(resolution=1024),
 }
 """Stable Diffusion: sd-scripts' guide (its recommended settings and examples). Flow models: practice of their trainers,
 see docs/models.md. The built-in models: measured, ``leco demo`` trains with them."""

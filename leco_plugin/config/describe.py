@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from leco_plugin.config.schema import JobConfig
+from leco_plugin.config.window_keys import WINDOW_KEYS
 
 _OF_THE_JOB_FILE = {"name": "`config`", "meta": "the file"}
 _ELSEWHERE = {"pairs"}
@@ -27,7 +28,9 @@ def page() -> str:
         if section:
             parts += ["", f"## `{name}:`", "", section.__doc__ or "", "", *_table(section.model_fields)]
     extra = "Besides these, `leco:` holds `prompts_file`, or the tables of a prompt file inline."
-    return "\n".join([*parts, "", extra, ""])
+    window = "A job may have what the pages of ai-toolkit's web UI look for, in a form that asks for nothing: "
+    keys = "; ".join(f"`{'.'.join(place)}` {wrong}" for place, (_, wrong, _) in WINDOW_KEYS.items())
+    return "\n".join([*parts, "", extra, "", f"{window}{keys}.", ""])
 
 
 def _table(fields: dict[str, FieldInfo]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from leco_plugin.config import prompt_keys as keys
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.values import Values
+from leco_plugin.config.window_keys import WINDOW_KEYS
 
 SchemaKind = Literal["job", "prompts"]
 KINDS: tuple[SchemaKind, ...] = get_args(SchemaKind)
@@ -66,6 +67,9 @@ def _job() -> Schema:
     file = {"type": "string", "description": "Prompt file, relative to this file.", "minLength": 1}
     inline = _root(_prompt_values())["properties"]
     leco["properties"] = {"prompts_file": file, **inline, **leco["properties"]}
+    for (*above, name), (allowed, wrong, _) in WINDOW_KEYS.items():
+        owner = definitions["LoggingConfig"]["properties"] if above else values
+        owner[name] = {"description": f"For ai-toolkit's web UI: {wrong}.", **allowed}
     process = {name: value for name, value in values.items() if name not in _OF_CONFIG}
     process = {"type": {"const": "leco"}, **process}
     one = {"type": "array", "minItems": 1, "maxItems": 1, "items": _table(process, ["type", "model", "leco"])}

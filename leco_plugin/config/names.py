@@ -11,3 +11,5 @@ FLOW_SAMPLER: SamplerName = "flowmatch"
 """The one sampler of flow models, by ai-toolkit's name."""
 SAMPLERS: tuple[SamplerName, ...] = tuple(name for name in get_args(SamplerName) if name != FLOW_SAMPLER)
 """Those of the others."""
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+"""Endings of files of weights; those after the first two are torch's pickles."""

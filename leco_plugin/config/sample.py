@@ -110,8 +110,9 @@ class SampleConfig(Frozen):
 
     @model_validator(mode="after")
     def _one_list(self) -> SampleConfig:
-        if self.prompts and self.samples:
-            raise refuse("prompts and samples are the same", "keep one of the two")
+        # those of ai-toolkit's web UI have both
+        if self.prompts and self.samples and self.prompts != self.samples:
+            raise refuse("prompts and samples mean the same, and differ", "keep one of the two")
         return self
 
     @property

@@ -261,7 +261,8 @@ class LecoConfig(Frozen):
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> LecoConfig:
         for option in ("pool_size", "pool_stride"):
-            if self.walk == "fresh" and option in self.model_fields_set:
+            # the default is no choice: what a run wrote down of itself names it
+            if self.walk == "fresh" and getattr(self, option) != LecoConfig.model_fields[option].default:
                 raise refuse(f"{option} means nothing to walk fresh", f"leave {option} out, or set walk to pool")
         return self
 

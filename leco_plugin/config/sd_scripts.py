@@ -300,7 +300,7 @@ class _Reader:
         for word in (part for given in self.values.get(flag, ()) for part in _ANOTHER.split(given.strip())):
             name, equals, text = word.partition("=")
             if equals and name.strip():
-                found[name.strip()] = _literal(text.strip())
+                found[name.strip()] = literal(text.strip())
             elif word:
                 self._wrong(flag, f"'{word}' sets nothing", "write key=value, such as weight_decay=0.01")
         return found
@@ -321,7 +321,7 @@ Found = dict[str, dict[str, object]]
 """Options of a job by the flag that they come from."""
 
 
-def _literal(text: str) -> object:
+def literal(text: str) -> object:
     """A number, a switch or a list; sd-scripts wants quotes around text, which shells take away."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]

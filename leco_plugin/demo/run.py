@@ -11,6 +11,7 @@ from typing import Literal
 from PIL import Image
 
 from leco_plugin.config.build import load_job
+from leco_plugin.config.editors import with_schema_line
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.demo.measure import Asked, Figures, Studio, erase_test, figures, read_all, slider_test
 from leco_plugin.errors import ConfigError
@@ -74,7 +75,8 @@ def _job(kind: Kind, output: Path, seed: int, model: str) -> JobConfig:
         for name in (f"{kind}.yaml", f"{kind}.toml"):
             own = JOBS / model.removeprefix("builtin:") / name
             shipped = (own if own.is_file() else JOBS / name).read_text("utf-8")
-            (output / name).write_text(shipped.replace("builtin:tiny}", f"{model}}}"), "utf-8")
+            text = shipped.replace("builtin:tiny}", f"{model}}}")
+            (output / name).write_text(with_schema_line("job" if name.endswith(".yaml") else "prompts", text), "utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to {output}: {error.strerror}", fix="choose another --output") from None
     return load_job(

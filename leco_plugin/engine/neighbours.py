@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from leco_plugin.config.names import AUTO
 from leco_plugin.config.schema import LecoConfig, PromptPair
-from leco_plugin.contracts import Denoiser
+from leco_plugin.contracts import Denoiser, Network
 from leco_plugin.engine.measure import Bench, Course, NoNetwork, asks
 from leco_plugin.errors import ConfigError
 
@@ -44,12 +44,15 @@ class Neighbour:
     """The targets with this word in place of the concept's."""
 
 
-def find_neighbours(denoiser: Denoiser, pairs: Sequence[PromptPair], course: Course) -> list[Neighbour]:
+def find_neighbours(
+    denoiser: Denoiser, pairs: Sequence[PromptPair], course: Course, network: Network | None = None
+) -> list[Neighbour]:
     """The words that an edit would hurt, those hurt most first; none where the model does not tell of its words.
 
     They are the text encoder's nearest to each word that only a pair's positive has: a LoRA that answers the one
     differently does so with the other as far as they are alike. On the built-in model an erase of red moves orange by
-    16 degrees, purple by 4 and blue by 1; they are .27, .19 and .05 like it.
+    16 degrees, purple by 4 and blue by 1; they are .27, .19 and .05 like it. ``network``: a LoRA that is on the model
+    already, and is asked at strength 0.
     """
     if not isinstance(denoiser, KnowsWords):
         return []
@@ -63,31 +66,35 @@ def find_neighbours(denoiser: Denoiser, pairs: Sequence[PromptPair], course: Cou
     for concept, of_concept in list(places.items())[:_MOST_CONCEPTS]:
         alike = {word: like for word, like in denoiser.similar(concept, 4 * _MOST_WORDS).items() if word not in used}
         near = [word for word, like in alike.items() if like >= _LIKE_THE_NEAREST * max(alike.values())]
-        others = _others(denoiser, concept, of_concept[0], near[: 2 * _MOST_WORDS], course)
+        others = _others(denoiser, concept, of_concept[0], near[: 2 * _MOST_WORDS], course, network or NoNetwork())
         found += [
             Neighbour(concept, word, alike[word], _places(of_concept, concept, word)) for word in others[:_MOST_WORDS]
         ]
     return sorted(found, key=lambda one: -one.likeness)
 
 
-def preserved(leco: LecoConfig, denoiser: Denoiser, pairs: Sequence[PromptPair], course: Course) -> LecoConfig:
-    """``leco`` with the prompts that ``auto`` stands for in its place."""
+def preserved(
+    leco: LecoConfig, denoiser: Denoiser, pairs: Sequence[PromptPair], course: Course, network: Network | None = None
+) -> LecoConfig:
+    """``leco`` with the prompts that ``auto`` stands for in its place; ``network`` as above."""
     if AUTO not in leco.preserve:
         return leco
     if not isinstance(denoiser, KnowsWords):
         raise ConfigError(
             "preserve: auto: this model does not tell which words are alike", fix="name the prompts instead"
         )
-    found = [prompt for one in find_neighbours(denoiser, pairs, course) for prompt in one.prompts]
+    found = [prompt for one in find_neighbours(denoiser, pairs, course, network) for prompt in one.prompts]
     named = (prompt for prompt in leco.preserve if prompt != AUTO)
     return leco.model_copy(update={"preserve": tuple(dict.fromkeys((*named, *found)))})
 
 
-def _others(denoiser: Denoiser, concept: str, pair: PromptPair, words: Sequence[str], course: Course) -> list[str]:
+def _others(
+    denoiser: Denoiser, concept: str, pair: PromptPair, words: Sequence[str], course: Course, network: Network
+) -> list[str]:
     """Those of ``words`` that say something, and not the concept by another name, by what the frozen model draws."""
     prompts = [_with(pair.positive, concept, word) for word in words]
     enough = replace(course, samples=_SAMPLES, most_states=_STATES, steps=max(_STEPS, course.steps))
-    bench = Bench(denoiser, NoNetwork(), [pair], prompts, enough)
+    bench = Bench(denoiser, network, [pair], prompts, enough)
     shares = bench.shares() if prompts else {}
     found = {word: shares[prompt] for word, prompt in zip(words, prompts, strict=True)}
     return [word for word, one in found.items() if one.along < SAME and math.hypot(one.along, one.beside) > NOTHING]

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from leco_plugin.config.build import LoadedSection
 from leco_plugin.config.defaults import Defaulted, with_defaults
+from leco_plugin.config.families import FLOW_FAMILIES, Distilled, distilled
 from leco_plugin.config.flow_rules import fitted
+from leco_plugin.config.names import SUFFIXES
 from leco_plugin.config.recognise import names_in
 from leco_plugin.config.schema import JobConfig, ModelConfig
+from leco_plugin.errors import ConfigError
 from leco_plugin.families.flow.facts import FlowFacts, find_flow, read_config
 from leco_plugin.tiny import BUILTIN
 
@@ -53,18 +57,44 @@ class Settled(Defaulted):
     flow: FlowFacts | None = None
 
 
-def settle(job: JobConfig, *, fetch: bool = False) -> Settled:
+def settle(job: JobConfig, *, fetch: bool = False, told: str | None = None) -> Settled:
     """``job`` with what its model's family has where it says nothing.
 
-    ``fetch`` brings the small config files of a model of the hub, which is about to be downloaded anyway.
+    ``fetch`` brings the small config files of a model of the hub, which is about to be downloaded anyway. ``told``:
+    the family by what a host says; the model's own files tell more exactly.
     """
     if fetch:
         _fetch(job.model)
     flow = find_flow(job.model)
-    family = _family(job.model, flow)
+    family = flow.family.name if flow else told or _family(job.model, None)
     found = with_defaults(job, family)
-    settled = fitted(found.job, flow.distilled) if flow else found.job
+    settled = found.job
+    if flow or told in FLOW_FAMILIES:
+        settled = fitted(settled, flow.distilled if flow else _by_name(told or "", job.model.name_or_path))
     return Settled(settled, found.title, found.table, found.taken, family, flow)
+
+
+def check_named(model: str) -> None:
+    """ConfigError where ``model`` is neither built in, nor a file or folder here, nor spelt like a model of the hub."""
+    hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", model) and Path(model).suffix.lower() not in SUFFIXES
+    # what a plugin loads may have a name of any kind before a colon; one letter is a disk
+    of_plugin = re.match(r"(?!builtin:)\w\w+:", model)
+    if not (model in BUILTIN or hub or of_plugin or Path(model).expanduser().exists()):
+        fix = f"name a folder or file that is there, a hub id such as owner/name, or {' or '.join(BUILTIN)}"
+        raise ConfigError(f"there is no model {model!r} here", fix=fix)
+
+
+def settle_section(section: LoadedSection, told: str, model: str, *, fetch: bool = False) -> Settled:
+    """A host's ``section`` as that host trains it: what is LECO's own of the settled job is meant, and nothing else."""
+    name = ModelConfig(name_or_path=model or "model")
+    return settle(JobConfig(name="job", model=name, leco=section.leco, pairs=section.pairs), fetch=fetch, told=told)
+
+
+def _by_name(family: str, name: str) -> Distilled | None:
+    """As ``find_flow`` finds it, where there is nothing but the name; FLUX models that are not distilled are rare."""
+    schnell = "schnell" in name.lower()
+    index = {"is_distilled": re.search("klein-?[49]b", name.lower()) is not None}
+    return distilled(FLOW_FAMILIES[family], index, {"guidance_embeds": not schnell}, {}, name)
 
 
 def find_family(model: ModelConfig) -> str | None:

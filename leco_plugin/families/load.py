@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from leco_plugin.checkpoint import SUFFIXES
+from leco_plugin.config.names import SUFFIXES
 from leco_plugin.config.recognise import Kind, expect
 from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError

@@ -22,12 +22,10 @@ from leco_plugin.families.original import UNET, VAE, fill, text_tensors, unet_te
 from leco_plugin.families.source import CLASSES, Family, loading, refuse
 
 _OTHERS = {
-    "a Flux model": ("double_blocks.", f"{UNET}double_blocks."),
-    "a Stable Diffusion 3 model": ("joint_blocks.", f"{UNET}joint_blocks."),
     "an SDXL refiner": ("conditioner.embedders.0.model.",),
     "a UNet alone, in diffusers' layout,": ("down_blocks.",),
     "a VAE alone": (VAE, "decoder."),
-    "a UNet without a text encoder": (UNET,),
+    "a UNet without a text encoder": (f"{UNET}input_blocks.",),
 }
 _INPUT = f"{UNET}input_blocks.0.0.weight"
 _V_BIAS = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from leco_plugin.config.families import Distilled
-from leco_plugin.contracts import Denoiser, PredictionType, Sampler, TextRows, TextTable
+from leco_plugin.config.schema import LecoConfig, PromptPair
+from leco_plugin.contracts import Denoiser, Network, PredictionType, Sampler, TextRows, TextTable
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
+from leco_plugin.engine.measure import Course
+from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.row_check import rows_differ
+from leco_plugin.errors import ConfigError
 from leco_plugin.families.samplers import FlowSampler, cumulative_alphas, make_sampler, shifted_sigmas, size_shift
+from leco_plugin.families.tokens import similar_words
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ class HostedDenoiser(ABC):
         """The host's prediction (R, C, h, w) in one call."""
 
     @abstractmethod
+    def _reader(self) -> tuple[Any, Any]:
+        """The tokenizer and the text encoder that read a prompt; of several the first."""
+
+    @abstractmethod
     def _schedule(self) -> Mapping[str, Any]:
         """Config of the model's noise schedule."""
 
@@ -88,6 +97,29 @@ class HostedDenoiser(ABC):
     def cut(self, prompt: str) -> str:
         """The end of a truncated prompt."""
         return ""
+
+    def similar(self, word: str, count: int) -> dict[str, float]:
+        """The words whose embeddings are the most alike, and how alike; see ``tokens.similar_words``."""
+        try:
+            tokenizer, encoder = self._reader()
+            # processors of models that read pictures, too, have one
+            tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+            table = encoder.get_input_embeddings().weight.detach()[: len(tokenizer)]
+        # the host's parts are somebody else's code
+        except (AttributeError, TypeError, NotImplementedError) as error:
+            message = f"preserve: auto: the text encoder of {self.family} does not tell which words are alike: {error}"
+            raise ConfigError(message, fix="name the prompts instead") from None
+        return similar_words(tokenizer, table.to("cpu", torch.float32), word, count)
+
+    def with_neighbours(
+        self, leco: LecoConfig, pairs: Sequence[PromptPair], sampler: str, network: Network
+    ) -> LecoConfig:
+        """``leco`` with the prompts that `preserve: auto` stands for, found before it is known whether rows mix."""
+        course = Course(sampler, leco.max_denoising_steps, leco.denoise_guidance_scale)
+        self.separate = True
+        found = preserved(leco, cast(Denoiser, self), pairs, course, network)
+        self.separate = False
+        return found
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
         """Prediction (R, C, h, w) without guidance, in one call where the rows may share one."""

@@ -7,10 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from leco_plugin.commands.check_file import Plain, Ways, check
+from leco_plugin.commands.check_file import check, check_hosted
+from leco_plugin.commands.main import main
+from leco_plugin.commands.tellers import Plain, Ways
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, in_words
 
@@ -73,7 +76,8 @@ def test_what_will_be_trained_is_told_first_and_in_words():
     """Then what differs from the defaults, and what the job leaves open; not the rest."""
     _, out, _ = run(EXAMPLES / "size_job.yaml", estimate=False)
     head, changed, left = out.replace(
-        "what the job leaves open (other hosts have their own defaults)", "what differs from the defaults"
+        "what the job leaves open (ai-toolkit has its own defaults for network and train)",
+        "what differs from the defaults",
     ).split("what differs from the defaults\n")
     assert head.splitlines()[1] == "  a slider on 'shape': 'big shape' at strength +1, 'small shape' at -1"
     assert "edit strength 2, at 64 x 64 pixels" in head
@@ -98,12 +102,23 @@ def test_an_sdxl_job_that_says_nothing_has_its_family_s_defaults(tmp_path: Path)
     _, out, _ = run(path, estimate=False)
     assert "at 1024 x 1024 pixels" in out
     assert f"on {model} (SDXL): 1000 steps at lr 0.0001" in out
-    left = out.partition("their own defaults)\n")[2]
+    left = out.partition("for network and train)\n")[2]
     assert "  network.linear               8       default for SDXL\n" in left
     assert "  prompts: resolution          1024    default for SDXL\n" in left
     told = json.loads(run(path, json=True, estimate=False)[1])
     assert (told["family"], told["defaults"]["train.steps"], told["job"]["network"]["linear"]) == ("sdxl", 1000, 8)
     assert {tuple(pair["resolution"]) for pair in told["pairs"]} == {(1024, 1024)}
+
+
+def test_a_model_that_is_not_here_is_warned_of(tmp_path: Path):
+    """The job may be for another machine; a typo would be told after the run's start only."""
+    path = tmp_path / "job.yaml"
+    path.write_text((EXAMPLES / "size_job.yaml").read_text("utf-8").replace("builtin:tiny", "./shapes"), "utf-8")
+    for prompt_file in EXAMPLES.glob("*.toml"):
+        (tmp_path / prompt_file.name).write_bytes(prompt_file.read_bytes())
+    code, _, err = run(path, estimate=False)
+    assert code == 0
+    assert err.startswith(f"warning: {path}: model.name_or_path: there is no model './shapes' here\n  fix: ")
 
 
 def words(*pairs: PromptPair) -> list[str]:
@@ -241,3 +256,77 @@ def test_a_pair_without_strength_on_its_own_neutral_is_said_to_keep_its_prompt(t
     assert code == 0
     assert "keep 'a dog': when asked for 'a dog', predict what it predicts without the LoRA" in out
     assert err == ""
+
+
+def hosted(host: str, *files: Path, **ways: Any) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    code = check_hosted(host, files, Ways(**ways), Plain(out), out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+HOSTED = """\
+job: extension
+config:
+  name: a
+  process:
+    - type: leco
+      model: {name_or_path: Tongyi-MAI/Z-Image-Turbo, arch: "zimage:turbo"}
+      network: {type: lora, linear: 8}
+      train: {steps: 3, some_option_of_the_host: 1}
+      leco: {target_class: a, positive: b, negative: c}
+"""
+
+
+def test_a_job_of_another_host_is_told_with_what_leco_does_there(tmp_path: Path):
+    """Its own options are its own business; what LECO adds has the same defaults as in the built-in host."""
+    (tmp_path / "job.yaml").write_text(HOSTED)
+    code, out, err = hosted("ai-toolkit", tmp_path / "job.yaml")
+    assert (code, err) == (0, "")
+    assert "  a slider on 'a': 'b' at strength +1, 'c' at -1\n  edit strength 1.5, at 512 x 512 pixels\n" in out
+    assert "on Tongyi-MAI/Z-Image-Turbo (Z-Image), trained by ai-toolkit\n  walks of 8 steps at guidance 1\n" in out
+    left = out.partition("what is left open\n")[2]
+    assert "leco.max_denoising_steps     8    default for Z-Image" in left
+    assert "network" not in left
+    _, told, _ = hosted("ai-toolkit", tmp_path / "job.yaml", json=True)
+    assert json.loads(told)["defaults"]["pair.resolution"] == 512
+
+
+def test_a_config_of_onetrainer_is_read_with_its_prompts(tmp_path: Path):
+    """In the host's order: a preset, the config, the prompts."""
+    for name, text in {
+        "preset.json": '{"model_type": "STABLE_DIFFUSION_XL_10_BASE", "resolution": "768"}',
+        "config.json": '{"base_model_name": "some/model"}',
+        "prompts.toml": '[[prompts]]\ntarget = "a"\npositive = "b"\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+    code, out, _ = hosted("onetrainer", *(tmp_path / name for name in ("preset.json", "config.json", "prompts.toml")))
+    assert code == 0
+    assert "edit strength 1, at 768 x 768 pixels\n  on some/model (SDXL), trained by onetrainer" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("zimage:turbo", "omnigen2"), "model.arch 'omnigen2' predicts data - noise"),
+        (("target_class: a", "traget_class: a"), "job.yaml:9: config.process[0].leco.traget_class: unknown key"),
+        (("type: leco", "type: slider"), "this is no job of ai-toolkit with `type: leco`"),
+        (("steps: 3", "snr_gamma: 5"), "train.snr_gamma means nothing to LECO"),
+    ],
+)
+def test_what_leco_would_refuse_there_is_refused_here(tmp_path: Path, change: tuple[str, str], says: str, capsys):
+    """Before anything is loaded, with code 2; so are a host that tells nothing and files that are too many."""
+    (tmp_path / "job.yaml").write_text(HOSTED.replace(*change))
+    assert main(["check", "--host", "ai-toolkit", str(tmp_path / "job.yaml")]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_files_that_do_not_go_together_are_refused(tmp_path: Path, capsys):
+    """One job for ai-toolkit, a config and prompts for OneTrainer, one file alone for the built-in host."""
+    (tmp_path / "job.yaml").write_text(HOSTED)
+    job = str(tmp_path / "job.yaml")
+    for arguments in (["--host", "ai-toolkit", job, job], ["--host", "onetrainer", job], [job, job]):
+        assert main(["check", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "ai-toolkit's jobs are checked one at a time" in said
+    assert "a config of OneTrainer and a prompt file are needed" in said
+    assert "one file is checked at a time" in said

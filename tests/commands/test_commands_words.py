@@ -46,6 +46,11 @@ def test_the_written_job_gives_the_same_lora_again(tmp_path: Path):
         (["--model", "builtin:tiny", "--erase", "red", "--set", "train.stebs=1"], "did you mean"),
         (["p.toml", "--erase", "red", "--model", "builtin:tiny"], "both say what to train"),
         (["p.toml"], "add --model MODEL"),
+        (["--model", "", "--erase", "red"], "add --model MODEL"),
+        (["--model", "builtin:tiny", "--erase", "red", "--name", "a/b"], "--name: is used as a file name"),
+        (["--model", "builtin:tiny", "--preserve", "red"], "a slider needs --target and --positive"),
+        (["p.toml", "p.toml", "--model", "builtin:tiny"], "a job has its own"),
+        (["--model", "builtin:tiny", "--erase", "red", "--set", "leco.prompts_file=p.toml"], "keep one of the two"),
     ],
 )
 def test_what_does_not_go_together_is_refused_and_nothing_is_written(
@@ -56,6 +61,25 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_written(
     assert cli.main(["train", *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "output").exists()
+
+
+def test_a_run_that_never_began_leaves_no_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A typo in the model does not stand in the way of the same words with the right one."""
+    for model in (str(tmp_path / "none"), "builtin:tini"):
+        assert cli.main(["train", "--model", model, "--erase", "red", *SHORT]) == 2
+        assert "is there already" not in capsys.readouterr().err
+        assert not [path for path in tmp_path.rglob("*") if path.suffix in (".yaml", ".toml")]
+
+
+def test_a_job_that_was_there_before_a_run_that_never_began_stays(tmp_path: Path):
+    """Only what the command has written itself is taken back."""
+    words = ["--model", str(tmp_path / "none"), "--erase", "red", *SHORT]
+    (tmp_path / "none").mkdir()
+    assert cli.main(["new", *words[:4], "--memory", "0", "--host", "builtin", "--preserve", "blue"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("erase_red.*")}
+    assert len(before) == 2
+    assert cli.main(["train", *words[:4]]) == 2
+    assert {path: path.read_bytes() for path in tmp_path.rglob("erase_red.*")} == before
 
 
 def test_files_that_say_something_else_are_left_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -97,7 +97,7 @@ def test_flags_of_sd_scripts_keep_that_trainer_s_defaults(tmp_path: Path):
 
 def test_every_family_has_a_row_that_the_schema_takes():
     """Flow families by their own names, the others by theirs; every value is within its option's range."""
-    assert set(ROWS) == {*FLOW_FAMILIES, "sd1", "sd2", "sdxl", "tiny", "tiny_flow"}
+    assert set(ROWS) == {*FLOW_FAMILIES, "sd1", "sd2", "sdxl", "tiny", "tiny_flow", "other_flow", "other_diffusion"}
     for family in ROWS:
         open_job = JobConfig(
             name="a", model=ModelConfig(name_or_path="m"), pairs=(PromptPair(target="a", positive="b"),)

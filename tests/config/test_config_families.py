@@ -1,5 +1,8 @@
 """The families of flow models by all their names."""
 
+from pathlib import Path
+
+from leco_plugin.config.defaults import ROWS
 from leco_plugin.config.families import FLOW_FAMILIES, architecture, distilled, family_of_arch, family_of_pipeline
 
 FLUX, Z_IMAGE, KREA2, SD3 = (FLOW_FAMILIES[name] for name in ("flux", "z_image", "krea2", "sd3"))
@@ -43,3 +46,18 @@ def test_a_lora_says_what_it_is_for():
     assert architecture("flux", distilled=True) == "flux-1-schnell"
     assert architecture("z_image", distilled=True) == "z-image-turbo"
     assert architecture("somebody's own") == "somebody's own"
+
+
+def test_the_page_of_models_tells_what_a_job_gets():
+    """docs/models.md: the first diffusers of each family, and its walks, of distilled models too."""
+    lines = Path(__file__).parents[2].joinpath("docs", "models.md").read_text("utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    start = next(number for number, row in enumerate(rows) if row[0] == "z_image")
+    table = rows[start : start + len(FLOW_FAMILIES) + sum(family.steps > 0 for family in FLOW_FAMILIES.values())]
+    wanted = []
+    for name, family in FLOW_FAMILIES.items():
+        numbered = distilled(family, {}, {"guidance_embeds": True}, {"use_dynamic_shifting": True}, "")
+        guidance = f"no guidance, embedding {family.embedding:g}" if numbered else f"guidance {ROWS[name].guidance:g}"
+        wanted.append([name, family.since, f"{ROWS[name].walk} steps, {guidance}"])
+        wanted += [["", "", f"{family.steps} steps, no guidance"]] if family.steps else []
+    assert [[row[0], row[2], row[3]] for row in table] == wanted

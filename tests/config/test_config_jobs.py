@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pydantic
 import pytest
 
 from leco_plugin.config import schema
 from leco_plugin.config.build import Loaded, LoadedPrompts, load, load_job, load_prompts, parse_overrides
+from leco_plugin.config.editors import schema_file
+from leco_plugin.config.files import read_document
 from leco_plugin.config.optimizers import OPTIMIZERS
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.errors import ConfigError, Problem
@@ -229,3 +232,40 @@ def test_a_pair_comes_back_from_its_own_json():
     """As it stands in a LoRA file's metadata and in a state."""
     pair = PromptPair(target="a", positive="b", resolution=(64, 128))
     assert PromptPair.model_validate_json(pair.model_dump_json()) == pair
+
+
+def with_line(line: str) -> str:
+    return JOB.replace("      leco:\n", f"      {line}\n      leco:\n")
+
+
+def test_what_the_pages_of_ai_toolkit_look_for_changes_nothing(tmp_path: Path):
+    """A job that has it is the job without it; an editor takes it, too."""
+    window = "datasets: []\n      sample: {samples: []}\n      logging: {log_every: 1, use_ui_logger: true}"
+    plain = load_job(write(tmp_path)).job
+    path = write(tmp_path, with_line(window))
+    assert load_job(path).job == plain
+    jsonschema.validate(read_document(path).tree, json.loads(schema_file("job").read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("datasets: [{folder_path: pictures}]", "must be empty, for LECO trains from prompts alone, not a list"),
+        ("logging: {log_every: 10}", "must be 1, as every step is recorded, not the number 10"),
+        ("logging: {log_every: true}", "must be 1, as every step is recorded, not the switch true"),
+        ("logging: {use_ui_logger: 'yes'}", "must be true or false"),
+        ("sample: {prompts: [a], samples: [{prompt: b}]}", "prompts and samples mean the same, and differ"),
+    ],
+)
+def test_what_they_look_for_asks_for_nothing(tmp_path: Path, wrong: str, said: str):
+    """Pictures to train on, or steps left out of a graph, are refused at their line."""
+    (problem,) = problems(write(tmp_path, with_line(wrong)))
+    assert said in problem.message
+    assert problem.where is not None
+    assert problem.where.line == 9
+
+
+def test_prompts_and_samples_may_say_the_same(tmp_path: Path):
+    """As jobs of ai-toolkit's web UI do."""
+    path = write(tmp_path, with_line("sample: {prompts: [a --m 2], samples: [{prompt: a --m 2}]}"))
+    assert [one.network_multiplier for one in load_job(path).job.sample.asked] == [2.0]

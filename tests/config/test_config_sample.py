@@ -77,7 +77,7 @@ def test_a_section_of_ai_toolkit_is_taken_as_it_stands(tmp_path):
         ('prompts: ["b --s many"]', 9, "--s must be a whole number, not 'many'"),
         ('prompts: ["b --w 500"]', 9, "sample.prompts[0].width"),
         ("samples:\n  - {prompt: a, negg: b}", 10, "samples[0].negg: unknown key\n  fix: did you mean 'neg'?"),
-        ("prompts: [a]\nsamples: [{prompt: a}]", 8, "prompts and samples are the same"),
+        ("prompts: [a]\nsamples: [{prompt: b}]", 8, "prompts and samples mean the same"),
         ("prompts: [3]", 9, "sample.prompts[0]"),
         ("sample_every: 0", 9, "must be at least 1"),
         ("guidance_rescale: 0.5", 9, "unknown key"),

@@ -8,6 +8,7 @@ import pytest
 from convert_results import Convert, Refused, Result
 from leco_converters import Request, convert
 
+from leco_plugin.config.editors import without_schema_line
 from leco_plugin.errors import ConfigError, Problem
 
 
@@ -20,7 +21,9 @@ def to_toml(tmp_path: Path) -> Convert:
         source.write_text(text, encoding="utf-8", newline="")
         target = tmp_path / "result.toml"
         conversion = convert(Request(source, target, force=True, **options))  # type: ignore[arg-type]
-        return Result(target, target.read_text(encoding="utf-8") if conversion.written else "", conversion)
+        return Result(
+            target, without_schema_line(target.read_text(encoding="utf-8")) if conversion.written else "", conversion
+        )
 
     return run
 
@@ -34,7 +37,9 @@ def to_yaml(tmp_path: Path) -> Convert:
         source.write_text(text, encoding="utf-8", newline="")
         target = tmp_path / "result.yaml"
         conversion = convert(Request(source, target, force=True, **{"to": "ai-toolkit", **options}))  # type: ignore[arg-type]
-        return Result(target, target.read_text(encoding="utf-8") if conversion.written else "", conversion)
+        return Result(
+            target, without_schema_line(target.read_text(encoding="utf-8")) if conversion.written else "", conversion
+        )
 
     return run
 

@@ -26,6 +26,7 @@ class Result:
 
     path: Path
     text: str
+    """Without the line that names its schema."""
     conversion: Conversion
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from leco_converters.command import main
 
 from leco_plugin.commands.main import main as leco
+from leco_plugin.config.editors import schema_line
 
 ROOT = Path(__file__).parents[2]
 LOSES = "prompt_tensors: t\ntargets: [{target_class: a, positive: b}]\n"
@@ -173,4 +175,21 @@ def test_options_and_names_come_in_any_order(tmp_path: Path):
         target.write_text("old")
         arguments = [word.format(tmp_path / "a.yaml").replace("b.toml", str(target)) for word in words]
         assert leco(["convert", *arguments]) == 0
-        assert target.read_text() == '[[prompts]]\ntarget = "a"\n'
+        assert target.read_text().endswith('\n[[prompts]]\ntarget = "a"\n')
+
+
+def test_what_is_written_names_its_schema_for_editors_once(tmp_path: Path):
+    """Prompts and jobs of ours in their first line, also where they are converted again; not what is ai-toolkit's."""
+    (tmp_path / "a.yaml").write_text("# mine\n\n- target: a # b\n")
+    paths = ["a.yaml", "b.toml", "c.yaml", "d.toml", "e.yaml"]
+    first: list[list[str]] = []
+    for source, target in itertools.pairwise(paths):
+        assert main([str(tmp_path / source), str(tmp_path / target)]) == 0
+        lines = (tmp_path / target).read_text().splitlines()
+        first.append([line for line in lines if "schema" in line])
+        assert lines[:3] == [schema_line("prompts" if target.endswith("toml") else "job"), "# mine", ""]
+    assert [len(lines) for lines in first] == [1, 1, 1, 1]
+    assert main([str(tmp_path / "b.toml"), str(tmp_path / "f.yaml"), "--to", "ai-toolkit"]) == 0
+    assert "schema" not in (tmp_path / "f.yaml").read_text()
+    assert main([str(tmp_path / "a.yaml"), str(tmp_path / "g.toml"), "--job", "--model", "m"]) == 0
+    assert (tmp_path / "g_job.yaml").read_text().startswith(f"{schema_line('job')}\n")

@@ -155,13 +155,13 @@ def test_both_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.Monk
     source.write_text(GOOD)
     placed: list[Path] = []
 
-    def fail_at_the_second(temporary: Path, path: Path, force: bool) -> None:
+    def fail_at_the_second(path: Path, data: bytes) -> None:
         if placed:
             raise OSError(28, "No space left on device")
         placed.append(path)
-        temporary.rename(path)
+        path.write_bytes(data)
 
-    monkeypatch.setattr(write, "_place", fail_at_the_second)
+    monkeypatch.setattr(write, "write_atomically", fail_at_the_second)
     with pytest.raises(ConfigError, match="No space left"):
         convert(Request(source, job=True, model="m"))
     assert placed == [tmp_path / "a.toml"]

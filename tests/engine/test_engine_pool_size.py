@@ -31,7 +31,8 @@ def test_four_for_each_sample_of_a_step_up_to_a_limit(options, batches, in_step,
 
 @pytest.mark.parametrize("option", ["pool_size", "pool_stride"])
 def test_fresh_walks_have_no_pool(option):
-    """An option that would be ignored is refused."""
+    """An option that would be ignored is refused; what a run wrote down of itself, its defaults too, is read back."""
     with pytest.raises(ValidationError, match=f"{option} means nothing to walk fresh"):
-        LecoConfig(walk="fresh", **{option: 2})
-    assert LecoConfig(walk="fresh").walk == "fresh"
+        LecoConfig(walk="fresh", **{option: 3})
+    fresh = LecoConfig(walk="fresh")
+    assert LecoConfig.model_validate_json(fresh.model_dump_json()) == fresh

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -263,12 +265,26 @@ def test_nothing_is_missing_for_the_defaults():
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_the_unet_makes_room_for_the_text_encoders(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """It leaves the device before prompts are encoded, and is back after them."""
+    """It leaves the device before prompts are encoded, one prompt a call, and is back when every encoder is gone."""
     denoiser = load_model(str(model_folder(family, tmp_path)[0]), dtype="fp32", device=CPU)
     order: list[str] = []
-    encoder = denoiser._source.text_encoder
-    monkeypatch.setattr(denoiser._source, "text_encoder", lambda number: order.append("text") or encoder(number))
-    monkeypatch.setattr(denoiser._placement, "leave", lambda: order.append("leave"))
-    monkeypatch.setattr(denoiser._placement, "take", lambda: order.append("take"))
-    denoiser.encode(["a red circle"])
-    assert order == ["leave", *["text"] * (2 if family == "sdxl" else 1), "take"]
+    encoders: list[weakref.ref[Any]] = []
+    load = denoiser._source.text_encoder
+
+    def encoder(number: int) -> Any:
+        happened("load")
+        found = load(number)
+        found.register_forward_pre_hook(lambda _, inputs: order.append(f"{len(inputs[0])} prompt"))
+        encoders.append(weakref.ref(found))
+        return found
+
+    def happened(what: str) -> None:
+        gc.collect()
+        order.append(what if all(one() is None for one in encoders) else f"{what} too early")
+
+    monkeypatch.setattr(denoiser._source, "text_encoder", encoder)
+    monkeypatch.setattr(denoiser._placement, "leave", lambda: happened("leave"))
+    monkeypatch.setattr(denoiser._placement, "take", lambda: happened("take"))
+    denoiser.encode(["a red circle", "a star"])
+    each = ["load", "1 prompt", "1 prompt"]
+    assert order == ["leave", *each * (2 if family == "sdxl" else 1), "take"]

@@ -125,7 +125,8 @@ def tensor(*shape: int) -> Tensor:
     [
         ({"lora_unet_x.lora_down.weight": tensor(1, 1)}, "this is a LoRA: leco inspect"),
         ({"diffusion_model.x.lora_A.weight": tensor(1, 1)}, "this is a LoRA: leco inspect"),
-        ({"model.diffusion_model.double_blocks.0.x": tensor(1)}, "a Flux model"),
+        ({"model.diffusion_model.cap_embedder.0.weight": tensor(1)}, "holds the transformer of Lumina 2"),
+        ({"model.diffusion_model.double_blocks.0.x": tensor(1)}, "nothing known"),
         ({"first_stage_model.decoder.conv_in.weight": tensor(1)}, "a VAE alone"),
         ({"model.diffusion_model.input_blocks.0.0.weight": tensor(8, 4, 3, 3)}, "without a text encoder"),
         (

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+from diffusers.loaders import single_file_model
 from flow_models import KINDS, load_flow_model, write_flow_model
+from flow_originals import fit_conversion, original
 from models import CPU, randn, seeded
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.errors import ModelError
 from leco_plugin.families.flow import source
 from leco_plugin.families.flow.denoiser import FlowDenoiser
 from leco_plugin.families.load import load_model
 
 Folder = Callable[[str], Path]
+KINDS_OF = {"schnell": "flux", "flux2_klein": "flux2"}
+"""Families whose transformer is that of another."""
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -30,28 +36,6 @@ def ask(model: FlowDenoiser) -> Tensor:
     table = model.encode(["a red circle"])
     noise = randn(1, *model.latent_shape(64, 64))
     return model.predict(noise, torch.tensor([700.0]), table.rows([0]), torch.zeros(1, 6))
-
-
-def original_z_image(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The transformer as ComfyUI's files hold it: original names, and queries, keys and values in one."""
-    names = {
-        "all_final_layer.2-1.": "final_layer.",
-        "all_x_embedder.2-1.": "x_embedder.",
-        ".to_out.0.": ".out.",
-        ".norm_k.": ".k_norm.",
-        ".norm_q.": ".q_norm.",
-    }
-    found: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        if re.search(r"\.to_[kv]\.weight$", key):
-            continue
-        if key.endswith(".to_q.weight"):
-            together = [tensors[key.replace("to_q", part)] for part in ("to_q", "to_k", "to_v")]
-            key, tensor = key.replace("to_q", "qkv"), torch.cat(together)
-        for name, original in names.items():
-            key = key.replace(name, original)
-        found[f"model.diffusion_model.{key}"] = tensor
-    return found
 
 
 def without_weights(folder: Path, copy: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -63,17 +47,54 @@ def without_weights(folder: Path, copy: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_transformer_in_one_file_is_the_models(kind: str, flow_folder: Folder, tmp_path: Path) -> None:
-    """In diffusers' layout, and Z-Image's in that of ComfyUI, too; the rest comes from model.extras."""
-    wanted = ask(load_flow_model(flow_folder(kind)))
+def test_a_transformer_in_one_file_is_the_models(
+    kind: str, flow_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: in diffusers' layout and its authors', as ComfyUI saves them, in eight bits without scales."""
     extras, tensors = without_weights(flow_folder(kind), tmp_path / "extras")
-    layouts = {"diffusers": tensors, **({"comfy": original_z_image(tensors)} if kind == "z_image" else {})}
-    for name, held in layouts.items():
+    fit_conversion(kind, monkeypatch, json.loads((extras / "model_index.json").read_text())["transformer"][1])
+    held = {"diffusers": tensors, "original": original(kind, tensors)}
+    held |= {f"comfy {name}": {f"model.diffusion_model.{k}": t for k, t in own.items()} for name, own in held.items()}
+    held["comfy original"] |= {"vae.decoder.x": torch.ones(9000)}
+    eight = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in tensors.items()}
+    held["eight"] = original(kind, eight)
+    if not hasattr(single_file_model, "_should_convert_state_dict_to_diffusers"):
+        # older versions know the authors' names only
+        held = {name: own for name, own in held.items() if "diffusers" not in name}
+    assert (held["original"].keys() != tensors.keys()) is (kind != "qwen_image")
+    for name, own in held.items():
         path = tmp_path / f"{name}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in held.items()}, path)
+        save_file({key: tensor.contiguous() for key, tensor in own.items()}, path)
         model = load_flow_model(path, extras=str(extras))
-        torch.testing.assert_close(ask(model), wanted)
-        assert model.decode(randn(1, *model.latent_shape(64, 64))).shape == (1, 3, 64, 64)
+        found = model.module.state_dict()
+        assert found.keys() == tensors.keys()
+        for key, tensor in (eight if name == "eight" else tensors).items():
+            assert torch.equal(found[key], tensor.float()), (name, key)
+        if name != "eight":
+            assert f"transformer of {FLOW_FAMILIES[KINDS_OF.get(kind, kind)].title}" in refused(path)
+
+
+def test_a_diffusers_that_reads_no_such_file_is_named(
+    flow_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 0.39 does not read Krea 2."""
+    monkeypatch.delattr(diffusers.loaders.FromOriginalModelMixin, "from_single_file")
+    path = flow_folder("z_image") / WEIGHTS
+    said = refused(path, extras=str(flow_folder("z_image")))
+    assert f"diffusers {diffusers.__version__} reads no Z-Image from one file" in said
+    assert "name a diffusers folder" in said
+
+
+@pytest.mark.parametrize(("file", "extras"), [("flux", "schnell"), ("schnell", "flux")])
+def test_a_file_of_another_variant_is_refused(
+    file: str, extras: str, flow_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX.1-dev has weights that schnell has not: diffusers would leave them out, or make them up."""
+    folder, _ = without_weights(flow_folder(extras), tmp_path / "extras")
+    fit_conversion(file, monkeypatch, "FluxTransformer2DModel")
+    save_file(original(file, load_file(flow_folder(file) / WEIGHTS)), tmp_path / "f.safetensors")
+    said = refused(tmp_path / "f.safetensors", extras=str(folder))
+    assert ("lacks weights" if file == "schnell" else "numbers more than the transformer") in said
 
 
 def refused(path: Path, **model: Any) -> str:
@@ -84,7 +105,7 @@ def refused(path: Path, **model: Any) -> str:
 
 def test_what_a_file_lacks_is_said(flow_folder: Folder, tmp_path: Path) -> None:
     """The rest of the model, some of its weights, or the right rest."""
-    tensors = original_z_image(load_file(flow_folder("z_image") / WEIGHTS))
+    tensors = original("z_image", load_file(flow_folder("z_image") / WEIGHTS))
     path = tmp_path / "z.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     assert "holds the transformer of Z-Image" in refused(path)
@@ -94,9 +115,10 @@ def test_what_a_file_lacks_is_said(flow_folder: Folder, tmp_path: Path) -> None:
     few = load_file(flow_folder("z_image") / WEIGHTS)
     few.pop("layers.0.attention.to_q.weight")
     save_file(few, path)
-    assert "z.safetensors lacks weights of a Z-Image transformer" in refused(path, extras=str(flow_folder("z_image")))
-    save_file({"layers.0.attention.qkv.scale_weight": torch.ones(1)}, path)
-    assert "scales beside them" in refused(path, extras=str(flow_folder("z_image")))
+    assert "z.safetensors lacks weights" in refused(path, extras=str(flow_folder("z_image")))
+    for scale in ("scale_weight", "weight.absmax"):
+        save_file({f"layers.0.attention.qkv.{scale}": torch.ones(1)}, path)
+        assert "scales beside them" in refused(path, extras=str(flow_folder("z_image")))
     assert "no file" in refused(flow_folder("z_image"), extras=str(flow_folder("z_image")))
 
 
@@ -146,19 +168,39 @@ def test_the_end_of_a_long_prompt_is_said(kind: str, flow_folder: Folder) -> Non
     assert model.cut(long).endswith("z")
 
 
+class Perfect(nn.Module):
+    """A transformer that knows all there is of data with deviation 1/2, in the conventions of its family."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.inverted, self.range = kind in ("z_image", "lumina2"), 1000 if kind == "sd3" else 1
+
+    def forward(self, *, return_dict: bool, **inputs: Any) -> tuple[Any]:
+        """The velocity of every number by itself: from noise to data, or the other way."""
+        x, time = (inputs[one] if one in inputs else inputs[other] for one, other in (NAMES[0], NAMES[1]))
+        noise = float(time[0]) / self.range
+        noise = 1 - noise if self.inverted else noise
+        share = (noise - (1 - noise) / 4) / (noise**2 + (1 - noise) ** 2 / 4)
+        velocity = [share * (-one if self.inverted else one) for one in x]
+        return (velocity if isinstance(x, list) else torch.stack(velocity),)
+
+
+NAMES = (("hidden_states", "x"), ("timestep", "t"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_perfect_model_keeps_its_variance(kind: str, flow_folder: Folder) -> None:
-    """Of data with deviation 1/2 the velocity is known: along the schedule of the family, latents have theirs."""
+    """Along the schedule of the family latents have the deviation that they should have: sign, time and noise fit."""
     model = load_flow_model(flow_folder(kind))
-    sampler, x = model.sampler("any", 40, model.latent_shape(512, 512)), randn(1, 20000).double()
-    x, spread = x / x.std(), 0.5
+    table, shape = model.encode(["a"]), model.latent_shape(512, 512)
+    model._transformer = Perfect(kind)
+    sampler, x = model.sampler("any", 40, shape), randn(1, *shape)
+    x = x / x.std()
     for step in range(39):
-        noise = float(sampler.timesteps[step]) / 1000
-        signal = 1 - noise
-        velocity = x * (noise - signal * spread**2) / (noise**2 + signal**2 * spread**2)
+        velocity = model.predict(x, sampler.timesteps[step].expand(1), table.rows([0]), torch.zeros(1, 6))
         x = sampler.step(velocity, step, x, seeded(0))
         noise = float(sampler.timesteps[step + 1]) / 1000
-        true = (noise**2 + (1 - noise) ** 2 * spread**2) ** 0.5
+        true = (noise**2 + (1 - noise) ** 2 / 4) ** 0.5
         assert abs(x.std().item() / true - 1) < 0.1
 
 

@@ -271,6 +271,8 @@ class Trainer:
         progress = self.model.train_progress
         for epoch in range(progress.epoch, self.config.epochs):
             progress.epoch = epoch
+            if self.commands.stopped:
+                return
             self.loader.get_data_set().start_next_epoch()
             for batch in self.loader.get_data_loader():
                 assert batch["concept_type"] == ["STANDARD"] * self.config.batch_size

@@ -14,6 +14,7 @@ import pytest
 from leco_plugin.config.build import load_job
 from leco_plugin.config.yaml_file import parse
 from leco_plugin.errors import ConfigError, LecoError, ModelError
+from leco_plugin.families.known import settle
 from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, FLOW, check_architecture
 from leco_plugin.hosts.ai_toolkit.metadata import file_metadata
 from leco_plugin.hosts.ai_toolkit.settings import HostJob, read_job
@@ -166,10 +167,33 @@ def test_the_job_of_the_page_runs_in_both_hosts(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "ai-toolkit.md").read_text("utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "size.yaml").write_text(text)
-    job = load_job(tmp_path / "size.yaml").job
+    job = settle(load_job(tmp_path / "size.yaml").job).job
     section = read(text, arch="sdxl").section
     assert (section.leco, section.pairs) == (job.leco, job.pairs)
     assert section.leco.preserve == ("a tree",)
+
+
+@pytest.mark.parametrize(
+    ("arch", "strength", "walk"),
+    [("sd1", 1.0, 40), ("sdxl", 1.0, 40), ("flux", 1.0, 30), ("zimage", 1.0, 30), ("anima", 1.0, 30)],
+)
+def test_what_the_section_leaves_open_is_as_the_model_s_family_has_it(arch: str, strength: float, walk: int) -> None:
+    """An erase and a slider have their own edit strength; sizes are the family's, since the host has none."""
+    text = JOB.replace("        max_denoising_steps: 30\n", "")
+    section = read(text, arch=arch, noise_scheduler="flowmatch" if arch == "flux" else "ddim").section
+    side = 1024 if arch == "sdxl" else 512
+    assert {(pair.guidance_scale, pair.resolution) for pair in section.pairs} == {(strength, (side, side))}
+    assert section.leco.max_denoising_steps == walk
+    slider = text.replace("prompts:", "targets:").replace(
+        "{target: red, positive: red}", "{target_class: a, positive: big, negative: small}"
+    )
+    found = read(slider, arch=arch, noise_scheduler="flowmatch" if arch == "flux" else "ddim").section
+    assert {pair.guidance_scale for pair in found.pairs} == {{"sdxl": 2.0, "flux": 1.0}.get(arch, 1.5)}
+
+
+def test_the_weight_of_what_is_preserved_is_the_step_s() -> None:
+    """As the job says it."""
+    assert read(JOB.replace("max_denoising_steps: 30", "preserve_weight: 0.5")).step.preserve_weight == 0.5
 
 
 def process(**network: Any) -> Any:

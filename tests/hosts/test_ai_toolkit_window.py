@@ -22,7 +22,7 @@ config:
     training_folder: output
     model: {name_or_path: some/model, arch: sdxl}
     network: {type: lora, linear: 4}
-    sample: {prompts: ["a dog --m -1"]}
+    sample: {prompts: ["a dog --m -1"], samples: []}
     leco: {prompts_file: size.toml}
 """
 PROMPTS = '[[targets]]\ntarget = "a dog"\npositive = "a big dog"\nunconditional = "a dog"\n'

@@ -448,6 +448,33 @@ def test_a_run_ends_after_the_step_at_which_it_is_asked_to(tmp_path, wish):
     assert trainer.heard.of(RunEnded)[0].interrupted == (wish == "the user's")
 
 
+def test_a_goal_that_was_reached_stays_so(tmp_path):
+    """A run that goes on from a backup of that trains nothing, and writes the same file again."""
+    plan = plan_of(leco=LecoConfig(max_denoising_steps=4, stop_at=0.5))
+    destination = {"output_model_destination": str(tmp_path / "lora.safetensors")}
+    reached = trainer_in(tmp_path, **destination)
+    reached.leco_plan = plan
+    reached.start()
+    reached._leco.progress.reached = lambda fraction: len(reached.losses) == 2
+    reached.train()
+    # as the host does where backup_before_save is on
+    reached.save("INTERNAL", str(tmp_path / "backup"))
+    reached.end()
+    written = load_file(destination["output_model_destination"])
+    Path(destination["output_model_destination"]).unlink()
+    again = trainer_in(tmp_path, continue_last_backup=True, **destination)
+    again.leco_plan = plan
+    again.start()
+    again.train()
+    again.end()
+    assert not again.losses
+    assert "the goal stop_at 0.5 is reached already: no more is trained" in [e.message for e in again.heard.of(Warned)]
+    found = load_file(destination["output_model_destination"])
+    assert all(torch.equal(written[key], found[key]) for key in written)
+    (ended,) = again.heard.of(RunEnded)
+    assert (ended.steps, ended.interrupted) == (2, False)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     """Before the weights are touched."""
     trainer = trainer_in(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from onetrainer_stand_in import Commands, kind
 
 from leco_plugin.commands.main import main
-from leco_plugin.config.schema import LecoConfig
+from leco_plugin.config.build import load_prompts
+from leco_plugin.config.schema import JobConfig, LecoConfig
 from leco_plugin.errors import ConfigError, LecoError, NetworkError, PluginError
 from leco_plugin.hosts.folders import remember
 from leco_plugin.hosts.onetrainer import contract, host_config
 from leco_plugin.hosts.onetrainer.flags import read_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
+from leco_plugin.hosts.onetrainer.section import settled_run
 
 NEEDED = ["--root", "ot", "--config-path", "c.json", "--prompts", "p.toml"]
 PRESETS = {"attn-mlp": ["attentions"], "full": [], "odd": {"patterns": ["a.*", "b"], "regex": True}}
@@ -57,6 +60,8 @@ def default_config() -> Config:
     return Config(
         training_method="LORA",
         model_type=kind("STABLE_DIFFUSION_15"),
+        base_model_name="some/model",
+        resolution="512",
         multi_gpu=False,
         cloud=Config(enabled=False),
         epochs=100,
@@ -145,6 +150,84 @@ def test_a_flag_that_cannot_be_meant_is_named(flags, message):
         read_flags([*NEEDED, *flags])
 
 
+# --- what is left open --------------------------------------------------------------------------------------------
+
+SLIDER = '[[targets]]\ntarget_class = "a"\npositive = "a big"\nnegative = "a small"\n'
+
+
+def settled(folder: Path, config: dict[str, Any], prompts: str = SLIDER, **leco: Any) -> JobConfig:
+    (folder / "p.toml").write_text(prompts)
+    return settled_run(load_prompts(folder / "p.toml"), LecoConfig(**leco), config, fetch=False).job
+
+
+@pytest.mark.parametrize(
+    ("model_type", "strength", "walk"),
+    [
+        ("STABLE_DIFFUSION_15", 1.5, (40, 3.0)),
+        ("STABLE_DIFFUSION_21", 1.5, (40, 3.0)),
+        ("STABLE_DIFFUSION_XL_10_BASE", 2.0, (40, 3.0)),
+        ("PIXART_SIGMA", 1.5, (40, 3.0)),
+        ("STABLE_DIFFUSION_35", 1.5, (30, 4.5)),
+        ("KREA_2", 1.5, (30, 5.0)),
+        ("QWEN", 1.5, (30, 4.0)),
+        ("HI_DREAM_FULL", 1.5, (30, 4.0)),
+        # distilled as they are: their answers have guidance in them
+        ("FLUX_DEV_1", 1.0, (30, 1.0)),
+        ("FLUX_2", 1.0, (30, 1.0)),
+    ],
+)
+def test_what_prompts_and_flags_leave_open_is_as_the_model_s_family_has_it(tmp_path, model_type, strength, walk):
+    """The same table as in the built-in host; what is said stays."""
+    job = settled(tmp_path, {"model_type": model_type, "base_model_name": "some/model"})
+    assert {pair.guidance_scale for pair in job.pairs} == {strength}
+    assert (job.leco.max_denoising_steps, job.leco.denoise_guidance_scale) == walk
+    prompts = SLIDER.replace("[[targets]]", "guidance_scale = 7\n[[targets]]")
+    said = settled(tmp_path, {"model_type": model_type}, prompts, max_denoising_steps=9, denoise_guidance_scale=2.0)
+    assert {pair.guidance_scale for pair in said.pairs} == {7.0}
+    assert (said.leco.max_denoising_steps, said.leco.denoise_guidance_scale) == (9, 2.0)
+
+
+def test_a_turbo_walks_as_it_is_sampled(tmp_path):
+    """Told by its name where its files are not at hand."""
+    job = settled(tmp_path, {"model_type": "Z_IMAGE", "base_model_name": "Tongyi-MAI/Z-Image-Turbo"})
+    assert (job.leco.max_denoising_steps, job.leco.denoise_guidance_scale) == (8, 1.0)
+    job = settled(tmp_path, {"model_type": "FLUX_DEV_1", "base_model_name": "black-forest-labs/FLUX.1-schnell"})
+    assert (job.leco.max_denoising_steps, job.leco.denoise_guidance_scale) == (4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "side"), [("640", 640), (None, 1024), ("512,768", 1024), ("512x768", 1024), ("700", 1024)]
+)
+def test_the_size_of_pictures_is_the_config_s_where_it_says_one(tmp_path, resolution, side):
+    """Else the family's; a pair that says its own keeps it."""
+    config = {"model_type": "STABLE_DIFFUSION_XL_10_BASE", **({"resolution": resolution} if resolution else {})}
+    assert {pair.resolution for pair in settled(tmp_path, config).pairs} == {(side, side)}
+    own = SLIDER.replace("[[targets]]", "resolution = 256\n[[targets]]")
+    assert {pair.resolution for pair in settled(tmp_path, config, own).pairs} == {(256, 256)}
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "expected"),
+    [({}, (), None), ({"resolution": "768"}, (), "768"), ({}, ("--config-value", "resolution=640"), "640")],
+)
+def test_a_size_that_the_host_has_by_itself_is_not_said(tmp_path, config, flags, expected):
+    """512 whatever the model, in a config that does not speak of it."""
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(config))
+    given = read_flags([*NEEDED, "--config-path", str(path), *flags])
+    assert host_config.said(host_config.read_config(HOST, given), given).get("resolution") == expected
+    window = replace(given, config=None, values=())
+    assert host_config.said(default_config(), window)["resolution"] == "512"
+
+
+def test_prompts_of_the_file_are_preserved_as_those_of_the_command_line(tmp_path):
+    """Together, each once; none may be one that is to change."""
+    kept = 'preserve = ["a dog", "a tree"]\n' + SLIDER
+    assert settled(tmp_path, {}, kept, preserve=("a tree", "")).leco.preserve == ("a tree", "", "a dog")
+    with pytest.raises(ConfigError, match="'a' is to be kept as it is, and is a target that is to change"):
+        settled(tmp_path, {}, preserve=("a",))
+
+
 # --- the host's config -------------------------------------------------------------------------------------------
 
 
@@ -174,9 +257,25 @@ def test_a_value_that_the_host_would_drop_is_refused(tmp_path, value):
     ],
 )
 def test_what_the_host_would_drop_from_a_file_is_refused(tmp_path, config, message):
-    """It would train something else than asked, and exit with 0."""
+    """It would train something else than asked, and exit with 0; in a preset as in a config."""
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, config)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "c.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=message.replace("11 and older", "11 alone beside a preset")):
+        read(tmp_path, {}, "--preset-path", str(tmp_path / "p" / "c.json"))
+
+
+def test_what_presets_of_the_host_have_is_taken(tmp_path):
+    """A third of them have one key that it drops itself."""
+    assert read(tmp_path, {"weight_dtype": "BFLOAT_16", "epochs": 3}).epochs == 3
+
+
+def test_beside_a_preset_nothing_is_brought_up_to_date(tmp_path):
+    """So the host would misread an older config without a word."""
+    (tmp_path / "preset.json").write_text("{}")
+    with pytest.raises(ConfigError, match="its version is 10, and this OneTrainer reads 11 alone beside a preset"):
+        read(tmp_path, {"__version": 10}, "--preset-path", str(tmp_path / "preset.json"))
 
 
 @pytest.mark.parametrize(("steps", "epochs", "length"), [(500, 10, 100), (75, 2, 75), (211, 1, 422), (None, 100, 100)])
@@ -395,7 +494,7 @@ def place(tmp_path, monkeypatch):
     host = SimpleNamespace(**{**vars(HOST), **more, "create": SimpleNamespace(**vars(HOST.create))})
     monkeypatch.setattr(contract, "enter", lambda root: host)
     own = default_config
-    paths = {"output_model_destination": "lora.safetensors", "workspace_dir": "ws", "base_model_name": "some/model"}
+    paths = {"output_model_destination": "lora.safetensors", "workspace_dir": "ws"}
 
     def with_paths() -> Config:
         config = own()
@@ -416,7 +515,7 @@ def test_a_run_that_fails_ends_as_the_host_does(place, capsys):
 def test_the_window_starts_leco_with_a_copy_of_its_config(place, tmp_path, monkeypatch):
     """Prompts are read at each start; what cannot be trained is an error of the start, which the window shows."""
     config, tried = default_config(), []
-    vars(config).update({"output_model_destination": "l", "workspace_dir": "ws", "base_model_name": "m"})
+    vars(config).update({"output_model_destination": "l", "workspace_dir": "ws"})
 
     def press_start() -> None:
         for prompts in (None, "[[targets]]\ntarget = 1\n"):

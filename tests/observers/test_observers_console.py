@@ -131,6 +131,16 @@ def test_one_line_shows_all_figures():
         assert figure in last
 
 
+@pytest.mark.parametrize(("width", "least"), [(80, ("effect 0.40", "left")), (120, ("loss", "side", "goal 50 %"))])
+def test_a_narrow_terminal_shows_less_and_all_of_it(width: int, least: tuple[str, ...]):
+    """No figure is cut short, and the bar can be read."""
+    shown = rich(STARTED, step(1), step(50), ENDED, width=width)
+    last = [line for line in shown.splitlines() if "training" in line][-1]
+    assert "…" not in last
+    assert last.count("━") >= 10
+    assert all(figure in last for figure in least)
+
+
 def test_no_goal_is_a_dash():
     """Where nothing measures it."""
     assert "effect -" in rich(STARTED, step(1, reached=None), ENDED)
@@ -144,7 +154,7 @@ def test_warnings_files_and_the_end_are_printed_as_they_are():
     )
     assert "warning: the [bold] prompt" in shown
     assert f"saved {path}" in shown
-    assert f"finished 100 steps in 0:05; the LoRA is {path}" in shown
+    assert f"finished 100 steps in 0:05; the LoRA is\n{path}" in shown
 
 
 def test_the_live_line_ends_with_the_run():

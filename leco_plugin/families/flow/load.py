@@ -9,26 +9,19 @@ import diffusers
 import torch
 from torch import nn
 
-from leco_plugin.checkpoint import Checkpoint
-from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily, takes_guidance
+from leco_plugin.config.families import takes_guidance
 from leco_plugin.config.flow_rules import refusals
 from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.compiled import compile_blocks
 from leco_plugin.families.flow.denoiser import FlowDenoiser
 from leco_plugin.families.flow.memory import check_memory, checkpoint_blocks, offload, quantization
-from leco_plugin.families.flow.source import FlowSource, find_family, named_in
+from leco_plugin.families.flow.one_file import family_in_file
+from leco_plugin.families.flow.source import FlowSource, find_family
 from leco_plugin.families.fp8 import narrow
 from leco_plugin.families.placement import Placement
 from leco_plugin.families.source import loading
 
-_IN_FILES = {
-    "flux-2": "flux2", "flux": "flux", "chroma": "chroma", "sd3": "sd3", "z-image": "z_image", "lumina2": "lumina2",
-    "auraflow": "auraflow", "krea2": "krea2",
-}  # fmt: skip
-"""How diffusers' names for the weights of single files begin."""
-_SCALED = ("scale_weight", "weight_scale", "weight_scale_2", "comfy_quant", "scaled_fp8")
-"""How keys end that ComfyUI's files in eight or four bits have besides the weights."""
 _MODULES = {"flux2_klein": "flux2"}
 """Families that have the transformer of another one."""
 
@@ -60,18 +53,6 @@ def refuse_transformer(path: Path) -> None:
             f"{path} holds the transformer of {found.title}, and the text encoders and the VAE are missing",
             fix="name a diffusers folder or hub id that has them in model.extras",
         )
-
-
-def family_in_file(path: Path) -> FlowFamily | None:
-    """The family that the weights of one file are of, as diffusers sees it; None where it is none of these."""
-    file = Checkpoint(path)
-    if any(key.endswith(_SCALED) for key in file.keys):
-        raise ModelError(
-            f"{path} holds weights with scales beside them, which diffusers would leave out",
-            fix="use the file in bf16, and memory.fp8_base to hold it in eight bits",
-        )
-    name = named_in(file)
-    return next((FLOW_FAMILIES[family] for start, family in _IN_FILES.items() if name.startswith(start)), None)
 
 
 def refuse_job(job: JobConfig, source: FlowSource) -> None:

@@ -15,9 +15,9 @@ import transformers
 from packaging.version import Version
 from torch import nn
 
-from leco_plugin.checkpoint import Checkpoint
 from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline
 from leco_plugin.errors import ModelError
+from leco_plugin.families.flow.one_file import transformer_in_file
 from leco_plugin.families.folder import Folder, read_json
 from leco_plugin.families.placement import free
 from leco_plugin.families.source import loading
@@ -48,21 +48,16 @@ class FlowSource(Folder):
     def transformer(self, dtype: torch.dtype, **options: Any) -> nn.Module:
         """The transformer in ``dtype``; ``options`` are diffusers' own, such as a quantization config."""
         kind = getattr(diffusers, self.family.transformer)
+        options["torch_dtype"] = dtype
         if self.file is None:
-            loaded = self.load_model(kind, "transformer", torch_dtype=dtype, **options)
+            loaded = self.load_model(kind, "transformer", **options)
+        elif not hasattr(kind, "from_single_file"):
+            raise ModelError(
+                f"diffusers {diffusers.__version__} reads no {self.family.title} from one file",
+                fix="pip install --upgrade diffusers, or name a diffusers folder",
+            )
         else:
-            lacking = ModelError(f"{self.file} lacks weights of a {self.family.title} transformer", fix="get it again")
-            with loading(self.file):
-                try:
-                    # the folder has the config: nothing is looked up in the hub
-                    loaded = kind.from_single_file(
-                        str(self.file), config=str(self.path), subfolder="transformer", torch_dtype=dtype, **options
-                    )
-                # what has no data cannot be moved
-                except NotImplementedError as error:
-                    raise lacking from error
-            if any(parameter.is_meta for parameter in loaded.parameters()):
-                raise lacking
+            loaded = transformer_in_file(kind, self.file, self.path, self.bare_transformer(), **options)
         return cast(nn.Module, loaded.eval().requires_grad_(False))
 
     def bare_transformer(self) -> nn.Module:
@@ -134,13 +129,3 @@ def find_family(folder: Path) -> FlowFamily | None:
     """The family of a diffusers folder; None where it is none of these."""
     path = folder / "model_index.json"
     return family_of_pipeline(read_json(path).get("_class_name")) if path.is_file() else None
-
-
-def named_in(file: Checkpoint) -> str:
-    """What diffusers takes the weights of one file for, such as ``flux-dev``; empty where it stumbles."""
-    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
-
-    try:
-        return str(infer_diffusers_model_type(file))
-    except (IndexError, KeyError, ModelError):
-        return ""

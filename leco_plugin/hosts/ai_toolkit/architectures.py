@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from leco_plugin.config.families import family_of_arch
 from leco_plugin.errors import ModelError
 
 DIFFUSION = frozenset({"sd1", "sd2", "sdxl"})
@@ -58,3 +59,9 @@ def check_architecture(arch: str) -> None:
     prefixed = next((reason for prefix, reason in _FAMILIES.items() if arch.startswith(prefix)), "is not known to LECO")
     known = ", ".join(sorted(DIFFUSION | FLOW))
     raise ModelError(f"model.arch {arch!r} {_REASONS.get(arch, prefixed)}", fix=f"LECO trains {known}")
+
+
+def family_of(arch: str) -> str:
+    """Its name in ``config.defaults.ROWS``."""
+    known = family_of_arch(arch)
+    return known.name if known else arch if arch in DIFFUSION else "other_flow"

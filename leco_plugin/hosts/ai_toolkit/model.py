@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -22,10 +23,20 @@ class HostDenoiser(HostedDenoiser):
 
     host = "ai-toolkit"
 
-    def __init__(self, sd: Any, join: Callable[[list[Any]], Any], *, bypass_guidance_embedding: bool = False) -> None:
-        """Wrap ``sd``; ``join`` is the host's concat_prompt_embeds: one of its prompt embeddings from several."""
+    def __init__(
+        self,
+        sd: Any,
+        join: Callable[[list[Any]], Any],
+        *,
+        bypass_guidance_embedding: bool = False,
+        encoding: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Wrap ``sd``; ``join`` is the host's concat_prompt_embeds: one of its prompt embeddings from several.
+
+        ``encoding``: block in which the encoders have the device.
+        """
         super().__init__()
-        self._sd, self._of_many = sd, join
+        self._sd, self._of_many, self._encoding = sd, join, encoding
         self._more = {"bypass_guidance_embedding": bypass_guidance_embedding}
         self._template: Tensor | None = None
 
@@ -61,10 +72,12 @@ class HostDenoiser(HostedDenoiser):
         Each in a list of its own: some pipelines edit the list that they are given.
         """
         sd = self._sd
-        sd.text_encoder_to(sd.device_torch)
-        embeds = [sd.encode_prompt([prompt]).to(sd.device_torch, dtype=sd.torch_dtype).detach() for prompt in prompts]
-        # beside the transformer there may be no room for them
-        sd.text_encoder_to("cpu")
+        with self._encoding():
+            sd.text_encoder_to(sd.device_torch)
+            encoded = [sd.encode_prompt([prompt]) for prompt in prompts]
+            embeds = [one.to(sd.device_torch, dtype=sd.torch_dtype).detach() for one in encoded]
+            # beside the transformer there may be no room for them
+            sd.text_encoder_to("cpu")
         self._texts, self._prompts = Texts(embeds), list(prompts)
         return self._texts
 
@@ -89,6 +102,11 @@ class HostDenoiser(HostedDenoiser):
 
     def _join(self, texts: Sequence[Any]) -> Any:
         return self._of_many(list(texts))
+
+    def _reader(self) -> tuple[Any, Any]:
+        parts = self._sd.tokenizer, self._sd.text_encoder
+        tokenizer, encoder = (part[0] if isinstance(part, list) else part for part in parts)
+        return tokenizer, encoder
 
     def _predict(self, latents: Tensor, timesteps: Tensor, text: Any, sizes: Tensor) -> Tensor:
         sd = self._sd

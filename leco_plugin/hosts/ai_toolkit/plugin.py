@@ -17,6 +17,7 @@ def leco_host() -> LazyHost:
         install=f"{_FOLDER}:install",
         check=f"{_FOLDER}:check",
         remove=f"{_FOLDER}:remove",
+        read="leco_plugin.hosts.ai_toolkit.job:read",
         start=f"{_WINDOW}:run",
         ui=f"{_WINDOW}:ui",
         submit=f"{_WINDOW}:submit",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,6 @@ from toolkit.prompt_utils import concat_prompt_embeds
 from torch import Generator, Tensor
 
 from leco_plugin.engine.assemble import Training, assemble
-from leco_plugin.engine.measure import Course
-from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.same_run import describe_parts
 from leco_plugin.engine.stop import Stop, stop_on_signal
@@ -42,6 +42,10 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def __init__(self, process_id: int, job: Any, config: Any, **options: Any) -> None:
         # with cache_text_embeddings the host goes through datasets unasked
         config.setdefault("datasets", [])
+        sample = config.get("sample") or {}
+        if sample.get("prompts") and not sample.get("samples"):
+            # an empty list is for its pages, and would draw nothing
+            sample.pop("samples", None)
         super().__init__(process_id, job, config, **options)
         # the host asks its datasets whether texts are cached, and LECO has none: the encoders are let go of
         self.is_caching_text_embeddings = bool(self.train_config.cache_text_embeddings)
@@ -62,9 +66,6 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Encode the prompts while the text encoder is there, and begin the walks."""
         # `conv` adds to this list of the host for good, and would change the next job of the same program
         LoRANetwork.UNET_TARGET_REPLACE_MODULE[:] = self._layers_found
-        if self.is_caching_text_embeddings:
-            # as the host does: there may be no room for both
-            self.sd.unet.to("cpu")
         self._training = self._assemble()
         self._progress = Progress(self._leco.section.pairs)
         self._enough: resume.Enough | None = None
@@ -75,7 +76,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         super().hook_before_train_loop()
         self._check_model()
         self._reported.prepare(self._progress, self.train_config.steps, self.sd.device_torch)
-        self._reported.start(facts(self._leco, self, self.sd.device_torch), self._done)
+        self._reported.start(facts(self._found, self, self.sd.device_torch), self._done)
         if self._done:
             self._enough, problem = resume.restore(self._kept(), self._updates)
             self._reported.warn([problem] if problem else [])
@@ -85,9 +86,9 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
     def _check_model(self) -> None:
         """What only a model that is loaded can tell."""
         assert self._training
-        section, exact = self._leco.section, self.train_config.dtype in ("fp32", "float32", "float")
+        section, exact = self._found.section, self.train_config.dtype in ("fp32", "float32", "float")
         sizes, steps = [pair.resolution for pair in section.pairs], section.leco.max_denoising_steps
-        # the host puts the transformer aside while it encodes
+        # the host has put the transformer aside
         self.sd.set_device_state(self.train_device_state_preset)
         with self._host_network.multiplier(0.0):
             remarks = self._denoiser.check(self._training.model.table, self._leco.sampler, steps, sizes, exact=exact)
@@ -105,19 +106,32 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         return Kept(folder, described, self._training.walks, self._reported.meter, self.sd.device_torch)
 
     def _assemble(self) -> Training:
-        section, train = self._leco.section, self.train_config
-        self._denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=train.bypass_guidance_embedding)
+        job, bypass = self._leco, self.train_config.bypass_guidance_embedding
+        self._denoiser = HostDenoiser(self.sd, self._join, bypass_guidance_embedding=bypass, encoding=self._encoding)
         rows = takes_rows(self.network_config, arch_takes_rows=self.model_config.arch in ROWS)
         self._host_network = HostNetwork(self.network, takes_rows=rows)
+        pairs = job.section.pairs
+        leco = self._denoiser.with_neighbours(job.section.leco, pairs, job.sampler, self._host_network)
+        self._found = replace(job, section=replace(job.section, leco=leco))
+        """The job with what `preserve: auto` stands for in its place."""
         return assemble(
-            section.pairs,
-            preserved(section.leco, self._denoiser, section.pairs, Course()),
-            self._leco.step,
+            pairs,
+            leco,
+            job.step,
             denoiser=self._denoiser,
             network=self._host_network,
-            sampler=self._leco.sampler,
+            sampler=job.sampler,
             generator=self._generator(),
         )
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        """Block in which the text encoders have the device."""
+        if self.is_caching_text_embeddings:
+            # as the host does: there may be no room for both
+            self.sd.unet.to("cpu")
+        yield
+        self.sd.set_device_state(self.train_device_state_preset)
 
     def train_single_accumulation(self, batch: Any) -> Tensor:
         """The loss () of one LECO step, after its backward pass; there is no ``batch``."""
@@ -172,7 +186,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Say in the file what LECO did, and what the host leaves out about the network."""
         super().update_training_metadata()
         figures = effect_metadata(self._progress.figures)
-        self.add_meta({**file_metadata(self._leco, self, self._done), **figures})
+        self.add_meta({**file_metadata(self._found, self, self._done), **figures})
 
     def post_save_hook(self, save_path: str) -> None:
         """Write LECO's state beside the host's, and report the file."""

@@ -8,32 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leco_plugin.config.build import LoadedSection, build_section
+from leco_plugin.config.build import LoadedSection
 from leco_plugin.config.files import Document, read_document
-from leco_plugin.config.names import SAMPLERS
 from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, LecoError
-from leco_plugin.hosts.ai_toolkit.architectures import DIFFUSION, FLOWMATCH, check_architecture
+from leco_plugin.hosts.ai_toolkit.job import section_of
 
 _LOSSES: Mapping[str, LossType] = {"mse": "l2", "l2": "l2", "mae": "l1", "l1": "l1", "pseudo_huber": "huber"}
-_REFUSED = {
-    "train_text_encoder": "remove it: LECO trains the diffusion model alone",
-    "snr_gamma": "use min_snr_gamma",
-    "learnable_snr_gos": "use min_snr_gamma",
-    "diff_output_preservation": "use preserve in the leco section",
-    "blank_prompt_preservation": "use preserve in the leco section",
-    "do_prior_divergence": "remove it",
-    "do_differential_guidance": "use guidance_scale of the prompt pairs",
-    "do_guidance_loss": "use guidance_scale of the prompt pairs",
-    "do_cfg": "use guidance_scale of the prompt pairs",
-    "do_random_cfg": "use guidance_scale of the prompt pairs",
-    "dynamic_noise_offset": "use noise_offset",
-    "adapter_assist_name_or_path": "remove it",
-    "diffusion_feature_extractor_path": "remove it",
-    "merge_network_on_save": "remove it: LECO saves the LoRA",
-}
-"""Options of `train` that are about pictures and captions, and that would do nothing; what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +33,7 @@ def read_job(job: Any, number: int, train: Any, model: Any) -> HostJob:
 
     ``train`` and ``model`` are the host's own TrainConfig and ModelConfig.
     """
-    process = job.raw_config["config"]["process"][number]
-    check_architecture(model.arch)
-    _check_host_options(process)
-    _check_sampler(train.noise_scheduler, model.arch)
-    section = build_section(_document(job), number)
+    section, _ = section_of(_document(job), number, model.arch, train.noise_scheduler)
     if train.loss_type not in _LOSSES:
         raise ConfigError(f"train.loss_type {train.loss_type!r} compares pictures", fix="use mse, mae or pseudo_huber")
     step = StepSettings(
@@ -63,32 +41,9 @@ def read_job(job: Any, number: int, train: Any, model: Any) -> HostJob:
         noise_offset=float(train.noise_offset),
         min_snr_gamma=None if train.min_snr_gamma is None else float(train.min_snr_gamma),
         loss_type=_LOSSES[train.loss_type],
+        preserve_weight=section.leco.preserve_weight,
     )
     return HostJob(section, step, train.noise_scheduler)
-
-
-def _check_host_options(process: Mapping[str, Any]) -> None:
-    train = process.get("train") or {}
-    if not process.get("network"):
-        raise ConfigError("LECO trains a LoRA, and the job has no network", fix="add network: {type: lora, linear: 4}")
-    if process.get("datasets"):
-        raise ConfigError("LECO trains from prompts alone, and would ignore datasets", fix="remove datasets")
-    for name, fix in _REFUSED.items():
-        if train.get(name):
-            raise ConfigError(f"train.{name} means nothing to LECO", fix=fix)
-    if int(train.get("gradient_accumulation_steps") or 1) != 1:
-        message = "with train.gradient_accumulation_steps the host drops all gradients but the last"
-        raise ConfigError(message, fix="use gradient_accumulation, which averages over so many pairs")
-
-
-def _check_sampler(name: str, arch: str) -> None:
-    """Flow models have one sampler, whatever the job says; some fail in the host unless it says so."""
-    if arch in FLOWMATCH and name != "flowmatch":
-        message = f"train.noise_scheduler {name!r} is none for {arch}, which is a flow model"
-        raise ConfigError(message, fix="noise_scheduler: flowmatch")
-    if arch in DIFFUSION and name not in SAMPLERS:
-        message = f"train.noise_scheduler {name!r} cannot be the sampler of {arch}'s walks"
-        raise ConfigError(message, fix=f"choose one of {', '.join(SAMPLERS)}")
 
 
 def _document(job: Any) -> Document:

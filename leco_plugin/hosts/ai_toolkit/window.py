@@ -15,8 +15,10 @@ from typing import Any
 
 from leco_plugin.config.build import build_section
 from leco_plugin.config.files import read_document
+from leco_plugin.config.findings import refusal
 from leco_plugin.config.recognise import Kind, expect
-from leco_plugin.errors import ConfigError, PluginError, Problem, Where
+from leco_plugin.errors import ConfigError, PluginError
+from leco_plugin.hosts.ai_toolkit.job import leco_processes
 from leco_plugin.hosts.folders import HostParser, folder_of
 from leco_plugin.streams import write_lines
 
@@ -75,21 +77,16 @@ def ui_job(path: Path) -> dict[str, Any]:
     Raises ConfigError for a job with mistakes in its LECO part, and for one that is none.
     """
     document = read_document(path)
-    tree = document.tree
-    processes = tree.get("config", {}).get("process") if isinstance(tree, dict) else None
-    if not isinstance(processes, list) or not any(_is_leco(process) for process in processes):
-        raise ConfigError(
-            Problem(Where(path), "this is no job of ai-toolkit with `type: leco`", "see docs/ai-toolkit.md")
-        )
-    job: dict[str, Any] = json.loads(json.dumps(tree))
-    for number, process in enumerate(job["config"]["process"]):
-        if not _is_leco(process):
-            continue
+    numbers = leco_processes(document.tree)
+    if not numbers:
+        raise refusal(path, "this is no job of ai-toolkit with `type: leco`; see docs/ai-toolkit.md")
+    job: dict[str, Any] = json.loads(json.dumps(document.tree))
+    for number in numbers:
+        process = job["config"]["process"][number]
         build_section(document, number)
         process.setdefault("datasets", [])
-        process.setdefault("sample", {}).setdefault(
-            "samples", [{"prompt": p} for p in process["sample"].get("prompts", [])]
-        )
+        sample = process.setdefault("sample", {})
+        sample["samples"] = sample.get("samples") or [{"prompt": p} for p in sample.get("prompts", [])]
         process.setdefault("logging", {}).setdefault("use_ui_logger", True)
         process["logging"].setdefault("log_every", 1)
         if prompts := process["leco"].get("prompts_file"):
@@ -140,10 +137,6 @@ def _said(error: urllib.error.HTTPError) -> str:
         return str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError):
         return str(error.reason)
-
-
-def _is_leco(process: object) -> bool:
-    return isinstance(process, dict) and process.get("type") == "leco" and isinstance(process.get("leco"), dict)
 
 
 def _existing(job: Path) -> Path:

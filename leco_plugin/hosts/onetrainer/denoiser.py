@@ -130,6 +130,10 @@ class HostDenoiser(HostedDenoiser):
         channels = vae.get("latent_channels") or vae["z_dim"]
         return int(channels), height // factor, width // factor
 
+    def _reader(self) -> tuple[Any, Any]:
+        first = "" if hasattr(self.model, "tokenizer") else "_1"
+        return getattr(self.model, f"tokenizer{first}"), getattr(self.model, f"text_encoder{first}")
+
     def _join(self, texts: Sequence[Any]) -> Any:
         together = _collated(texts)
         return None if together is _APART else together

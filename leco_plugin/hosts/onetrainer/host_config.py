@@ -10,17 +10,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from leco_plugin.config.files import read_document
 from leco_plugin.config.schema import LecoConfig
 from leco_plugin.core.losses import LossType
 from leco_plugin.engine.step import StepSettings
 from leco_plugin.errors import ConfigError, ModelError, Problem, Where
 from leco_plugin.hosts.onetrainer.contract import Host
 from leco_plugin.hosts.onetrainer.flags import EPOCH_STEPS, Flags
+from leco_plugin.hosts.onetrainer.section import read_config_file
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 _LOSSES: dict[str, LossType] = {"mse_strength": "l2", "mae_strength": "l1"}
 _KEY = re.compile(r" set (\w+) as ")
+_DROPPED = frozenset({"__version", "weight_dtype"})
+"""Keys that mean nothing and stand in presets of the host's own, the second at the top."""
 _OTHER_LOSSES = ("log_cosh_strength", "huber_strength")
 
 
@@ -30,24 +32,26 @@ def read_config(host: Host, flags: Flags) -> Any:
     Raises ConfigError for a file that cannot be read, and for a single value that the host does not take.
     """
     config = host.config.default_values()
-    assert flags.config, "a command line without one is refused"
-    if flags.preset:
-        _fill(config, read_file(flags.preset), flags.preset, migrate=False)
-    # a file without a version is of now: the host would take it for its oldest format
-    tree = {"__version": config.config_version, **read_file(flags.config)}
-    if tree["__version"] == config.config_version:
-        if unknown := [*_unknown(config, tree, flags.config)]:
-            raise ConfigError(unknown)
-    elif not isinstance(tree["__version"], int) or tree["__version"] > config.config_version:
-        message = f"its version is {tree['__version']}, and this OneTrainer reads {config.config_version} and older"
-        raise ConfigError(Problem(Where(flags.config), message, "update OneTrainer, or export the config again"))
-    _fill(config, tree, flags.config, migrate=flags.preset is None)
+    # beside a preset the host brings nothing up to date
+    for path in filter(None, (flags.preset, flags.config)):
+        _fill(config, path, migrate=flags.preset is None)
     for value in flags.values:
         _set(config, value)
     secrets = flags.secrets or flags.root / "secrets.json"
     if flags.secrets or secrets.is_file():
-        config.secrets = host.secrets.default_values().from_dict(read_file(secrets))
+        config.secrets = host.secrets.default_values().from_dict(read_config_file(secrets))
     return config
+
+
+def said(config: Any, flags: Flags) -> dict[str, Any]:
+    """What of the config is LECO's business; the size of pictures only where the user has said it."""
+    found = {name: getattr(config, name) for name in ("model_type", "base_model_name", "resolution")}
+    files = [read_config_file(path) for path in (flags.preset, flags.config) if path]
+    values = [value.partition("=")[0] for value in flags.values]
+    # its window has a field for it
+    if flags.config and not any("resolution" in names for names in (*files, values)):
+        del found["resolution"]
+    return found
 
 
 def refuse(host: Host, config: Any) -> None:
@@ -159,21 +163,22 @@ def set_steps(config: Any, flags: Flags) -> int:
     return length
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """What a JSON file of the host holds; ConfigError where that is no config."""
-    tree = read_document(path).tree
-    if not isinstance(tree, dict):
-        raise ConfigError(Problem(Where(path), "this is no config of OneTrainer", "export one from its UI"))
-    return tree
-
-
-def _fill(config: Any, tree: dict[str, Any], path: Path, *, migrate: bool) -> None:
-    rejected = _rejected(config, tree, migrate=migrate)
-    if rejected:
-        fix = "export the config again, or see its choices in OneTrainer's UI"
-        raise ConfigError(
-            [Problem(Where(path, key=name), "OneTrainer does not take this value", fix) for name in rejected]
-        )
+def _fill(config: Any, path: Path, *, migrate: bool) -> None:
+    now = config.config_version
+    # a file without a version is of now: the host would take it for its oldest format
+    tree = {"__version": now, **read_config_file(path)}
+    version = tree["__version"]
+    wrong = [*_unknown(config, tree, path)] if version == now else []
+    if version != now and not (migrate and isinstance(version, int) and version < now):
+        reads = f"{now} and older" if migrate else f"{now} alone beside a preset"
+        message = f"its version is {version}, and this OneTrainer reads {reads}"
+        wrong = [Problem(Where(path), message, "update OneTrainer, or export the config again")]
+    fix = "export the config again, or see its choices in OneTrainer's UI"
+    if not wrong:
+        rejected = _rejected(config, tree, migrate=migrate)
+        wrong = [Problem(Where(path, key=name), "OneTrainer does not take this value", fix) for name in rejected]
+    if wrong:
+        raise ConfigError(wrong)
 
 
 def _rejected(config: Any, tree: dict[str, Any], *, migrate: bool) -> list[str]:
@@ -187,7 +192,7 @@ def _unknown(config: Any, tree: Mapping[str, Any], path: Path, above: str = "") 
     """Keys that the host would leave out without a word."""
     types: Mapping[str, Any] = getattr(config, "types", {})
     for key, value in tree.items():
-        if key != "__version" and key not in types:
+        if key not in types and key not in _DROPPED:
             near = get_close_matches(key, types, 1)
             fix = f"did you mean {near[0]!r}?" if near else "remove it"
             yield Problem(Where(path, key=f"{above}{key}"), "OneTrainer has no such value", fix)

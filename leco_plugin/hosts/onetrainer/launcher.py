@@ -20,6 +20,7 @@ from leco_plugin.hosts.onetrainer.description import describe
 from leco_plugin.hosts.onetrainer.flags import Flags, read_flags, read_window_flags
 from leco_plugin.hosts.onetrainer.network import refuse_strengths
 from leco_plugin.hosts.onetrainer.run import Plan
+from leco_plugin.hosts.onetrainer.section import read_config_file, settled_run
 from leco_plugin.hosts.onetrainer.trainer import TrainerMixin
 from leco_plugin.hosts.reported import Reported
 from leco_plugin.streams import write_lines
@@ -36,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     # what is wrong in these is said at once: importing the host takes 20 s
     for path in (flags.config, flags.preset, flags.secrets):
         if path:
-            host_config.read_file(path)
+            read_config_file(path)
     host = _enter(flags)
     config = host_config.read_config(host, flags)
     with stop_on_signal() as stop:
@@ -115,10 +116,10 @@ def _trainer(
 ) -> Any:
     """Our trainer for ``config``, which it changes to what LECO needs; LecoError for what cannot be trained."""
     host_config.refuse(host, config)
-    # what is preserved is so at both ends
-    refuse_strengths(config, {pair.multiplier for pair in prompts.pairs} | ({-1.0} if flags.leco.preserve else set()))
-    write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
     plan = _plan(flags, prompts, config)
+    # what is preserved is so at both ends
+    refuse_strengths(config, {pair.multiplier for pair in plan.pairs} | ({-1.0} if plan.leco.preserve else set()))
+    write_lines(sys.stdout, (f"LECO: {line}" for line in host_config.adapt(host, config)))
     reported = Reported(describe(plan, config))
     reported.warn([*map(str, prompts.warnings), *host_config.doubts(config, plan.steps)])
     mixed: Any = type("LecoTrainer", (TrainerMixin, host.trainer), {})
@@ -134,10 +135,11 @@ def _plan(flags: Flags, prompts: LoadedPrompts, config: Any) -> Plan:
             f"--noise-scheduler {flags.sampler}: {config.model_type} is a flow, walked by Euler's steps",
             fix="remove it",
         )
+    job = settled_run(prompts, flags.leco, host_config.said(config, flags)).job
     return Plan(
-        pairs=prompts.pairs,
-        leco=flags.leco,
-        settings=host_config.step_settings(config, flags.leco),
+        pairs=job.pairs,
+        leco=job.leco,
+        settings=host_config.step_settings(config, job.leco),
         sampler="flow" if flow else flags.sampler or "ddim",
         epoch_steps=host_config.set_steps(config, flags),
         seed=draw_seed() if flags.seed is None else flags.seed,

@@ -13,6 +13,7 @@ def leco_host() -> LazyHost:
         "onetrainer",
         "configs of its UI, or its UI itself, with a prompt file; docs/onetrainer.md",
         check="leco_plugin.hosts.onetrainer.checkout:check",
+        read="leco_plugin.hosts.onetrainer.section:read",
         start="leco_plugin.hosts.onetrainer.launcher:run",
         ui="leco_plugin.hosts.onetrainer.launcher:ui",
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from torch import Generator, Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.engine.assemble import Training, assemble
-from leco_plugin.engine.measure import Course
-from leco_plugin.engine.neighbours import preserved
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.same_run import describe_parts
 from leco_plugin.engine.state_file import DamagedState
@@ -66,6 +64,9 @@ class Run:
     """The steps of a plan over the host's model."""
 
     plan: Plan
+    """With what `preserve: auto` stands for in its place."""
+    described: Mapping[str, str]
+    """What a run that goes on with a backup must share with this one."""
     training: Training
     denoiser: HostDenoiser
     network: HostNetwork
@@ -111,18 +112,22 @@ class Run:
     def kept(self, backup: Path) -> Kept:
         """What the host does not know of, in a backup of it."""
         meter, walks = self.reported.meter, self.training.walks
-        return Kept(backup / STATE, self.plan.described(), walks, meter, self.denoiser.device)
+        return Kept(backup / STATE, self.described, walks, meter, self.denoiser.device)
 
     def restore(self, backup: Path) -> None:
         """Go on from a backup; ConfigError where it is of another run, or LECO's part of it is missing."""
         kept, fix = self.kept(backup), "switch continue_last_backup off, or take that backup away"
         try:
-            self.gradients.scale = kept.restore(kept.read())["scale"]
+            state = kept.restore(kept.read())
         except DamagedState as damage:
             raise ConfigError(f"the backup {backup} cannot be continued with LECO: {damage}", fix=fix) from None
         except ConfigError as error:
             message = error.problems[0].message.replace("resume: the state", f"continue_last_backup: {backup}")
             raise ConfigError(message, fix=f"set what differs back, or {fix}") from None
+        self.gradients.scale, self.enough = state["scale"], bool(state.get("enough"))
+        if self.enough:
+            self.reported.warn([f"the goal stop_at {self.plan.leco.stop_at:g} is reached already: no more is trained"])
+            self.commands.stop()
 
 
 def begin(plan: Plan, denoiser: HostDenoiser, reported: Reported, commands: Any, signal: Stop, *, scaled: bool) -> Run:
@@ -131,9 +136,11 @@ def begin(plan: Plan, denoiser: HostDenoiser, reported: Reported, commands: Any,
     for pair in plan.pairs:
         # refuses a size that does not fit before the first step
         denoiser.latent_shape(*pair.resolution)
+    described = plan.described()
+    plan = replace(plan, leco=denoiser.with_neighbours(plan.leco, plan.pairs, plan.sampler, network))
     training = assemble(
         plan.pairs,
-        preserved(plan.leco, denoiser, plan.pairs, Course()),
+        plan.leco,
         plan.settings,
         denoiser=denoiser,
         network=network,
@@ -146,4 +153,5 @@ def begin(plan: Plan, denoiser: HostDenoiser, reported: Reported, commands: Any,
     progress = Progress(plan.pairs)
     reported.prepare(progress, plan.steps, denoiser.device)
     reported.warn(remarks)
-    return Run(plan, training, denoiser, network, Gradients(scaled=scaled), progress, reported, commands, signal)
+    gradients = Gradients(scaled=scaled)
+    return Run(plan, described, training, denoiser, network, gradients, progress, reported, commands, signal)

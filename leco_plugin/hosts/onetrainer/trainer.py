@@ -57,6 +57,8 @@ class TrainerMixin(Base):  # type: ignore[misc]
             self._learnt = self.one_step_trained = self.one_step_trained and keeps
             raise
         self._learnt = True
+        # of a run that had reached its goal the file is written again
+        self.one_step_trained = self.one_step_trained or self._leco.enough
         self.leco_interrupted = self.commands.get_stop_command() and not self._leco.enough
 
     def end(self) -> None:
@@ -89,7 +91,7 @@ class TrainerMixin(Base):  # type: ignore[misc]
         if backup:
             self._leco.restore(Path(backup))
         done = train_progress.global_step // self.leco_plan.accumulation
-        self.leco_reported.start(facts(self.leco_plan, self.config), done)
+        self.leco_reported.start(facts(self._leco.plan, self.config), done)
         self.leco_reported.warn(self._unread())
         return StepLoader(train_progress, self.leco_plan.epoch_steps, self.config.batch_size)
 
@@ -109,8 +111,8 @@ class TrainerMixin(Base):  # type: ignore[misc]
         super().create_model_sampler(model).sample(asked, os.devnull)
 
     def _unread(self) -> Iterator[str]:
-        denoiser, pairs = self._leco.denoiser, self.leco_plan.pairs
-        for prompt in denoiser.truncated([*distinct_prompts(pairs), *self.leco_plan.leco.preserve]):
+        denoiser, plan = self._leco.denoiser, self._leco.plan
+        for prompt in denoiser.truncated([*distinct_prompts(plan.pairs), *plan.leco.preserve]):
             unseen = denoiser.cut(prompt)
             yield f"the model reads only the beginning of this prompt: {prompt!r}; not {unseen!r}"
 
@@ -161,7 +163,7 @@ class StateSaver:
         self.own.save(model, model_type, output_model_format, output_model_destination, dtype)
         path, step = Path(output_model_destination), model.train_progress.global_step
         if str(output_model_format) == "INTERNAL":
-            self.leco.kept(path).write(step, scale=self.leco.gradients.scale)
+            self.leco.kept(path).write(step, scale=self.leco.gradients.scale, enough=self.leco.enough)
         elif path.is_file():
             plan = self.leco.plan
             described = leco_metadata(plan.pairs, plan.leco, plan.sampler)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,16 +15,10 @@ from rich.table import Table
 _LONGEST_NAME = 40
 
 
-class Section(Protocol):
-    """Part of a page."""
-
-    @property
-    def title(self) -> str:
-        """Above it."""
-
-    @property
-    def rows(self) -> Sequence[Sequence[str]]:
-        """Cells, as many in each row."""
+def folded(line: str, width: int) -> str:
+    """``line`` broken between words, and as far indented from then on; a path stays whole, so that it can be copied."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 class Page:
@@ -37,17 +31,17 @@ class Page:
         """Block during which ``what`` is shown to be under way."""
         return self._console.status(what)
 
-    def section(self, section: Section) -> None:
+    def section(self, title: str, rows: Sequence[Sequence[str]] = ()) -> None:
         """A title, and rows of cells below it; of several columns the first is a name, and what follows two is dim."""
         table = Table.grid(padding=(0, 2))
-        for column in zip(*section.rows, strict=True):
+        for column in zip(*rows, strict=True):
             number = len(table.columns)
-            style = "cyan" if number == 0 and len(section.rows[0]) > 1 else "dim" if number > 1 else None
+            style = "cyan" if number == 0 and len(rows[0]) > 1 else "dim" if number > 1 else None
             table.add_column(style=style, no_wrap=style == "cyan" and max(map(len, column)) < _LONGEST_NAME)
-        for row in section.rows:
+        for row in rows:
             table.add_row(*map(escape, row))
-        self._console.print(f"[bold]{escape(section.title)}", soft_wrap=True)
-        if section.rows:
+        self._console.print(f"[bold]{escape(title)}", soft_wrap=True)
+        if rows:
             self._console.print(Padding(table, (0, 0, 1, 2)))
 
     @contextmanager
@@ -67,6 +61,10 @@ class Page:
         for row in rows:
             table.add_row(*row)
         self._console.print(table)
+
+    def prose(self, lines: Iterable[str]) -> None:
+        """Each line as soon as it is there, broken between words where it is too long."""
+        self.lines(folded(line, self._console.width) for line in lines)
 
     def lines(self, lines: Iterable[str]) -> None:
         """Plain lines, never broken, so that paths and commands can be copied."""

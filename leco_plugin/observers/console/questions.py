@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.prompt import Prompt
 
+from leco_plugin.errors import ConfigError
 
-def ask(question: str, choices: Sequence[str] = ()) -> str:
-    """The answer in words, asked for again while it is empty or none of ``choices``."""
+
+def ask(question: str, choices: Sequence[str] = (), check: Callable[[str], object] = str) -> str:
+    """The answer, asked for again while it is empty, none of ``choices`` or refused by ``check`` with a ConfigError.
+
+    Raises KeyboardInterrupt where the answers end, too: whoever types Ctrl-D wants no more of them.
+    """
     console = Console(stderr=True)
     while True:
-        answer = Prompt.ask(f"[bold]{question}", console=console, choices=list(choices) or None).strip()
-        if answer:
-            return answer
+        try:
+            answer = Prompt.ask(f"[bold]{question}", console=console, choices=list(choices) or None).strip()
+            check(answer)
+        except EOFError:
+            raise KeyboardInterrupt from None
+        except ConfigError as error:
+            console.print(f"[red]{error.problems[0].message}[/]; {error.problems[0].fix}", highlight=False)
+        else:
+            if answer:
+                return answer
+            console.print("[red]an answer is needed[/]; Ctrl-C ends this, and nothing is written")

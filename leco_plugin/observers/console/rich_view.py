@@ -13,9 +13,24 @@ from rich.table import Table
 
 from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
 from leco_plugin.observers.console import figures
+from leco_plugin.observers.console.pages import folded
 
-_FIGURES = "effect {effect}", "side {side}", "drift {drift}", "goal {goal}"
-_COLUMNS = ("loss {loss}", *_FIGURES, "lr {lr}", "{speed}/s", "{memory}", "{left} left")
+_COLUMNS = {
+    "loss {loss}": 11,
+    "effect {effect}": 12,
+    "side {side}": 10,
+    "drift {drift}": 11,
+    "goal {goal}": 11,
+    "lr {lr}": 10,
+    "{speed}/s": 15,
+    "{memory}": 9,
+    "{left} left": 12,
+}
+"""What is shown beside the bar, in this order, and how wide it may get."""
+_FIRST = ("{left} left", "effect {effect}", "drift {drift}", "loss {loss}", "side {side}", "goal {goal}", "{speed}/s")
+"""What a narrow terminal shows; the rest where there is room."""
+_BAR = 40
+"""Columns that the line needs besides: what is done, how many steps of how many, and a bar that can be read."""
 
 
 class RichView:
@@ -24,7 +39,7 @@ class RichView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._pace = figures.Pace()
-        figures_shown = (TextColumn(_field(column)) for column in _COLUMNS)
+        figures_shown = (TextColumn(_field(column)) for column in _fitting(console.width - _BAR))
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -52,7 +67,8 @@ class RichView:
             self._progress.stop()
             atexit.unregister(self._progress.stop)
             style = "yellow" if event.interrupted else "bold green"
-            self._console.print(f"[{style}]{escape(figures.ended(event))}", soft_wrap=True)
+            said = folded(figures.ended(event), self._console.width)
+            self._console.print(f"[{style}]{escape(said)}", soft_wrap=True)
 
     def _started(self, event: RunStarted) -> None:
         table = Table(title=f"LECO: {escape(event.name)}", show_header=False, title_justify="left")
@@ -88,6 +104,15 @@ class RichView:
             memory=figures.memory(event.memory_bytes),
             left=figures.duration(left),
         )
+
+
+def _fitting(room: int) -> list[str]:
+    """The columns for a line with so much ``room``, in their order."""
+    chosen: set[str] = set()
+    for column in (*_FIRST, *_COLUMNS):
+        if column not in chosen and sum(_COLUMNS[one] + 1 for one in (*chosen, column)) <= room:
+            chosen.add(column)
+    return [column for column in _COLUMNS if column in chosen]
 
 
 def _field(column: str) -> str:
