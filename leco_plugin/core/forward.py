@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -17,12 +17,12 @@ def give_forward(module: nn.Module, forward: Forward) -> None:
 
     Not in the instance: torch.compile takes that for a part of the code, and no block would share it with its like.
     """
-    module.__class__ = _with(type(module), forward)
+    module.__class__ = _with(cast(Any, type(module)), forward)
 
 
 @cache
-def _with(kind: type[nn.Module], forward: Forward) -> type[nn.Module]:
+def _with(kind: Any, forward: Forward) -> type[nn.Module]:
     def own(module: nn.Module, *inputs: Any, **more: Any) -> Any:
         return forward(module, kind.forward, *inputs, **more)
 
-    return type(kind.__name__, (kind,), {"forward": own, "__module__": kind.__module__})
+    return cast(type[nn.Module], type(kind.__name__, (kind,), {"forward": own, "__module__": kind.__module__}))

@@ -136,7 +136,8 @@ class Meter:
             rows = numbers[first:].reshape(len(asked.pairs), len(FIGURES)).tolist()
             self._progress.take(list(zip(asked.pairs, rows, strict=True)))
             loss, *beside = numbers[:first].tolist()
-            yield replace(asked.event, loss=loss, **self._progress.figures), beside
+            figures: dict[str, Any] = self._progress.figures
+            yield replace(asked.event, loss=loss, **figures), beside
 
     def sum_up(self, step: int, learning_rate: float) -> StepDone:
         """The event for everything since the last one; waits for the device."""

@@ -59,8 +59,10 @@ class Model:
         text = self.table.rows(prompts)
         return self.denoiser.predict(latents, torch.cat(timesteps), text, torch.cat(sizes))
 
-    def multipliers(self, walks: Sequence[Walk], rows: Sequence[Row]) -> list[float]:
-        """What to set the network to for ``rows``: one number per row of the batch."""
+    def multipliers(self, walks: Sequence[Walk], rows: Sequence[Row]) -> float | list[float]:
+        """What to set the network to for ``rows``: one number per row of the batch, or one for all where it must."""
+        if not self.network.takes_rows:
+            return rows[0].multiplier
         return [row.multiplier for row in rows for _ in range(walks[row.walk].samples)]
 
     @torch.no_grad()

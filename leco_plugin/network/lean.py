@@ -87,14 +87,13 @@ class LeanLora:
         return cast(Weights, cast(Any, _Narrow).apply(self._dtypes, *self._wide))
 
     def _strength(self, value: float | Sequence[float]) -> Strength | None:
-        single = isinstance(value, (int, float))
-        values = [float(value)] if single else [float(one) for one in value]
+        values = [float(value)] if isinstance(value, (int, float)) else [float(one) for one in value]
         recording = torch.is_grad_enabled()
         # what trains at 0 has a gradient of 0, and not none
         if not any(values) and not recording:
             return None
         if self._compiled:
-            return Strength(scales=self._kept(values[0] if single else tuple(values)))
+            return Strength(scales=self._kept(values[0] if isinstance(value, (int, float)) else tuple(values)))
         if len(set(values)) == 1:
             return Strength(values[0])
         # a gradient takes all rows in one piece: to put one together costs more than it saves

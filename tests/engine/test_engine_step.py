@@ -140,7 +140,7 @@ def test_the_multiplier_is_set_while_backward_runs():
     model = LineModel(lora=10.0)
     step, seen = line_step(model, pair(multiplier=-2.0)), []
     step.run(GivenWalks(begin(step)), lambda loss: seen.append(model.network.strength))
-    assert seen == [-2.0]
+    assert seen == [[-2.0]]
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
