@@ -52,9 +52,14 @@ def flow_folder(family: str, folder: Path) -> Path:
     return folder
 
 
+def folder_of(name: str, folder: Path) -> Path:
+    """The config files of a model of full size."""
+    return flow_folder(name, folder) if name in FLOW_FAMILIES else configs_of(name, folder)
+
+
 def measured(name: str, side: int, folder: Path) -> tuple[dict[int, int], float, float]:
     """Trained numbers by rank, and (operations, calls of the model) of a step in one process."""
-    model = str(flow_folder(name, folder) if name in FLOW_FAMILIES else configs_of(name, folder))
+    model = str(folder_of(name, folder))
     pairs = ({"target": "a", "positive": "b", "unconditional": "c", "neutral": "d", "resolution": (side, side)},)
     trained = {}
     for rank in RANKS:

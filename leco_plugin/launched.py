@@ -35,8 +35,8 @@ def place() -> Place:
     """The place of this process; ConfigError where the environment asks for what a run cannot be."""
     split = next((name for key, name in _SHARDING.items() if _on(f"ACCELERATE_USE_{key}")), None)
     if split:
-        why = "each device needs a whole model: its walks ask it at other times, and more or less often, than others'"
-        raise ConfigError(f"accelerate is set to {split}, which splits the model over devices; {why}", fix=_ONE_COPY)
+        why = "splits the model over devices, which then have to call it equally often; each one's walks do not"
+        raise ConfigError(f"accelerate is set to {split}, which {why}", fix=_ONE_COPY)
     count = _number("WORLD_SIZE", 1)
     if count <= 1:
         return Place()

@@ -120,7 +120,7 @@ def _toml(request: Request, plan: Plan, target: Path, model: Settled) -> tuple[l
     if job_path and job_path.suffix.lower() not in _YAML:
         raise ConfigError(f"{job_path}: a job file is a .yaml file", fix="name it so")
     if request.flags:
-        flags, of_flags = command_line(plan, target, request.model)
+        flags, of_flags = command_line(plan, target, model)
         preserve = top(plan.prompts).at("preserve")
         if preserve.items:
             plan.report.say("kept_apart", preserve)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from leco_converters.foreign import TABLE
 from leco_converters.jobs import default_of
+from leco_converters.model import Settled
 from leco_converters.report import Note, Report
 from leco_converters.settings import Plan
 from leco_converters.tree import Node, plain
+from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.config.sd_flags import FLAGS, NETWORK_ARGS, options
 from leco_plugin.errors import ConfigError
 
@@ -27,27 +29,30 @@ _ELSEWHERE = ("name", "training_folder", "output_dir", "device", "model.is_xl", 
 _NOT_FOR_XL = ("v2", "v_parameterization", "clip_skip")
 
 
-def command_line(plan: Plan, prompts: Path, model: str) -> tuple[str, Report]:
+def command_line(plan: Plan, prompts: Path, model: Settled) -> tuple[str, Report]:
     """Return the command that trains the prompts with sd-scripts, and each setting that it has no flag for.
 
     Raises ConfigError where its trainers do not train the family.
     """
     settings, report = plan.settings, Report(plan.source.path)
-    if settings.family:
+    family = settings.family or FLOW_FAMILIES.get(model.family or "")
+    if family:
         fix = "leave --flags away, and use --job"
-        raise ConfigError(f"sd-scripts' LECO trainers do not train {settings.family.title}", fix=fix)
+        raise ConfigError(f"sd-scripts' LECO trainers do not train {family.title}", fix=fix)
     said = {option: plain(node) for option, node in settings.values.items()}
-    is_xl = said.get("model.is_xl") is True
+    is_xl = said.get("model.is_xl") is True or model.family == "sdxl"
     flags: dict[str, str] = {}
     lists: dict[str, list[str]] = {"network_args": [], "optimizer_args": []}
     for option, node in settings.values.items():
         _take(option, node, is_xl, flags, lists, report)
-    if plan.origin != "ai-toolkit" and said.get("model.is_xl") is None and not said.get("model.is_v2"):
+    if plan.origin != "ai-toolkit" and said.get("model.is_xl") is None and model.family is None:
         report.say("which_script", plan.source.root)
     named = plan.name
     folder = said.get("training_folder") or default_of("training_folder")
     head = {
-        "pretrained_model_name_or_path": flags.pop("pretrained_model_name_or_path", "") or model or "MODEL",
+        "pretrained_model_name_or_path": flags.pop("pretrained_model_name_or_path", "")
+        or model.job.model.name_or_path
+        or "MODEL",
         "prompts_file": prompts.as_posix(),
         "output_dir": str(said.get("output_dir") or f"{folder}/{named}"),
         "output_name": named,

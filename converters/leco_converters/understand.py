@@ -9,16 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from leco_converters.foreign import CONCEPT_SLIDER, LECO, SLIDER, TABLE
-from leco_converters.prompt_tables import (
-    TABLES,
-    entries,
-    joined,
-    keep_texts,
-    leave_out,
-    merged,
-    preserve_anchors,
-    top,
-)  # fmt: skip
+from leco_converters.prompt_tables import TABLES, entries, joined, keep_texts, leave_out, merged, preserve_anchors, top
 from leco_converters.read import read_source
 from leco_converters.report import Report
 from leco_converters.settings import Plan, foreign_settings, own_settings
@@ -141,9 +132,8 @@ def _our_job(source: Source) -> Plan:
         prompts = leco.beside({name: node for name, node in leco.table.items() if name not in LecoConfig.model_fields})
     if preserve is not None:
         # a prompt file can hold it too
-        holder = top(prompts)
-        own = [holder.table["preserve"]] if "preserve" in holder.table else []
-        holder.value = {**holder.table, "preserve": joined([preserve, *own])}
+        table = top(prompts).table
+        table["preserve"] = joined([preserve, *(table[name] for name in ("preserve",) if name in table)])
     return Plan("leco-job", source, prompts, prompt_source, report, settings)
 
 
@@ -193,13 +183,11 @@ def _slider(process: Node, report: Report) -> Node:
             for item in items:
                 item.table.setdefault("target_class", item.beside(""))
             table["targets"] = child.like(items)
-            steps = process.table.get("train", Node({})).table.get("steps", Node(1000)).value
+            steps = process.at("train").table.get("steps", Node(1000)).value
             if isinstance(steps, int) and len(items) > steps:
                 report.say("trimmed", child, steps=steps, count=len(items))
-        elif name == "resolutions":
-            table[name] = _sizes(child, report)
-        elif name == "anchors":
-            table[name] = child
+        elif name in ("resolutions", "anchors"):
+            table[name] = child if name == "anchors" else _sizes(child, report)
         else:
             leave_out(child, name, report)
     return Node(table)
@@ -215,38 +203,30 @@ def _concept(process: Node, report: Report) -> Node:
     section, names = _table(process, "slider"), _KINDS["concept"]
     section.value = {names.get(name, name): child for name, child in section.table.items()}
     keep_texts(section, report)
-    target: dict[str, Node] = {"target_class": section.beside("")}
-    top: dict[str, Node] = {**_batch(process), **_picture_sizes(process, report)}
+    target = {"target_class": section.beside("")}
+    shared = {**_batch(process), **_picture_sizes(process, report)}
     for name, child in section.table.items():
-        if name in names.values():
-            target[name] = child
-        elif name == "anchor_class":
-            top[name] = child
+        if name in names.values() or name == "anchor_class":
+            (target if name in names.values() else shared)[name] = child
         elif name != "anchor_strength" or plain(child) != 1:
             leave_out(child, name, report)
-    if "guidance_scale" not in target:
-        target["guidance_scale"] = section.beside(3.0)
-        report.say("strength_of_3", section)
-    else:
-        report.say("strength", target["guidance_scale"])
+    report.say("strength" if "guidance_scale" in target else "strength_of_3", target.get("guidance_scale", section))
+    target.setdefault("guidance_scale", section.beside(3.0))
     target["neutral"] = target["target_class"].beside(target["target_class"].value)
     report.say("pictures", section)
-    return Node({**top, "targets": section.beside([section.like(target)])})
+    return Node({**shared, "targets": section.beside([section.like(target)])})
 
 
 def _picture_sizes(process: Node, report: Report) -> dict[str, Node]:
     """Take the sizes of the pictures that a concept slider is trained at."""
-    found: dict[int, Node] = {}
-    for node in (dataset.at("resolution") for dataset in process.at("datasets").items):
-        for size in node.items or [node]:
-            if isinstance(size.value, int) and not isinstance(size.value, bool):
-                found.setdefault(size.value, size)
+    written = [dataset.at("resolution") for dataset in process.at("datasets").items]
+    found = [size for node in written for size in node.items or [node] if type(size.value) is int]
     if not found:
         return {}
-    sizes = [size.beside([size.beside(side), size.beside(side)]) for side, size in found.items()]
-    first = next(iter(found.values()))
-    report.say("picture_sizes", first)
-    return {"resolutions": first.beside(sizes)}
+    report.say("picture_sizes", found[0])
+    sides = {size.value: size for size in reversed(found)}
+    sizes = [size.beside([size.beside(size.value)] * 2) for size in reversed(sides.values())]
+    return {"resolutions": found[0].beside(sizes)}
 
 
 def _sizes(node: Node, report: Report) -> Node:

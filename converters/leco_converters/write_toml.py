@@ -30,16 +30,6 @@ def write_toml(root: Node, head: Sequence[str] = (), tail: Sequence[str] = ()) -
     return "\n".join([*lines, *above, *comment_lines(tail)]).strip("\n") + "\n"
 
 
-def text(value: str) -> str:
-    """Return a text as a TOML string."""
-    if _SAFE.match(value):
-        return f'"{value}"'
-    for spelled in _spellings(value):
-        if _reads_alike(f"x = {spelled}\n", {"x": value}):
-            return spelled
-    raise ConfigError(f"sd-scripts cannot read the text {value[:40]!a} in any spelling", fix="change the prompt")
-
-
 def _table(node: Node, name: tuple[str, ...], above: list[str]) -> Iterator[str]:
     """Yield single values first, as TOML wants, then tables; ``above`` has the comments above the next line."""
     tables = {key: child for key, child in node.table.items() if not _is_value(child)}
@@ -82,7 +72,7 @@ def _value(node: Node) -> str:
     if isinstance(value, (int, float)):
         return node.raw if _NUMBER.match(node.raw) else repr(value)
     if isinstance(value, str):
-        return text(value)
+        return _text(value)
     if isinstance(value, list):
         return _list(node)
     raise TypeError(f"{type(value).__name__} has no place in a prompt file")
@@ -90,26 +80,22 @@ def _value(node: Node) -> str:
 
 def _list(node: Node) -> str:
     """Return a list on one line, or where that is too wide with an item in each."""
-    if not all(isinstance(item.value, str) for item in node.items):
-        return f"[{', '.join(map(_value, node.items))}]"
-    values = [str(item.value) for item in node.items]
-    spellings = [list(_spellings(value)) for value in values]
-    # every text in the same spelling, and else each in the first that stands any neighbour
-    for spelled in (*zip(*spellings, strict=True), [_in_list(value) for value in values]):
-        wide = sum(map(len, spelled)) > _WIDTH
-        written = "[\n    " + ",\n    ".join(spelled) + ",\n]" if wide else f"[{', '.join(spelled)}]"
-        if _reads_alike(f"x = {written}\n", {"x": values}):
-            return written
-    shown = ascii(values)[:40]
-    raise ConfigError(f"sd-scripts cannot read the list {shown} in any spelling", fix="write one entry per text")
+    spelled = [_text(item.value, in_list=True) if isinstance(item.value, str) else _value(item) for item in node.items]
+    if sum(map(len, spelled)) > _WIDTH and all(isinstance(item.value, str) for item in node.items):
+        return "[\n    " + ",\n    ".join(spelled) + ",\n]"
+    return f"[{', '.join(spelled)}]"
 
 
-def _in_list(value: str) -> str:
+def _text(value: str, *, in_list: bool = False) -> str:
+    """Return a text as a TOML string, in the first spelling that `toml` reads alike, beside others where in a list."""
+    if _SAFE.match(value) and not (in_list and value.lstrip().startswith(",")):
+        return f'"{value}"'
+    frames = (("{}", value), ("[{}]", [value]), ('[{}, "b"]', [value, "b"]), ('["b", {}]', ["b", value]))
     for spelled in _spellings(value):
-        lists = {f"x = [{spelled}]\n": [value], f'x = [{spelled}, "b"]\n': [value, "b"]}
-        if all(_reads_alike(text, {"x": items}) for text, items in lists.items()):
+        documents = ((f"x = {frame.replace('{}', spelled)}\n", tree) for frame, tree in frames[: 4 if in_list else 1])
+        if all(_reads_alike(document, {"x": tree}) for document, tree in documents):
             return spelled
-    return next(_spellings(value))
+    raise ConfigError(f"sd-scripts cannot read the text {value[:40]!a} in any spelling", fix="change the prompt")
 
 
 def _spellings(value: str) -> Iterator[str]:

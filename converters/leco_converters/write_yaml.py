@@ -121,9 +121,5 @@ def _spelled(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-    mantissa, e, exponent = repr(value).partition("e")
-    if not e:
-        return mantissa
-    # YAML 1.1 takes only 1.0e-05 for a number: with a point, and a sign in the exponent
-    sign = "" if exponent.startswith(("-", "+")) else "+"
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent}"
+    # YAML 1.1 takes only 1.0e-05 for a number, with a point
+    return re.sub(r"^(-?[0-9]+)e", r"\1.0e", repr(value))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from leco_plugin.commands.arguments import Commands, add_words
 from leco_plugin.commands.codes import INTERRUPTED, OK
+from leco_plugin.errors import ConfigError
 from leco_plugin.launched import NOT_STARTED, one_instead_of_several, place
 from leco_plugin.streams import write_lines
 
@@ -31,6 +32,8 @@ def add(commands: Commands) -> None:
 def _train(options: argparse.Namespace) -> int:
     from leco_plugin.config.build import parse_overrides
 
+    if options.ray and Path(options.ray).is_file():
+        raise ConfigError(f"--ray {options.ray}: that is a file, not an address", fix="put --ray after the jobs")
     overrides = parse_overrides(options.set)
     if not _without_job(options):
         return _train_jobs(options, overrides)
@@ -61,7 +64,6 @@ def _train_jobs(options: argparse.Namespace, overrides: Mapping[str, object]) ->
 def _without_job(options: argparse.Namespace) -> bool:
     """Whether a job has to be written first; ConfigError for what does not go together."""
     from leco_plugin.config.recognise import Kind, recognise
-    from leco_plugin.errors import ConfigError
 
     words = [name for name in ("target", "positive", "negative", "erase", "preserve") if getattr(options, name)]
     if not options.jobs and not words:

@@ -13,6 +13,7 @@ from torch import Tensor
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import effect_in_words
 from leco_plugin.core.state import StateTree
+from leco_plugin.engine.figures import Effect, breaks
 from leco_plugin.engine.step import Measured
 
 MEMORY = 0.97
@@ -21,11 +22,11 @@ _LONGER, _PATIENCE = 0.99, 10**2
 """The same for a line through them, and how little a slope is believed: as if so many, squared, spoke against one."""
 ENOUGH = 20
 """Measurements before a figure is worth acting on."""
-LITTLE, GONE, BEYOND = 0.1, 1.0, 1.2
-"""Effects: below the first nothing is to be seen, below the second an erased concept is still drawn, above the third
-pictures break. By benchmarks/effect.py, whose README has all of them, a slider of 0.1 makes shapes 1.4 times as large
-at +1 as at -1; erasings of red leave it in 87 % of the pictures at 0.88, in 60 % at 0.97, in 37 % at 1.04 and in none
-at 1.26, with every fourth shape broken; on the flow model in 37 % at 1.15 and in 23 % at 1.20."""
+LITTLE, GONE, SURE = 0.1, 1.0, 1.3
+"""Effects: below the first nothing is to be seen, below the second an erased concept is still drawn, and from the third
+on it was in no picture. By benchmarks/effect.py, whose README has them all, a slider of 0.1 makes shapes 1.4 times as
+large at +1 as at -1; erasings of red leave it in 87 % of the pictures at 0.88, in 37 % at 1.04 and in none at 1.26; on
+the flow model in 37 % at 1.15, in 23 % at 1.20 and in none from 1.23 on."""
 NOTHING = 1e-6
 """Squared size of a concept, relative to that of the prediction, at which the model does not see it at all."""
 MOST_NAMED = 3
@@ -184,17 +185,18 @@ class Progress:
         return [*self.unseen(), *(self._odd(overall) if known else ()), *_lazy(self.pairs, seen, overall)]
 
     def _odd(self, overall: Sums) -> Iterator[str]:
-        effect = overall.effect
-        if effect is None:
+        effect, beside = overall.effect, overall.side_effect
+        if effect is None or beside is None:
             return
         erases = all(_erases(pair) for pair in self.pairs if not pair.keeps)
         means = effect_in_words(self.pairs, effect)
         if effect < LITTLE:
             yield f"this LoRA will show little: {means}; raise lr (three times as much is a start) or steps"
         elif erases and effect < GONE:
-            yield f"what is to be erased will still be drawn: {means}, and it takes 1 to {BEYOND}; raise lr or steps"
-        elif effect > BEYOND:
-            yield f"this LoRA goes beyond what the model draws well: {means}; leco calibrate finds a lower strength"
+            yield f"what is to be erased will still be drawn: {means}, and it takes 1 to {SURE}; raise lr or steps"
+        elif breaks(Effect(effect, beside), erases=erases):
+            cure = "leco calibrate finds a lower strength" if effect > SURE else "a lower lr with more steps keeps more"
+            yield f"this LoRA goes beyond what the model draws well: {means}, and by {beside:.2f} besides; {cure}"
 
     def state(self) -> StateTree:
         """All that was measured."""

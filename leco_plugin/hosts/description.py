@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leco_plugin.config.run import Option, short_name
+from leco_plugin.config.run import Option, RunDescription, short_name
 from leco_plugin.config.schema import LecoConfig, PromptPair
 
 
@@ -25,10 +25,14 @@ def facts(
     yield "seed", str(seed)
 
 
-def options(pairs: Sequence[PromptPair], leco: LecoConfig, host: Mapping[str, Any]) -> dict[str, Option]:
-    """What a run was started with, by dotted names: LECO's options, and those of the ``host``."""
+def describe(pairs: Sequence[PromptPair], leco: LecoConfig, said: Mapping[str, Any], **run: Any) -> RunDescription:
+    """The run of a host that draws bars of its own; ``said`` are its options, and ``run`` what else is known of it.
+
+    It was started with LECO's options, by dotted names, and those of the host.
+    """
     own = {f"leco.{name}": value for name, value in leco.model_dump(mode="json").items()}
-    return {"pairs": len(pairs), **{name: _plain(value) for name, value in {**host, **own}.items()}}
+    options = {"pairs": len(pairs), **{name: _plain(value) for name, value in {**said, **own}.items()}}
+    return RunDescription(pairs=tuple(pairs), preserve=leco.preserve, options=options, own_console=True, **run)
 
 
 def _plain(value: object) -> Option:

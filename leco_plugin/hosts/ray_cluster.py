@@ -7,6 +7,7 @@ another. The only file that imports Ray.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import queue
 import socket
@@ -69,11 +70,12 @@ def _connect(ray: Any, address: str) -> None:
         # Ray itself would wait for it for minutes
         if colon and port.isdecimal():
             socket.create_connection((host, int(port)), timeout=_REACHED_IN).close()
-        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     # whatever it raises, there is no cluster to train on
     except Exception as error:
         raise ConfigError(
-            f"there is no Ray cluster at {address}: {reason(error)}", fix="name its address, or none for one here"
+            f"there is no Ray cluster at {address}: {reason(error)}",
+            fix="name its address, or none for one here; one that asks for a token needs RAY_AUTH_MODE=token",
         ) from error
 
 
@@ -130,7 +132,8 @@ class _Crowd:
             if self._lost[path] >= ATTEMPTS:
                 yield self._over(path, TrainingError(f"{ATTEMPTS} machines were lost, the last by: {reason(error)}"))
             else:
-                self.view.state(str(path), "its machine is lost; it goes on with another")
+                self.view.say(f"{path}: its machine is lost; it goes on with another")
+                self.view.state(str(path), "waits")
                 self._start(path, _packed(self.jobs[path]))
         else:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from leco_plugin.lora.subject import Asked, Subject
 from leco_plugin.observers.console.figures import amount
 from leco_plugin.observers.console.pages import Page
 from leco_plugin.report.compare import compare
-from leco_plugin.tune.space import Space, Value, job_with, named_space, own_settings, usual_space
-from leco_plugin.tune.study import Study, Tried
+from leco_plugin.tune.plan import planned
+from leco_plugin.tune.space import STRENGTH, Settings, Space, job_with, named_space, own_settings, usual_space
+from leco_plugin.tune.study import Study, Tried, best_of
 from leco_plugin.tune.trial import Enough, Found, Trials
 
 _SIDE_BY_SIDE = 4
@@ -51,28 +52,31 @@ def tune(path: Path, overrides: Mapping[str, object], wanted: Wanted) -> bool:
         raise ConfigError(
             "trials are not trained by several processes at once", fix="start leco tune without accelerate"
         )
-    job = settle(load_job(path, overrides).job).job
+    settled = settle(load_job(path, overrides).job)
+    job = settled.job
     folder = wanted.output or job.training_folder / f"{job.name}-tune"
-    space = named_space(wanted.tries) or usual_space(job, guided=job.leco.denoise_guidance_scale != 1.0)
+    space = named_space(wanted.tries) or usual_space(settled)
     for key, values in space.items():
         # what cannot be is told before anything is trained
         for value in values if isinstance(values, Sequence) else ():
             job_with(path, overrides, {key: value})
     study = _study(job, space, folder, wanted)
+    own = own_settings(job, space)
     trials, page = Trials(subject_of(job), wanted.drift_limit), Page()
 
-    def attempt(name: str, settings: Mapping[str, Value], enough: Enough) -> tuple[Path, Found] | None:
-        page.lines([f"{name}: {_words(settings)}"])
+    def attempt(name: str, settings: Settings, enough: Enough) -> tuple[Path, Found] | None:
+        page.lines([f"{name}: {_words(settings, own)}"])
         return trials.run(_of_trial(job_with(path, overrides, settings), name, folder), enough)
 
-    stopped = study.run(attempt, own_settings(job, space), wanted.trials, wanted.drift_limit)
-    _tell(page, study.tried, wanted.drift_limit)
-    best = winner(study.tried, wanted.drift_limit)
+    plan = planned(settled, own, space, wanted.drift_limit)
+    stopped = study.run(attempt, plan, wanted.trials, wanted.drift_limit)
+    _tell(page, study.tried, own, wanted.drift_limit)
+    best = best_of(study.tried, wanted.drift_limit)
     if best is None:
         raise ConfigError("no trial came to its end", fix="see what they say; --trials N makes more")
     chosen = job_with(path, overrides, best.settings).model_copy(update={"name": f"{job.name}_tuned"})
     write_job(folder / "best.yaml", chosen)
-    page.lines([f"the best is trial {best.number}, {_words(best.settings)}: its job is {folder / 'best.yaml'}"])
+    page.lines([f"the best is trial {best.number}, {_words(best.settings, own)}: its job is {folder / 'best.yaml'}"])
     _draw(page, path, study.tried, best, wanted.drift_limit, folder / "tune.html")
     return not stopped
 
@@ -84,24 +88,22 @@ def subject_of(job: JobConfig) -> Subject:
     return Subject(job, preserve or tuple(watched_prompts(job.pairs)), course)
 
 
-def winner(tried: Sequence[Tried], drift_limit: float) -> Tried | None:
-    """The best whose drift stays within the limit; where none does, that of the least drift."""
-    done = [one for one in tried if one.found]
-    bounded = [one for one in done if one.found and one.found.drift <= drift_limit]
-    if bounded:
-        return max(bounded, key=_score(drift_limit))
-    return min(done, key=lambda one: one.found.drift if one.found else 0.0, default=None)
-
-
 def write_job(path: Path, job: JobConfig) -> None:
-    """Write ``job`` as a file that says the same."""
-    process = job.model_dump(mode="json", exclude_defaults=True, exclude={"name", "pairs", "meta", "leco"})
-    leco = job.leco.model_dump(mode="json", exclude_defaults=True)
+    """Write ``job`` as a file that says the same, whatever its family has by default."""
+    process = job.model_dump(mode="json", exclude_defaults=True, exclude={"name", "pairs", "meta"})
+    leco = process.pop("leco", {})
     leco["prompts"] = [pair.model_dump(mode="json", exclude_defaults=True) for pair in job.pairs]
     for pair, written in zip(job.pairs, leco["prompts"], strict=True):
         # an absent neutral is not an empty one
         written |= {"unconditional": pair.unconditional, "neutral": pair.neutral}
-    tree = {"job": "extension", "config": {"name": job.name, "process": [{"type": "leco", **process, "leco": leco}]}}
+        written |= {"guidance_scale": pair.guidance_scale, "resolution": list(pair.resolution)}
+    sections = {**process, "leco": leco}
+    for dotted in settle(job).table:
+        section, _, name = dotted.partition(".")
+        if section != "pair":
+            sections.setdefault(section, {})[name] = getattr(getattr(job, section), name)
+    process = {"type": "leco", **sections}
+    tree = {"job": "extension", "config": {"name": job.name, "process": [process]}}
     if job.meta:
         tree["meta"] = dict(job.meta)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
@@ -135,14 +137,14 @@ def _of_trial(job: JobConfig, name: str, folder: Path) -> JobConfig:
     return job.model_copy(update=changes)
 
 
-def _tell(page: Page, tried: Sequence[Tried], limit: float) -> None:
+def _tell(page: Page, tried: Sequence[Tried], own: Settings, limit: float) -> None:
     rows = []
-    for one in sorted(tried, key=_score(limit), reverse=True):
+    for one in sorted(tried, key=lambda one: one.score(limit), reverse=True):
         found = one.found
         figures = (
             [amount(f) for f in (found.effect, found.side_effect, found.drift, found.score(limit))] if found else []
         )
-        rows.append([f"{one.number}: {_words(one.settings)}", *(figures or ["-"] * 4), _state(one, limit)])
+        rows.append([f"{one.number}: {_words(one.settings, own)}", *(figures or ["-"] * 4), _state(one, limit)])
     page.table("", ["trial", "effect", "side effect", "drift", "score", ""], rows)
     whole = next((one.found.whole for one in tried if one.found), None)
     page.lines([f"score: 1 is the whole effect, which is {amount(whole)} here, with no side effect and no drift"])
@@ -154,13 +156,12 @@ def _state(one: Tried, limit: float) -> str:
     return "cut early" if one.state == "pruned" else "failed"
 
 
-def _score(limit: float) -> Callable[[Tried], float]:
-    return lambda one: one.found.score(limit) if one.found else float("-inf")
-
-
 def _draw(page: Page, path: Path, tried: Sequence[Tried], best: Tried, limit: float, output: Path) -> None:
     """The pictures of the best, and of the job as it was, side by side; those whose files are on this machine."""
-    ranked = [best, *sorted((one for one in tried if one not in (best, tried[0])), key=_score(limit), reverse=True)]
+    ranked = [
+        best,
+        *sorted((one for one in tried if one not in (best, tried[0])), key=lambda one: one.score(limit), reverse=True),
+    ]
     shown = [*ranked[: _SIDE_BY_SIDE - 1], *([tried[0]] if tried[0] is not best else [])]
     files = [one.lora for one in shown if one.lora and one.lora.is_file()]
     if not files:
@@ -172,8 +173,11 @@ def _draw(page: Page, path: Path, tried: Sequence[Tried], best: Tried, limit: fl
         page.lines([f"warning: there is no page: {error.problems[0].message}"])
 
 
-def _words(settings: Mapping[str, Value]) -> str:
-    return ", ".join(
-        f"{key.rpartition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{key.rpartition('.')[2]} {value}"
-        for key, value in settings.items()
-    )
+def _words(settings: Settings, own: Settings) -> str:
+    """What of ``settings`` is not as the job has it."""
+    words = []
+    for key, value in settings.items():
+        name = "edit strength times" if key == STRENGTH else key.rpartition(".")[2]
+        shown = f"{value:.3g}" if isinstance(value, float) else f"{value}".lower()
+        words += [f"{name} {shown}"] if value != own[key] else []
+    return ", ".join(words) or "the job as it is"

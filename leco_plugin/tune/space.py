@@ -1,4 +1,4 @@
-"""What is tried: ranges around a job's own settings, or values that a user names; and the job of one trial."""
+"""What is tried: ranges around a job's own settings and its family's, or values that a user names; one trial's job."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leco_plugin.config.build import load_job, parse_overrides
+from leco_plugin.config.defaults import Defaulted
 from leco_plugin.config.optimizers import named_optimizer
 from leco_plugin.config.schema import JobConfig
+from leco_plugin.engine.concepts import watched_prompts
 from leco_plugin.errors import ConfigError
 from leco_plugin.families.known import settle
 
 STRENGTH = "guidance_scale"
-"""Factor on the edit strength of every pair; all other keys are a job's."""
+"""Factor on the edit strength of every pair; all other keys but one are a job's."""
+KEEP = "preserve"
+"""Whether a job that preserves nothing preserves the prompts that drift is measured on."""
+RATES = ("train.lr", "train.unet_lr")
+RANK = "network.linear"
 Value = bool | int | float | str
-_RANKS = (2, 4, 8, 16, 32)
+Settings = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -27,21 +33,37 @@ class Range:
     log: bool = False
     whole: bool = False
 
+    def within(self, value: float) -> float:
+        """The number here that is nearest to ``value``."""
+        return min(max(value, self.low), self.high)
+
 
 Space = Mapping[str, Range | Sequence[Value]]
 
 
-def usual_space(job: JobConfig, *, guided: bool) -> Space:
-    """Rate, rank, steps, edit strength and, where walks are ``guided``, their guidance; around what ``job`` says."""
-    steps, space = job.train.steps, dict[str, Range | Sequence[Value]]()
+def usual_space(found: Defaulted) -> Space:
+    """Rate, rank, steps, edit strength, what is kept, and the guidance of guided walks.
+
+    Around what the job says; a rate of its own that is far from its family's is an end of the range.
+    """
+    job, space = found.job, dict[str, Range | Sequence[Value]]()
+    own, rank, steps = job.train.learning_rate, job.network.linear, job.train.steps
     # one that finds its rate takes 1
     if not named_optimizer(job.train.optimizer).finds_its_rate:
-        space["train.lr"] = Range(1e-4, 5e-3, log=True)
-    space["network.linear"] = _RANKS
+        usual = float(found.table.get("train.lr", own))
+        space[RATES[job.train.unet_lr is not None]] = Range(min(own or usual, usual / 3), max(own, usual * 3), log=True)
+    if job.network.network_weights is None:
+        space[RANK] = tuple(dict.fromkeys((max(1, rank // 2), rank, 2 * rank, 4 * rank)))
     space["train.steps"] = Range(max(1, steps // 2), max(2, steps * 3 // 2), whole=True)
-    space[STRENGTH] = Range(0.5, 3.0)
-    if guided:
-        space["leco.denoise_guidance_scale"] = Range(1.0, 6.0)
+    space[STRENGTH] = Range(1 / 3, 3.0, log=True)
+    if job.leco.preserve:
+        weight = job.leco.preserve_weight
+        space["leco.preserve_weight"] = Range(weight / 3, weight * 3, log=True)
+    else:
+        space[KEEP] = (False, True)
+    guidance = job.leco.denoise_guidance_scale
+    if guidance != 1.0:
+        space["leco.denoise_guidance_scale"] = Range(min(1.0, guidance), 2 * max(guidance, 3.0))
     return space
 
 
@@ -57,14 +79,15 @@ def named_space(arguments: Sequence[str]) -> Space:
     return space
 
 
-def job_with(path: Path, overrides: Mapping[str, object], settings: Mapping[str, Value]) -> JobConfig:
+def job_with(path: Path, overrides: Mapping[str, object], settings: Settings) -> JobConfig:
     """The job in ``path`` with ``settings``; ConfigError for what it cannot have."""
-    set_here = {key: value for key, value in settings.items() if key != STRENGTH}
+    set_here: dict[str, object] = {key: value for key, value in settings.items() if key not in (STRENGTH, KEEP)}
     own = settle(load_job(path, overrides).job).job
-    if "network.linear" in set_here and "network.linear_alpha" not in set_here:
+    if RANK in set_here and "network.linear_alpha" not in set_here:
         # the same strength at every rank
-        ratio = own.network.linear_alpha / own.network.linear
-        set_here["network.linear_alpha"] = ratio * float(set_here["network.linear"])
+        set_here["network.linear_alpha"] = own.network.linear_alpha / own.network.linear * float(settings[RANK])
+    if settings.get(KEEP):
+        set_here["leco.preserve"] = watched_prompts(own.pairs)
     job = settle(load_job(path, {**overrides, **set_here}).job).job
     factor = float(settings.get(STRENGTH, 1.0))
     pairs = tuple(pair.model_copy(update={STRENGTH: factor * pair.guidance_scale}) for pair in job.pairs)
@@ -73,8 +96,9 @@ def job_with(path: Path, overrides: Mapping[str, object], settings: Mapping[str,
 
 def own_settings(job: JobConfig, space: Space) -> dict[str, Value]:
     """What ``job`` says itself of the keys in ``space``."""
-    found: dict[str, Value] = {}
+    found: dict[str, Value] = {STRENGTH: 1.0, KEEP: False}
     for key in space:
         section, _, name = key.rpartition(".")
-        found[key] = 1.0 if key == STRENGTH else getattr(getattr(job, section) if section else job, name)
-    return found
+        if key not in found:
+            found[key] = getattr(getattr(job, section) if section else job, name)
+    return {key: found[key] for key in space}

@@ -21,8 +21,14 @@ from leco_plugin.plugins import plugin_manager, run_job
 
 _WORTH = 0.1
 """Of the whole effect, a side effect or drift as large as the concept. Little: a LoRA that does nothing has neither."""
+_BEYOND = 3.0
+"""Of the whole effect, drift beyond the limit: more than the effect that comes with it."""
+_NEAR, _MOST = 0.95, 4.0
+"""How much of the drift limit is aimed at, and the greatest factor that is believed in."""
+_SLOWER = 0.85
+"""The effect grows like side effect and drift to this power, by the strength and by the rate (builtin:tiny)."""
 Enough = Callable[[int, float], bool]
-"""Whether a run is to end early, told its percentage of steps and its score."""
+"""Whether a run is to end early, told its percentage of steps and its promise."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,18 @@ class Found:
     def score(self, limit: float) -> float:
         """1 for the whole effect and nothing else; too much is as bad as too little, drift over ``limit`` is worse."""
         off = abs(1 - self.effect / self.whole)
-        return 1 - off - _WORTH * (self.side_effect + self.drift) - max(0.0, self.drift - limit)
+        return 1 - off - _WORTH * (self.side_effect + self.drift) - _BEYOND * max(0.0, self.drift - limit)
+
+    def missing(self, limit: float) -> float:
+        """The factor by which it should do more, or less, for the whole effect, or as much as ``limit`` leaves."""
+        of_effect = self.whole / self.effect if self.effect > 0 else _MOST
+        of_drift = _NEAR * limit / self.drift if self.drift > 0 else _MOST
+        return min(max(min(of_effect, of_drift), 1 / _MOST), _MOST)
+
+    def promise(self, limit: float) -> float:
+        """Its score if it did so much more: what other settings are worth, however far this run's rate took it."""
+        by = self.missing(limit)
+        return Found(self.effect * by**_SLOWER, self.whole, self.side_effect * by, self.drift * by).score(limit)
 
 
 class Cut(AtOnce):
@@ -120,5 +137,5 @@ class _Watch:
         if self._asked < tenth < 10:
             self._asked = tenth
             found = Found(event.effect, self._whole, event.side_effect or 0.0, event.drift or 0.0)
-            if self._enough(10 * tenth, found.score(self._limit)):
+            if self._enough(10 * tenth, found.promise(self._limit)):
                 raise Cut

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,40 +16,58 @@ from leco_plugin.families import load as families_load
 from leco_plugin.families.known import settle
 from leco_plugin.plugins import run_job
 
+NETWORKS = ("linear: 2", "type: loha, linear: 2", "linear: 3, layers: xattn")
+
+
+def written(folder: Path, networks: Sequence[str], **changes: str) -> list[Path]:
+    """Jobs on one model, with a network each."""
+    paths = []
+    for name, network in zip("abc", networks, strict=False):
+        text = JOB.format(folder=(folder / "out").as_posix()).replace("name: cli", f"name: {name}")
+        for old, new in {"linear: 2": network, **changes}.items():
+            text = text.replace(old, new)
+        paths.append(folder / f"{name}.yaml")
+        paths[-1].write_text(text)
+    return paths
+
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> list[Path]:
     """Three jobs on one model, with networks of three kinds."""
-    paths = []
-    for name, network in (("a", "linear: 2"), ("b", "type: loha, linear: 2"), ("c", "linear: 3, layers: xattn")):
-        text = JOB.format(folder=(tmp_path / "out").as_posix()).replace("name: cli", f"name: {name}")
-        paths.append(tmp_path / f"{name}.yaml")
-        paths[-1].write_text(text.replace("linear: 2", network))
-    return paths
+    return written(tmp_path, NETWORKS)
 
 
 def lora(job: Path, folder: str = "out") -> Path:
     return job.parent / folder / job.stem / f"{job.stem}.safetensors"
 
 
-def test_jobs_that_share_a_model_load_it_once_and_train_as_alone(jobs, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("changes", "networks"),
+    [
+        ({}, NETWORKS),
+        ({"builtin:tiny": "builtin:tiny-flow"}, ("linear: 2", "linear: 3")),
+        ({"builtin:tiny}": "builtin:tiny-flow}\n      memory: {offload: layers}"}, ("linear: 3", "linear: 2")),
+    ],
+    ids=["stable diffusion", "flow", "flow, offloaded"],
+)
+def test_jobs_that_share_a_model_load_it_once_and_train_as_alone(tmp_path, monkeypatch, capsys, changes, networks):
     """Bit for bit, whatever network was on the model before; the second starts at once."""
+    jobs = written(tmp_path, networks, **changes)
     for job in jobs:
         run_job(settle(load_job(job, {"training_folder": str(tmp_path / "alone")}).job).job)
     opened = []
     opened_model = families_load.open_model
     monkeypatch.setattr(families_load, "open_model", lambda model: opened.append(model) or opened_model(model))
     weights = []
-    monkeypatch.setattr(
-        families_load.FolderSource, "unet", _counted(families_load.FolderSource.unet, weights), raising=True
-    )
+    for source, load in ((families_load.FolderSource, "unet"), (families_load.FlowSource, "transformer")):
+        monkeypatch.setattr(source, load, _counted(getattr(source, load), weights))
     assert cli.main(["train", *map(str, jobs)]) == 0
     assert len(weights) == 1
-    assert len(opened) == 3
+    assert len(opened) == len(jobs)
     for job in jobs:
         assert lora(job).read_bytes() == lora(job, "alone").read_bytes()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[1].split(" after")[0] for line in lines[-3:]] == ["finished"] * 3
+    assert [line.split(": ")[1].split(" after")[0] for line in lines[-len(jobs) :]] == ["finished"] * len(jobs)
 
 
 def _counted(method, calls):

@@ -15,6 +15,7 @@ from leco_converters import Conversion, Request, convert
 
 from leco_plugin.config.build import load_job
 from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily
+from leco_plugin.errors import ConfigError
 from leco_plugin.families.known import find_family, settle
 
 PROMPTS = "resolution: 512, guidance_scale: 1, targets: [{target_class: a, positive: b}]"
@@ -175,6 +176,16 @@ def test_a_job_from_there_with_one_file_is_said_to_need_the_other_parts(to_toml:
            "slider": {"targets": [{"positive": "a"}]}}  # fmt: skip
     text = yaml.safe_dump({"job": "train", "config": {"name": "n", "process": [one]}})
     assert "name a diffusers folder of it as model.extras" in notes(to_toml(text, job=True).conversion)
+
+
+def test_the_command_line_for_sd_scripts_is_that_of_the_model(tmp_path: Path, to_toml: Convert):
+    """SDXL has a script of its own, and flow models have none: never a command that would train nothing of it."""
+    prompts = "- {target_class: a, positive: b}\n"
+    flags = to_toml(prompts, flags=True, model="stabilityai/stable-diffusion-xl-base-1.0").conversion.flags
+    assert "sdxl_train_leco.py" in flags
+    source = our_job(tmp_path / "a.yaml", {"name_or_path": "Tongyi-MAI/Z-Image"})
+    with pytest.raises(ConfigError, match="do not train Z-Image"):
+        convert(Request(source, tmp_path / "a.toml", flags=True))
 
 
 CHECKOUT = os.environ.get("LECO_AI_TOOLKIT", "")

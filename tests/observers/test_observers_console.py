@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from leco_plugin.events import Event, PicturesDrawn, RunEnded, RunStarted, Saved, StepDone, Warned
-from leco_plugin.observers.console import figures
+from leco_plugin.observers.console import figures, many_view
 from leco_plugin.observers.console.plain_view import PlainView
 from leco_plugin.observers.console.rich_view import RichView
 from leco_plugin.observers.console.view import console_view
@@ -236,3 +236,22 @@ def test_pictures_get_one_line_when_the_last_of_them_is_there():
     screen = rich(STARTED, strip(1), strip(2), ENDED)
     assert "drawing 2/3" in screen
     assert line in rich(STARTED, strip(1), strip(2), strip(3), ENDED)
+
+
+def test_several_runs_fit_a_screen_of_eighty_columns(monkeypatch):
+    """Long paths lose their beginning, and no figure; each says whether it waits, trains or is done."""
+    out = io.StringIO()
+    monkeypatch.setattr(many_view, "Console", lambda: Console(file=out, force_terminal=True, width=80))
+    long = "a_folder_with_a_rather_long_name/of_jobs_for_my_new_model/[red] and star.yaml"
+    with many_view.ManyView([long, "two.yaml", "three.yaml"]) as view:
+        view.notify(long, STARTED)
+        view.notify(long, step(50))
+        view.state("two.yaml", "done")
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).splitlines()
+    last = [line.rstrip() for line in drawn if line.strip()][-3:]
+    assert max(map(len, last)) <= 80
+    assert [re.sub(r"[━╸╺ ]+", " ", line) for line in last] == [
+        "…model/[red] and star.yaml 50/100 effect 0.40 trains",
+        "two.yaml 0/? effect - done",
+        "three.yaml 0/? effect - waits",
+    ]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from leco_plugin.commands import main as cli
 from leco_plugin.config.build import load_job
 from leco_plugin.errors import ConfigError
 from leco_plugin.families.known import settle
-from leco_plugin.tune.run import winner, write_job
-from leco_plugin.tune.space import Range, job_with, named_space, own_settings, usual_space
-from leco_plugin.tune.study import Tried
+from leco_plugin.tune.plan import planned
+from leco_plugin.tune.run import write_job
+from leco_plugin.tune.space import Range, Settings, job_with, named_space, own_settings, usual_space
+from leco_plugin.tune.study import Study, Tried, best_of
 from leco_plugin.tune.trial import Found
 
 ROOT = Path(__file__).parents[2]
@@ -56,12 +58,22 @@ def test_settings_of_a_trial_are_those_of_the_job_but_for_what_is_tried(job):
     changed = job_with(job, {}, {"network.linear": 8, "guidance_scale": 1.5, "train.lr": 1e-3})
     assert (changed.network.linear, changed.network.linear_alpha, changed.train.lr) == (8, 4.0, 1e-3)
     assert [pair.guidance_scale for pair in changed.pairs] == [1.5, 1.5]
-    space = usual_space(own, guided=True)
+    space = usual_space(settle(load_job(job).job))
     assert own_settings(own, space) == {
         "train.lr": 1e-5, "network.linear": 4, "train.steps": 4, "guidance_scale": 1.0,
-        "leco.denoise_guidance_scale": 3.0,
+        "leco.preserve_weight": 1.0, "leco.denoise_guidance_scale": 3.0,
     }  # fmt: skip
     assert job_with(job, {}, own_settings(own, space)) == own
+
+
+def test_a_job_that_preserves_nothing_may_keep_what_drift_is_measured_on(job):
+    """The empty prompt, for a slider whose other prompts are all edited."""
+    job.write_text(job.read_text().replace("preserve: [a blue shape]", "walk: fresh"))
+    settled = settle(load_job(job).job)
+    assert usual_space(settled)["preserve"] == (False, True)
+    assert own_settings(settled.job, usual_space(settled))["preserve"] is False
+    assert job_with(job, {}, {"preserve": False}).leco.preserve == ()
+    assert job_with(job, {}, {"preserve": True}).leco.preserve == ("",)
 
 
 def test_values_that_a_user_names_are_all_that_is_tried():
@@ -75,12 +87,23 @@ def test_values_that_a_user_names_are_all_that_is_tried():
             named_space([wrong])
 
 
-def test_what_a_job_itself_says_is_within_the_ranges(job):
-    """But for a rate that nobody would use."""
-    own = load_job(job, {"train.lr": 1e-3, "train.steps": 200}).job
-    for key, value in own_settings(own, usual_space(own, guided=True)).items():
-        tried = usual_space(own, guided=True)[key]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train.lr": 1e-1, "train.steps": 200, "network.linear": 3},
+        {"train.unet_lr": 1e-4, "train.steps": 1, "network.linear": 1, "leco.denoise_guidance_scale": 0.5},
+    ],
+)
+def test_what_a_job_itself_says_is_within_the_ranges(job, changes):
+    """However odd it is; and so is its family's rate."""
+    settled = settle(load_job(job, changes).job)
+    space = usual_space(settled)
+    for key, value in own_settings(settled.job, space).items():
+        tried = space[key]
         assert tried.low <= value <= tried.high if isinstance(tried, Range) else value in tried
+    rate = space["train.unet_lr" if "train.unet_lr" in changes else "train.lr"]
+    assert rate.low < 1e-3 < rate.high
 
 
 @pytest.mark.parametrize(
@@ -99,21 +122,101 @@ def test_the_effect_counts_and_what_comes_with_it(better, worse):
     assert better.score(1.0) > worse.score(1.0)
 
 
+def test_what_a_trial_promises_does_not_hang_on_how_far_it_came():
+    """Half of the effect with half of what comes with it; up to the limit of drift, and not beyond four times."""
+    half = Found(0.2, 0.4, side_effect=0.1, drift=0.2)
+    assert half.promise(1.0) == pytest.approx(0.5 * 2**0.85 - 0.1 * (0.2 + 0.4))
+    drifts = Found(0.2, 0.4, side_effect=0.1, drift=0.5)
+    assert drifts.promise(0.5) == pytest.approx(0.5 * 0.95**0.85 - 0.1 * (0.095 + 0.475))
+    assert Found(0.01, 0.4, 0.0, 0.0).promise(1.0) == pytest.approx(0.025 * 4**0.85)
+    assert Found(-0.1, 0.4, 0.1, 0.1).promise(1.0) < half.score(1.0) < half.promise(1.0)
+
+
 def test_the_best_stays_within_the_limit_of_drift():
     """However good it is otherwise; where none does, the one that drifts least."""
     wild = Tried(0, {}, "complete", Found(1.0, 1.0, 0.0, 1.5))
     tame = Tried(1, {}, "complete", Found(0.3, 1.0, 0.2, 0.9))
-    assert winner([wild, tame, Tried(2, {}, "pruned")], 1.0) is tame
-    assert winner([wild, tame], 0.1) is tame
-    assert winner([wild, tame], 2.0) is wild
-    assert winner([], 1.0) is None
+    assert best_of([wild, tame, Tried(2, {}, "pruned")], 1.0) is tame
+    assert best_of([wild, tame], 0.1) is tame
+    assert best_of([wild, tame], 2.0) is wild
+    assert best_of([], 1.0) is None
+
+
+def planned_for(path: Path, **changes: object) -> tuple[Settings, Callable[..., Settings | None]]:
+    settled = settle(load_job(path, changes).job)
+    space = usual_space(settled)
+    own = own_settings(settled.job, space)
+    return own, planned(settled, own, space, 1.0)
+
+
+def test_the_job_comes_first_then_its_family_s_rate_then_a_higher_rank(job):
+    """The rank with a rate for the effect that is missing: twice as much, of which the rank is good for 1.3."""
+    own, plan = planned_for(job)
+    assert plan(0, []) == own
+    usual = {**own, "train.lr": 1e-3}
+    assert plan(1, [Tried(0, own, "complete", Found(0.0, 0.4, 0.0, 0.0))]) == usual
+    tried = [Tried(1, usual, "complete", Found(0.2, 0.4, 0.1, 0.2)), Tried(0, own, "fail")]
+    assert plan(2, tried) == {**usual, "network.linear": 16, "train.lr": pytest.approx(1e-3 * (2 / 1.3) ** 1.7)}
+    assert plan(2, tried[1:]) is None
+
+
+def test_what_promises_most_gets_the_rate_that_it_lacks_in_turn_with_the_sampler(job):
+    """Once; not where a trial like it was, nor where two rates have been tried."""
+    own, plan = planned_for(job, **{"train.lr": 1e-3})
+    slow = Tried(1, {**own, "network.linear": 8}, "complete", Found(0.2, 0.4, 0.1, 0.2))
+    tried = [Tried(0, own, "complete", Found(0.4, 0.4, 0.3, 0.9)), slow]
+    assert plan(4, tried) is None
+    asked = plan(3, tried)
+    assert asked == {**slow.settings, "train.lr": pytest.approx(min(3e-3, 1e-3 * 2**1.7))}
+    assert plan(3, [*tried, Tried(2, asked, "pruned")]) is None
+    assert plan(3, [*tried, Tried(2, {**slow.settings, "train.lr": 4e-4}, "pruned")]) is None
+    assert plan(3, tried[:1]) is None
+
+
+def landscape(settings: Settings) -> Found:
+    """What a trial comes to, about as on builtin:tiny: all grow with the rate, and a strong edit has side effects."""
+    rate, rank, edit = settings["train.lr"] / 1e-3, settings["network.linear"] / 4, settings["guidance_scale"]
+    power = rate**0.55 * (settings["train.steps"] / 60) ** 0.45
+    side = 0.37 * power**0.8 * edit**0.5 * rank**0.05
+    return Found(0.27 * power * rank**0.22 * edit**0.2, 0.4, side, 0.77 * power * rank**0.2 * edit**0.3)
+
+
+@pytest.mark.parametrize(("rate", "seed"), [(1e-3, 0), (1e-3, 1), (1e-4, 0)])
+def test_twelve_trials_find_more_effect_within_the_limit_than_the_job_has(job, tmp_path, rate, seed):
+    """And a study that was stopped, as one that was killed, tries what it was trying again, and so many in all."""
+    pytest.importorskip("optuna")
+    settled = settle(load_job(job, {"train.lr": rate, "train.steps": 60}).job)
+    space, seen = usual_space(settled), []
+    own, stops = own_settings(settled.job, space), [True]
+
+    def attempt(name, asked, enough):
+        seen.append(asked)
+        return None if stops.pop() else (tmp_path / name, landscape(asked))
+
+    def run():
+        study = Study(f"sqlite:///{tmp_path / 'study.db'}", "one", space, "this", seed)
+        return study, study.run(attempt, planned(settled, own, space, 1.0), 12, 1.0)
+
+    study, stopped = run()
+    assert stopped
+    assert study.tried == []
+    stops[:] = [False] * 12
+    study, stopped = run()
+    assert not stopped
+    assert len(study.tried) == 12
+    assert seen[0] == seen[1] == study.tried[0].settings == own
+    best, was = best_of(study.tried, 1.0), study.tried[0].found
+    assert best.found.drift <= 1
+    assert best.found.effect > 1.15 * was.effect
+    assert best.found.score(1.0) > was.score(1.0) + 0.1
 
 
 def test_a_job_that_is_written_says_the_same(job, tmp_path):
     """Prompts and all."""
-    changed = job_with(job, {}, {"guidance_scale": 0.7})
+    # what the schema has by default, and this family has not
+    changed = job_with(job, {}, {"guidance_scale": 0.7, "train.lr": 1e-4, "train.steps": 1600, "preserve": True})
     write_job(tmp_path / "written.yaml", changed)
-    assert load_job(tmp_path / "written.yaml").job == changed
+    assert settle(load_job(tmp_path / "written.yaml").job).job == changed
 
 
 def tune(job: Path, *arguments: str) -> int:
@@ -121,17 +224,19 @@ def tune(job: Path, *arguments: str) -> int:
 
 
 def test_tune_tries_and_writes_the_winner(job, tmp_path, capsys):
-    """The job as it is comes first, and the winner is the trial that the database holds for the best."""
+    """The job as it is comes first, and the winner is the trial of the highest score that the database holds."""
     optuna = pytest.importorskip("optuna")
     rates = ["--try", "train.lr=1e-5,3e-3"]
     assert tune(job, *rates, "--trials", "3") == 0
     out = capsys.readouterr().out
-    assert "trial-0000: lr 1e-05" in out
+    assert "trial-0000: the job as it is" in out
+    assert "lr 0.003" in out
     folder = tmp_path / "out" / "tuned-tune"
     best = load_job(folder / "best.yaml").job
     study = optuna.load_study(study_name="tuned", storage=f"sqlite:///{folder / 'study.db'}")
     assert study.trials[0].params == {"train.lr": 1e-5}
-    assert (best.name, best.train.lr) == ("tuned_tuned", study.best_trial.params["train.lr"])
+    found = {trial.params["train.lr"]: Found(**trial.user_attrs["found"]) for trial in study.trials}
+    assert (best.name, best.train.lr) == ("tuned_tuned", max(found, key=lambda rate: found[rate].score(1.0)))
     assert "<html" in (folder / "tune.html").read_text("utf-8")
     assert tune(job, *rates, "--trials", "3") == 0
     assert "trial-0003" not in capsys.readouterr().out
@@ -175,7 +280,8 @@ def test_two_workers_share_a_study_in_postgresql(job, tmp_path):
         study = optuna.load_study(study_name="tuned", storage=url.replace("postgresql", "postgresql+psycopg"))
         assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
         assert 6 <= len(study.trials) <= 7
-        best = study.best_trial.params["train.lr"]
+        found = {trial.params["train.lr"]: Found(**trial.user_attrs["found"]) for trial in study.trials}
+        best = max(found, key=lambda rate: found[rate].score(1.0))
     finally:
         subprocess.run([*started, "-m", "immediate", "stop"], check=False)
         shutil.rmtree(data, ignore_errors=True)

@@ -16,16 +16,20 @@ class ManyView:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._console = Console()
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(
-            *columns,
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
             TextColumn("effect {task.fields[effect]}"),
             TextColumn("{task.fields[state]}"),
             console=self._console,
             disable=not self._console.is_terminal,
+            expand=True,
         )
+        most = self._console.width // 3
         self._tasks = {
-            name: self._progress.add_task(name, total=None, effect="-", state="waits") for name in dict.fromkeys(names)
+            name: self._progress.add_task(_end(name, most), total=None, effect="-", state="waits")
+            for name in dict.fromkeys(names)
         }
 
     def __enter__(self) -> ManyView:
@@ -38,7 +42,7 @@ class ManyView:
     def notify(self, name: str, event: Event) -> None:
         """Draw what the run of this name reports."""
         if isinstance(event, RunStarted):
-            self._progress.update(self._tasks[name], total=event.steps, completed=event.done)
+            self._progress.update(self._tasks[name], total=event.steps, completed=event.done, state="trains")
         elif isinstance(event, StepDone):
             self._progress.update(self._tasks[name], completed=event.step, effect=amount(event.effect))
         elif isinstance(event, Warned):
@@ -53,3 +57,8 @@ class ManyView:
     def say(self, line: str) -> None:
         """A line above the bars."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _end(name: str, most: int) -> str:
+    """What fits of a path; its end is what tells it from others."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"

@@ -347,6 +347,28 @@ def test_what_a_launcher_asks_in_vain_is_refused(job, monkeypatch, capsys, given
     assert says in capsys.readouterr().err
 
 
+def test_processes_ask_the_model_unequally_often(job):
+    """That is why it is not split: layers are gathered by all, in every call of any."""
+    asked, calls = load_job(job).job, []
+    for seed in (3, of_rank(1)):
+        denoiser = load_model(asked.model, dtype="fp32", device=CPU)
+        network = create_network(NetworkConfig(linear=2), denoiser.module, seed=3)
+        predict, before = denoiser.predict, []
+
+        def counted(*given: Any, predict: Any = predict, before: list[int] = before) -> Tensor:
+            before.append(len(given[0]))
+            return predict(*given)
+
+        denoiser.predict = counted  # type: ignore[method-assign]
+        part = assemble(
+            asked.pairs, asked.leco, StepSettings(), denoiser=denoiser, network=network, sampler="ddim",
+            generator=seeded(seed),
+        )  # fmt: skip
+        part.step.run(part.walks, torch.autograd.backward)
+        calls.append(len(before))
+    assert calls[0] != calls[1]
+
+
 @pytest.mark.parametrize("device", ["cuda:0", "mps"])
 def test_a_device_for_one_process_is_refused_to_several(monkeypatch, device):
     """Each has one of its own."""
