@@ -113,18 +113,19 @@ def _family(model: ModelConfig, flow: FlowFacts | None) -> str | None:
         return _in_file(path)
     unet = read_config(name, "unet/config.json")
     if unet:
-        return _of_unet(name, unet)
+        return family_of_unet(unet, read_config(name, "text_encoder/config.json"))
     if model.is_xl or model.is_v2:
         return "sdxl" if model.is_xl else "sd2"
     return next((family for pattern, family in _CALLED if re.search(pattern, name.lower())), None)
 
 
-def _of_unet(name: str, unet: Mapping[str, object]) -> str:
+def family_of_unet(unet: Mapping[str, object], encoder: Mapping[str, object]) -> Family:
+    """The family of a model with a UNet and a first text encoder of these configs."""
     if unet.get("addition_embed_type") is not None:
         return "sdxl"
-    encoder = read_config(name, "text_encoder/config.json")
-    wide = unet.get("cross_attention_dim") == 1024
-    return "sd2" if wide or encoder.get("hidden_act") == "gelu" else "sd1"
+    # other widths have models made for tests: OpenCLIP's encoders have another activation than OpenAI's
+    told: dict[object, Family] = {768: "sd1", 1024: "sd2"}
+    return told.get(unet.get("cross_attention_dim")) or ("sd2" if encoder.get("hidden_act") == "gelu" else "sd1")
 
 
 def _in_file(path: Path) -> str | None:
