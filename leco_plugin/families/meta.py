@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,10 +132,10 @@ def _on_disk(name: str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix.lower() != ".safetensors":
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path) and path.suffix.lower() != ".safetensors":
         raise ModelError("only a .safetensors file tells what it holds before it is loaded")
-    if name in BUILTIN or path.exists():
+    if name in BUILTIN or os.path.exists(path):
         return name
     if path.suffix or path.is_absolute():
         raise ModelError(f"there is no {path}")
