@@ -220,13 +220,14 @@ def test_check_refuses_what_train_refuses(job):
     "arguments", [["--help"], ["--version"], ["check", "JOB", "--no-estimate"], ["train", "--help"]], ids=str
 )
 def test_light_commands_leave_torch_out(job, arguments):
-    """They answer at once: torch and the model libraries are not even imported."""
+    """They answer at once: torch and the model libraries are not even imported; for help, nor what reads files."""
     arguments = [str(job) if word == "JOB" else word for word in arguments]
     script = (
         "import sys; from leco_plugin.commands.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy'} & set(sys.modules)\n"
+        "files = set() if 'check' in sys.argv else {'pydantic', 'yaml', 'toml', 'tomlkit'}\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy', *files} & set(sys.modules)\n"
         "raise SystemExit(str(sorted(heavy)) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
