@@ -1,7 +1,8 @@
 """Small models of flow families, trained by the real ai-toolkit; each schedule beside the one that it samples with.
 
 Usage, in the host's folder: ``python ai_toolkit_stand_in.py ai_toolkit_families.py FOLDER FAMILY ...``, with HF_HOME in
-FOLDER: there stand the parts that the host fetches by their names. Writes FOLDER/schedules.json.
+FOLDER: there stand the parts that the host fetches by their names. Writes FOLDER/schedules.json, and the names of all
+architectures of the host, FOLDER/architectures.json.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -18,132 +18,20 @@ from typing import Any
 
 import diffusers
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from flow_models import _vae, write_flow_model
+sys.path.insert(0, str(Path(__file__).parent))
+from ai_toolkit_models import FAMILIES, MODELS
 
-_MODELS = "extensions_built_in.diffusion_models"
-_COMMIT = "0" * 40
+_FORMULAS: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "ideogram4": ("get_ideogram4_sigmas", lambda sigmas: sigmas),
+    "mageflow": ("build_shifted_sigmas", lambda sigmas: sigmas),
+    "boogu_image": ("boogu_time_schedule", lambda clean: 1 - clean),
+}
+"""Families whose pipelines have a function in the place of a scheduler."""
 _SIZES = ([64, 64], [256, 128])
 """(height, width) in pixels of the two prompt pairs."""
-
-
-def hub(name: str, **parts: Path) -> None:
-    """Put folders where a model of this name would be once it had been fetched."""
-    place = Path(os.environ["HF_HOME"], "hub", f"models--{name.replace('/', '--')}")
-    (place / "refs").mkdir(parents=True, exist_ok=True)
-    (place / "refs" / "main").write_text(_COMMIT)
-    for part, folder in parts.items():
-        shutil.copytree(folder, place / "snapshots" / _COMMIT / ("" if part == "all" else part), dirs_exist_ok=True)
-
-
-def weights(module: torch.nn.Module, path: Path) -> str:
-    """Write random weights, also where layers begin as zeros."""
-    torch.manual_seed(0)
-    save_file({name: 0.1 * torch.randn(tensor.shape) for name, tensor in module.state_dict().items()}, path)
-    return str(path)
-
-
-def as_diffusers(kind: str) -> Callable[[Path], dict[str, Any]]:
-    """A family that the host loads from a folder of diffusers."""
-    return lambda folder: {"name_or_path": str(write_flow_model(kind, folder))}
-
-
-def chroma(folder: Path) -> dict[str, Any]:
-    parts, host = write_flow_model("chroma", folder), import_module(f"{_MODELS}.chroma.chroma_model")
-    # the host's pipeline draws noise of 16 channels, whatever the model has
-    _vae(16).save_pretrained(parts / "vae")
-    hub(
-        "ostris/Flex.1-alpha", tokenizer_2=parts / "tokenizer", text_encoder_2=parts / "text_encoder", vae=parts / "vae"
-    )
-
-    class OnCpu(host.FakeCLIP):  # type: ignore[misc]
-        """The host has it on a GPU, wherever the rest is."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.device = torch.device("cpu")
-
-    host.FakeCLIP = OnCpu
-    source = import_module(f"{_MODELS}.chroma.src.model")
-    small = {"hidden_size": 32, "num_heads": 2, "axes_dim": [4, 4, 8], "context_in_dim": 32, "depth": 1}
-    more = {"depth_single_blocks": 1, "approximator_depth": 1, "approximator_hidden_size": 32}
-    vars(source.chroma_params).update(small, **more)
-    return {"name_or_path": weights(source.Chroma(source.chroma_params), folder / "chroma.safetensors")}
-
-
-def krea2(folder: Path) -> dict[str, Any]:
-    import transformers
-
-    parts = write_flow_model("krea2", folder)
-    inner = transformers.Qwen3VLModel.from_pretrained(parts / "text_encoder")
-    whole = transformers.Qwen3VLForConditionalGeneration(inner.config)
-    whole.save_pretrained(folder / "te")
-    shutil.copytree(parts / "tokenizer", folder / "te", dirs_exist_ok=True)
-    source = import_module(f"{_MODELS}.krea2.src.mmdit")
-    width = inner.config.text_config.hidden_size
-    small = {"features": 32, "tdim": 16, "txtdim": width, "heads": 2, "kvheads": 1, "layers": 2, "txtheads": 2}
-    config = {**import_module(f"{_MODELS}.krea2.krea2").KREA2_MMDIT_CONFIG, **small, "txtkvheads": 2}
-    path = weights(source.SingleStreamDiT(source.SingleMMDiTConfig(**config)), folder / "krea2.safetensors")
-    more = {"mmdit_config": config, "text_encoder_path": str(folder / "te"), "vae_path": str(parts)}
-    return {"name_or_path": path, "model_kwargs": more}
-
-
-def flux2_klein(folder: Path) -> dict[str, Any]:
-    parts = write_flow_model("flux2_klein", folder)
-    hub("Qwen/Qwen3-4B", all=parts / "text_encoder")
-    hub("Qwen/Qwen3-4B", all=parts / "tokenizer")
-    model = import_module(f"{_MODELS}.flux2.src.model")
-    host = import_module(f"{_MODELS}.flux2.flux2_model")
-    text = json.loads((parts / "text_encoder" / "config.json").read_text())
-    small = {"context_in_dim": 3 * text["hidden_size"], "hidden_size": 32, "num_heads": 2, "axes_dim": [4, 4, 4, 4]}
-    params = model.Klein4BParams(**small, depth=1, depth_single_blocks=1)
-    klein = import_module(f"{_MODELS}.flux2.flux2_klein_model").Flux2Klein4BModel
-    klein.get_flux2_params = lambda self: params
-    pictures = host.AutoEncoderParams(ch=32, ch_mult=[1, 1, 1, 1], num_res_blocks=1)
-    host.AutoEncoderParams = lambda: pictures
-    weights(host.AutoEncoder(pictures), folder / "ae.safetensors")
-    weights(host.Flux2(params), folder / klein.flux2_te_filename)
-    return {"name_or_path": str(folder)}
-
-
-def hidream(folder: Path) -> dict[str, Any]:
-    import transformers
-
-    parts = write_flow_model("sd3", folder)
-    torch.manual_seed(0)
-    for part in ("text_encoder", "text_encoder_2"):
-        config = transformers.CLIPTextConfig.from_pretrained(parts / part, max_position_embeddings=128)
-        transformers.CLIPTextModelWithProjection(config).save_pretrained(parts / part)
-    size = len(transformers.AutoTokenizer.from_pretrained(parts / "tokenizer_3"))
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    llama = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(vocab_size=size, num_key_value_heads=2, attn_implementation="eager", **small)
-    )
-    llama.save_pretrained(folder / "llama")
-    shutil.copytree(parts / "tokenizer_3", folder / "llama", dirs_exist_ok=True)
-    transformer = diffusers.HiDreamImageTransformer2DModel(
-        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
-        num_attention_heads=2, caption_channels=[32, 32], text_emb_dim=32, num_routed_experts=2,
-        num_activated_experts=1, axes_dims_rope=(8, 4, 4), max_resolution=(128, 128), llama_layers=[0, 1],
-    )  # fmt: skip
-    transformer.save_pretrained(folder / "transformer")
-    more = {"extras_name_or_path": str(folder), "model_kwargs": {"llama_model_path": str(folder / "llama")}}
-    return {"name_or_path": str(folder), **more}
-
-
-FAMILIES: Mapping[str, Callable[[Path], dict[str, Any]]] = {
-    "flux": as_diffusers("flux"),
-    "sd3": as_diffusers("sd3"),
-    "lumina2": as_diffusers("lumina2"),
-    "qwen_image": as_diffusers("qwen_image"),
-    "zimage": as_diffusers("z_image"),
-    "chroma": chroma,
-    "krea2": krea2,
-    "flux2_klein_4b": flux2_klein,
-    "hidream": hidream,
-}
 
 
 class Watched:
@@ -159,6 +47,9 @@ class Watched:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
             # SD3's goes on to a last stop beside the picture, which walks leave out
             drawn = steps + (str(sd.arch) == "sd3")
+            if drawn > steps:
+                # it is where noise ends in training, a little above the picture, and walks end at the picture
+                pipeline.scheduler.sigma_min = 0.0
             size = {"height": pixels[0], "width": pixels[1], "num_inference_steps": drawn}
             pipeline(prompt="a shape", guidance_scale=1.0, output_type="latent", **size)
             return [float(sigma) for sigma in pipeline.scheduler.sigmas[:steps]]
@@ -197,8 +88,11 @@ def watch(found: list[dict[str, Any]], folders: Mapping[str, str]) -> None:
     watched, own = Watched(), model.HostDenoiser._sigmas
     for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler, diffusers.UniPCMultistepScheduler):
         _watch_steps(scheduler, watched)
+    for family, (formula, to_sigmas) in _FORMULAS.items():
+        if family in folders:
+            _watch_formula(import_module(f"{MODELS}.{family}.src.pipeline"), formula, to_sigmas, watched)
     if "hidream" in folders:
-        _watch_steps(import_module(f"{_MODELS}.hidream.hidream_model").FlowUniPCMultistepScheduler, watched)
+        _watch_steps(import_module(f"{MODELS}.hidream.hidream_model").FlowUniPCMultistepScheduler, watched)
 
     def both(denoiser: Any, steps: int, shape: tuple[int, int, int]) -> Any:
         ours, pixels = own(denoiser, steps, shape), denoiser._pixels(shape)
@@ -219,6 +113,17 @@ def _watch_steps(scheduler: Any, watched: Watched) -> None:
         return own(self, *given, **named)
 
     scheduler.step = step
+
+
+def _watch_formula(pipeline: Any, name: str, to_sigmas: Callable[[Tensor], Tensor], watched: Watched) -> None:
+    own = getattr(pipeline, name)
+
+    def formula(*given: Any, **named: Any) -> Any:
+        found = own(*given, **named)
+        watched.sigmas = to_sigmas(found).tolist()
+        return found
+
+    setattr(pipeline, name, formula)
 
 
 def job(name: str, folder: Path, model: dict[str, Any]) -> str:
@@ -251,6 +156,8 @@ def main(folder: Path, names: list[str]) -> None:
         runpy.run_path("run.py", run_name="__main__")
     finally:
         (folder / "schedules.json").write_text(json.dumps(found))
+        known = import_module("toolkit.util.get_model").get_all_models()
+        (folder / "architectures.json").write_text(json.dumps(sorted({model.arch for model in known})))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ PARTS = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "tex
 
 
 def watch(found: list[dict[str, Any]]) -> None:
-    """Beside every schedule of ours, note what the host's sampler sets on its scheduler for a picture of that size."""
+    """Beside every schedule of ours, note what the host's sampler sets on its scheduler for a picture of that size.
+
+    For as many steps and for one more, each as it is and with an end at the picture.
+    """
     own, seen = denoiser.HostDenoiser._sigmas, []
     for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler, diffusers.DPMSolverMultistepScheduler):
         _watch_timesteps(scheduler, seen)
@@ -54,12 +57,20 @@ def watch(found: list[dict[str, Any]]) -> None:
     denoiser.HostDenoiser._sigmas = both
 
 
-def _watch_timesteps(scheduler: Any, seen: list[float]) -> None:
+def _watch_timesteps(scheduler: Any, seen: list[list[float]]) -> None:
     own = scheduler.set_timesteps
 
     def set_timesteps(self: Any, *given: Any, **named: Any) -> None:
         own(self, *given, **named)
-        seen[:] = self.sigmas.tolist()
+        as_they_are = self.sigmas.tolist()
+        if ends := getattr(self, "sigma_min", 0.0):
+            # its last stop is where noise ends in training, a little above the picture; pipelines and walks end there
+            self.sigma_min = 0.0
+            own(self, *given, **named)
+            to_the_picture = self.sigmas.tolist()
+            self.sigma_min = ends
+            own(self, *given, **named)
+        seen[:] = as_they_are, to_the_picture if ends else as_they_are
 
     scheduler.set_timesteps = set_timesteps
 

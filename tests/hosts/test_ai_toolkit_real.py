@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,15 @@ TINY = PACKAGE / "tiny" / "model"
 RUNNER = Path(__file__).parent / "ai_toolkit_stand_in.py"
 LECO: dict[str, Any] = {
     "max_denoising_steps": 6,
-    "targets": [{"target_class": "", "positive": "a big shape", "negative": "a small shape", "resolution": 64}],
+    "targets": [
+        {
+            "target_class": "",
+            "positive": "a big shape",
+            "negative": "a small shape",
+            "resolution": 64,
+            "guidance_scale": 1.0,
+        },
+    ],
 }
 TRAIN = {
     "steps": 3,
@@ -251,6 +259,16 @@ def test_a_goal_that_is_reached_ends_the_training(host: Host, output: str) -> No
     assert reached[max(reached)] >= 0.05
     losses = host.figures("enough", "loss/loss")
     assert len({losses[step] for step in range(int(told[1]), 200)}) == 1
+    tensors = load_file(host.file("enough"))
+    longer = {"steps": 203}
+    text = host.run(
+        host.job("enough", {"name_or_path": str(TINY)}, train=longer, save={"save_every": 1000}, leco=ENOUGH)
+    )
+    assert "Found step 200 in metadata" in text
+    assert "anew" not in text
+    assert host.metadata(host.file("enough"))["ss_steps"] == told[1], "a goal that was reached stays so"
+    again = load_file(host.file("enough"))
+    assert all(torch.equal(tensors[key], again[key]) for key in tensors)
 
 
 def test_the_host_draws_its_samples(host: Host, output: str) -> None:
@@ -270,29 +288,62 @@ def test_diffusers_loads_the_files(host: Host, output: str, tmp_path: Path) -> N
         assert sum("lora_A" in key for key, _ in pipeline.unet.named_parameters()) == layers
 
 
-def test_a_job_that_the_ui_stops_goes_on_where_its_newest_file_is(host: Host) -> None:
-    """The host's own database asks it to stop, between two steps; the same job resumes."""
-    database = host.folder / "aitk.db"
-    with sqlite3.connect(database) as connection:
-        columns = "id, status, info, step, speed_string, stop, save_now, sample_now, return_to_queue"
-        connection.execute(f"create table Job ({columns})")
-        connection.execute("insert into Job values ('7', '', '', '0', '', 0, 0, 0, 0)")
-    more = {"sqlite_db_path": str(database)}
-    job = host.job("stopped", {"name_or_path": str(TINY)}, train={"steps": 100_000}, more=more)
-    running = host.start(job, AITK_JOB_ID="7")
-    saved = host.folder / "out" / "stopped"
-    while running.poll() is None and not list(saved.glob("*_00000000?.safetensors")):
-        time.sleep(0.2)
-    with sqlite3.connect(database, timeout=30) as connection:
-        connection.execute("update Job set stop = 1")
+class Ui:
+    """The host's own database with one job, as its web UI keeps it: its buttons write into it."""
+
+    ID = "7"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._do("create table Job (id, status, info, step, speed_string, stop, save_now, sample_now, return_to_queue)")
+        self._do(f"insert into Job values ('{self.ID}', '', '', '0', '', 0, 0, 0, 0)")
+
+    def press(self, button: str) -> None:
+        self._do(f"update Job set {button} = 1")
+
+    def shows(self, column: str) -> str:
+        return str(self._do(f"select {column} from Job")[0][0])
+
+    def _do(self, statement: str) -> list[Any]:
+        with sqlite3.connect(self.path, timeout=30) as connection:
+            return connection.execute(statement).fetchall()
+
+
+def wait_for(running: subprocess.Popen[str], found: Callable[[], object]) -> None:
+    """Until it is there, or the host has ended."""
+    while running.poll() is None and not found():
+        time.sleep(0.1)
+
+
+def test_the_uis_buttons_save_draw_and_stop(host: Host) -> None:
+    """Save now, sample now, and stop between two pictures: nothing that was learned is lost, and the job goes on."""
+    ui, saved = Ui(host.folder / "aitk.db"), host.folder / "out" / "pressed"
+    model = {"name_or_path": str(z_image_folder(host.folder / "pressed_model")), "arch": "zimage"}
+    more, samples = {"sqlite_db_path": str(ui.path)}, {**SAMPLE, "samples": 40 * SAMPLE["samples"]}
+    sections: dict[str, Any] = {"save": {"save_every": 100_000}, "sample": samples, "more": more}
+    job = host.job("pressed", model, train={"steps": 100_000}, **sections)
+    running = host.start(job, AITK_JOB_ID=Ui.ID)
+    wait_for(running, lambda: int(ui.shows("step")) > 0)
+    ui.press("save_now")
+    wait_for(running, lambda: list(saved.glob("*_0*.safetensors")))
+    at_save = int(ui.shows("step"))
+    # something that only the stop can save
+    wait_for(running, lambda: int(ui.shows("step")) > at_save)
+    ui.press("sample_now")
+    wait_for(running, lambda: list(saved.glob("samples/*.jpg")))
+    ui.press("stop")
     text = running.communicate()[0]
-    assert "Job stopped" in text
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("select status from Job").fetchone() == ("stopped",)
-    newest = max(int(host.metadata(path)["ss_steps"]) for path in saved.glob("*.safetensors"))
-    text = host.run(host.job("stopped", {"name_or_path": str(TINY)}, train={"steps": newest + 2}))
+    assert "Job stopped" in text, text
+    assert [ui.shows(column) for column in ("status", "save_now", "sample_now")] == ["stopped", "0", "0"]
+    files = sorted(saved.glob("*.safetensors"))
+    assert len(files) == 2
+    history = read_history(history_path(saved, "pressed"))
+    newest = history.of(StepDone)[-1].step
+    assert host.metadata(files[-1])["ss_steps"] == str(newest) == ui.shows("step")
+    text = host.run(host.job("pressed", model, train={"steps": newest + 2}, save=sections["save"]))
     assert f"Found step {newest} in metadata" in text
-    assert host.metadata(host.file("stopped"))["ss_steps"] == str(newest + 2)
+    assert "anew" not in text
+    assert host.metadata(host.file("pressed"))["ss_steps"] == str(newest + 2)
 
 
 def test_a_job_that_is_interrupted_goes_on_as_if_it_had_never_stopped(host: Host) -> None:

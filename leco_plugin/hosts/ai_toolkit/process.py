@@ -53,6 +53,8 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.train_device_state_preset["text_encoder"]["device"] = "cpu"
         self._training: Training | None = None
         self._stop, self._signals = Stop(), ExitStack()
+        self._saved: int | None = None
+        """Steps that the newest file has; None before the first step."""
 
     def hook_before_model_load(self) -> None:
         """Check the job before anything large is loaded."""
@@ -81,6 +83,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
             self._enough, problem = resume.restore(self._kept(), self._updates)
             self._reported.warn([problem] if problem else [])
             self._done = self._enough[0] if self._enough else self._done
+        self._saved = self._updates
         self._stop = self._signals.enter_context(stop_on_signal())
 
     def _check_model(self) -> None:
@@ -98,7 +101,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self._reported.warn(remarks)
 
     def _kept(self) -> Kept:
-        job, folder = self._leco, Path(self.save_root) / resume.FOLDER
+        job, folder = self._leco, self._folder / resume.FOLDER
         assert self._training
         described = describe_parts(
             job.section.pairs, job.section.leco, {**vars(job.step), "noise_scheduler": job.sampler}
@@ -173,14 +176,24 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self.accelerator.backward(loss / self.train_config.gradient_accumulation)
 
     def end_step_hook(self) -> None:
-        """Save where the user stops the run; the host would drop what it learned since the last file."""
-        if self._stop.asked or (self.is_ui_trainer and (self.should_stop() or self.should_return_to_queue())):
-            # past the UI's own check, which would end the run before the file is written
-            super(DiffusionTrainer, self).save(self.step_num)
-            self._reported.end(self._newest(), self._done, interrupted=True)
+        """End the run where a signal asks for it; what the UI asks for is the host's."""
         if self._stop.asked:
+            self._keep()
             raise KeyboardInterrupt
         super().end_step_hook()
+
+    def maybe_stop(self) -> None:
+        """End the run where the UI asks for it, also between two pictures of a sample."""
+        if self._saved is not None and (self.should_stop() or self.should_return_to_queue()):
+            self._keep()
+        super().maybe_stop()
+
+    def _keep(self) -> None:
+        """Save a run that is stopped; the host would drop what it learned since the last file."""
+        if self._saved != self._updates:
+            # past the UI's own check, which would end the run before the file is written
+            super(DiffusionTrainer, self).save(self.step_num)
+        self._reported.end(self._newest(), self._done, interrupted=True)
 
     def update_training_metadata(self) -> None:
         """Say in the file what LECO did, and what the host leaves out about the network."""
@@ -192,6 +205,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         """Write LECO's state beside the host's, and report the file."""
         super().post_save_hook(save_path)
         self._kept().write(self._updates, enough=self._enough)
+        self._saved = self._updates
         self._reported.saved(self._newest(), self._done, final=self._updates >= self.train_config.steps)
 
     def get_training_info(self) -> Any:
@@ -200,7 +214,7 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
 
     def get_latest_save_path(self, name: Any = None, post: str = "", include_pretrained_lora: bool = True) -> Any:
         """The newest LoRA; the host would take whatever begins with the job's name, such as the history."""
-        found = resume.newest(Path(self.save_root), str(name or self.job.name))
+        found = resume.newest(self._folder, str(name or self.job.name))
         if found:
             return str(found)
         given = self.network_config.pretrained_lora_path
@@ -219,8 +233,13 @@ class LecoProcess(DiffusionTrainer):  # type: ignore[misc]
         self._asked_samples = super().post_process_generate_image_config_list(generate_image_config_list)
         return self._asked_samples
 
+    @property
+    def _folder(self) -> Path:
+        """Absolute: the host's working folder is not the one that its user is in."""
+        return Path(self.save_root).absolute()
+
     def _newest(self) -> Path:
-        return resume.newest(Path(self.save_root), self.job.name) or Path(self.save_root)
+        return resume.newest(self._folder, self.job.name) or self._folder
 
     def done_hook(self) -> None:
         """Tell a user how it ended; let go of the model, for the next job of the same program."""
