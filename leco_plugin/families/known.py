@@ -5,6 +5,7 @@ Without torch: asked before anything is loaded.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -79,7 +80,7 @@ def check_named(model: str) -> None:
     hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", model) and Path(model).suffix.lower() not in SUFFIXES
     # what a plugin loads may have a name of any kind before a colon; one letter is a disk
     of_plugin = re.match(r"(?!builtin:)\w\w+:", model)
-    if not (model in BUILTIN or hub or of_plugin or Path(model).expanduser().exists()):
+    if not (model in BUILTIN or hub or of_plugin or os.path.exists(os.path.expanduser(model))):
         fix = f"name a folder or file that is there, a hub id such as owner/name, or {' or '.join(BUILTIN)}"
         raise ConfigError(f"there is no model {model!r} here", fix=fix)
 
@@ -108,8 +109,9 @@ def _family(model: ModelConfig, flow: FlowFacts | None) -> str | None:
         return name.removeprefix("builtin:").replace("-", "_")
     if flow:
         return flow.family.name
-    path = Path(name).expanduser()
-    if path.is_file():
+    # os.path answers for any name, also for one that no file can have
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
         return _in_file(path)
     unet = read_config(name, "unet/config.json")
     if unet:
@@ -138,7 +140,7 @@ def _in_file(path: Path) -> str | None:
 def _fetch(model: ModelConfig) -> None:
     """Have the configs of a hub model in the cache; what cannot be fetched fails where the model itself is loaded."""
     for name in filter(None, (model.name_or_path, model.extras)):
-        if name in BUILTIN or Path(name).expanduser().exists():
+        if name in BUILTIN or os.path.exists(os.path.expanduser(name)):
             continue
         from huggingface_hub import snapshot_download
 
