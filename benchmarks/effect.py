@@ -230,24 +230,25 @@ def main() -> None:
         print(json.dumps(found), flush=True)
 
 
-SEEN = {"slider": {"growth": 1}, "erase": {"hue moved": 1, "red left": -1}}
-"""What the reader sees, and whether it grows with what a LoRA does."""
+SEEN = {"slider": {"growth": np.asarray}, "erase": {"hue moved": np.log, "red left": np.negative}}
+"""What the reader sees, as it grows with what a LoRA does; the hue grows by factors, as areas do."""
 
 
 def table(kind: str, runs: Sequence[Record]) -> str:
-    """A Markdown table: how well each figure ranks (Spearman) and follows (Pearson) the pictures, and how close the
-    figures of training are to held-out ones."""
-    names = [f"{seen}, {how}" for seen in SEEN[kind] for how in ("Spearman", "Pearson")]
-    head = ["figure", *names, "mean difference in training", "bias"]
+    """A Markdown table: how well each figure ranks (Spearman) and follows the pictures (Pearson; along a curve, see
+    ``_foretold``), and how close the figures of training are to held-out ones."""
+    names = [f"{seen}, {how}" for seen in SEEN[kind] for how in ("Spearman", "Pearson", "Pearson along a curve")]
+    head = ["figure", *names, "mean difference in training", "bias", "within .05"]
     lines = [f"{kind}, {len(runs)} runs", "", *_row(head), *_row(["---"] * len(head))]
     for where in ("held out", "training"):
         for figure in FIGURES:
             if any(figure not in one[where] for one in runs):
                 continue
             values = np.array([one[where][figure] for one in runs], dtype=float)
-            cells = [cell for seen, sign in SEEN[kind].items() for cell in _alike(values, sign * _column(runs, seen))]
+            cells = [cell for seen, grown in SEEN[kind].items() for cell in _alike(values, grown(_column(runs, seen)))]
             gap = values - np.array([one["held out"][figure] for one in runs], dtype=float)
-            close = [f"{abs(gap).mean():.3f}", f"{gap.mean():+.3f}"] if where == "training" else ["", ""]
+            within = f"{(abs(gap) <= 0.05).sum()} of {len(gap)}"
+            close = [f"{abs(gap).mean():.3f}", f"{gap.mean():+.3f}", within] if where == "training" else [""] * 3
             lines += _row([f"{figure}, {where}", *cells, *close])
     return "\n".join([*lines, ""])
 
@@ -257,7 +258,29 @@ def _column(runs: Sequence[Record], seen: str) -> np.ndarray:
 
 
 def _alike(figure: np.ndarray, seen: np.ndarray) -> list[str]:
-    return [f"{np.corrcoef(one, two)[0, 1]:+.2f}" for one, two in ((_ranks(figure), _ranks(seen)), (figure, seen))]
+    pairs = (_ranks(figure), _ranks(seen)), (figure, seen), (_foretold(figure, seen), seen)
+    return [f"{np.corrcoef(one, two)[0, 1]:+.2f}" for one, two in pairs]
+
+
+def _foretold(figure: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """What is seen of each run by a logistic curve of the figure that is fitted to all the other runs."""
+    low, high = figure.min(), figure.max()
+    places = [
+        (low + (high - low) * at, (high - low) * wide)
+        for at in np.linspace(0, 1, 41)
+        for wide in 2.0 ** -np.arange(1, 7)
+    ]
+    curves = np.array([1 / (1 + np.exp((at - figure) / wide)) for at, wide in places])
+    return np.array([_fitted(curves, seen, np.arange(len(seen)) != one)[one] for one in range(len(seen))])
+
+
+def _fitted(curves: np.ndarray, seen: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The curve that comes closest to what is seen where it is ``known``, shifted and stretched to fit it there."""
+    centred = curves - curves[:, known].mean(1, keepdims=True)
+    aim = seen[known] - seen[known].mean()
+    part, square = centred[:, known] @ aim, (centred[:, known] ** 2).sum(1)
+    best = (part**2 / square).argmax()
+    return seen[known].mean() + part[best] / square[best] * centred[best]
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ class Terminal:
     """A real terminal in ``folder``, in which `leco` is the project that this file is part of."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         start = folder / "start"
         start.write_text(f"PS1='$ '\nleco() {{ '{sys.executable}' -m leco_plugin \"$@\"; }}\n", "utf-8")
         paths = (str(DOCS.parent), str(DOCS.parent / "converters"), os.environ.get("PYTHONPATH", ""))
@@ -55,7 +56,7 @@ class Terminal:
         start.unlink()
 
     def _tmux(self, *arguments: str, env: dict[str, str] | None = None) -> str:
-        command = ["tmux", "-S", str(self._folder / ".socket"), *arguments]
+        command = ["tmux", "-S", str(self.folder / ".socket"), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout  # noqa: S603
 
     def close(self) -> None:
@@ -84,41 +85,46 @@ class Terminal:
         """Make a picture of what stands there."""
         lines = self._tmux("capture-pane", "-p", "-e").rstrip().split("\n")
         console = Console(record=True, width=WIDTH, file=io.StringIO(), legacy_windows=False)
-        for line in lines[:-1] if lines[-1].strip() == "$" else lines:
-            console.print(Text.from_ansi(line))
+        console.print(Text.from_ansi("\n".join(lines[:-1] if lines[-1].strip() == "$" else lines)))
         svg = console.export_svg(title=title, code_format=SVG, unique_id=name)
         (DOCS / f"{name}.svg").write_text(svg, "utf-8")
 
 
 def screen_new(terminal: Terminal) -> None:
-    """`leco new`, with a wrong answer, and `leco check` of what it writes."""
+    """`leco new`, with a wrong answer."""
     terminal.type("leco new --name hair")
     for question, answer in HAIR.items():
         terminal.wait(lambda screen, question=question: question in screen and screen.endswith(":"))
         terminal.type(answer)
     terminal.wait(lambda screen: screen.endswith("\n$"))
     terminal.draw("screen_new", "leco new")
+
+
+def screen_check(terminal: Terminal) -> None:
+    """`leco check` of a slider on the built-in model, whose files are here, so that memory and time are told."""
+    terminal.run(f"leco new --name size {WORDS} --memory 0 --host builtin")
     terminal.type("clear")
     terminal.wait(lambda screen: screen == "$")
-    terminal.run("leco check output/hair/hair.yaml")
+    terminal.run("leco check output/size/size.yaml")
     terminal.draw("screen_check", "leco check")
 
 
 def screen_train(terminal: Terminal) -> None:
-    """A training on the built-in model, two thirds through."""
+    """A training on the built-in model, under way."""
     terminal.type(f"leco train {WORDS} --name size")
-    terminal.wait(lambda screen: re.search(r" 1[3-9]\d/200", screen))
+    terminal.wait(lambda screen: re.search(r" [4-9]\d/200", screen))
     terminal.draw("screen_train", "leco train")
-    terminal.wait(lambda screen: screen.endswith("\n$"))
 
 
 def nothing(terminal: Terminal) -> None:
     """The strip of a slider that has hardly learnt."""
-    terminal.run(f"leco train {WORDS} --name nothing --set train.lr=1e-5 --set train.steps=30")
-    terminal.run("leco preview output/nothing/nothing.safetensors --prompt 'a shape' --seeds 0,1,2")
+    terminal.run(f"leco train {WORDS} --name nothing --set train.lr=1e-5 --set train.steps=20")
+    terminal.run("leco preview output/nothing/nothing.safetensors --prompt 'a shape' --seeds 0,1,2 --output drawn")
+    (drawn,) = (terminal.folder / "drawn").glob("*.png")
+    shutil.copyfile(drawn, DOCS / "nothing.png")
 
 
-PICTURES = {picture.__name__: picture for picture in (screen_new, screen_train, nothing)}
+PICTURES = {picture.__name__: picture for picture in (screen_new, screen_check, screen_train, nothing)}
 
 
 def main(names: list[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,6 +44,18 @@ def test_what_a_card_is_measured_with_runs_on_a_cpu(capsys):
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| SD", "| flow"))]
     assert [line[2] for line in lines] == [name for names in variants.values() for name in names]
     assert all(float(line[3]) > 0 for line in lines)
+
+
+def test_a_figure_is_ranked_and_followed_along_a_line_and_a_curve():
+    """Red that goes within a tenth of an effect of 1: a line follows it badly, a curve through the other runs well."""
+    effects = np.linspace(0, 1.5, 31)
+    gone = 1 / (1 + np.exp((1 - effects) / 0.03))
+    ranked, line, curve = map(float, script("effect")._alike(effects, gone))
+    assert (ranked, curve) == (1.0, 1.0)
+    assert line == pytest.approx(np.corrcoef(effects, gone)[0, 1], abs=0.01)
+    assert line < 0.9
+    # what does not hang together is not foretold by the runs that are fitted
+    assert float(script("effect")._alike(effects, np.sin(1000 * np.arange(31.0) ** 2))[2]) < 0.5
 
 
 def rows_of(page: str, first: str) -> list[list[str]]:

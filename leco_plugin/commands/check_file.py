@@ -159,7 +159,7 @@ def _sections(loaded: Loaded | LoadedPrompts, settled: Settled | None, ways: Way
     """What will be trained, in words; what differs from the defaults; on wish every pair and every option."""
     pairs = settled.job.pairs if settled else _pairs(loaded)
     what = "a job that can be run" if settled else "prompts that can be trained"
-    rows = [[line] for line in (*in_words(pairs), *_shared(pairs, _preserved(loaded)))]
+    rows = [[line] for line in (*in_words(pairs), *_shared(pairs, _preserved(loaded), "; check --model shows it"))]
     yield f"{loaded.path}: {what}", [*rows, *([line] for line in (_with_what(settled) if settled else ()))]
     yield _numbered(pairs, ways)
     if settled:
@@ -186,13 +186,13 @@ def _preserved(loaded: Loaded | LoadedPrompts) -> tuple[str, ...]:
     return loaded.preserve if isinstance(loaded, LoadedPrompts) else loaded.job.leco.preserve
 
 
-def _shared(pairs: Sequence[PromptPair], preserved: Sequence[str]) -> Iterator[str]:
+def _shared(pairs: Sequence[PromptPair], preserved: Sequence[str], shown: str = "") -> Iterator[str]:
     sizes = dict.fromkeys(f"{pair.resolution[0]} x {pair.resolution[1]}" for pair in pairs)
     strengths = dict.fromkeys(f"{pair.guidance_scale:g}" for pair in pairs if not pair.keeps)
     edit = f"edit strength {', '.join(strengths)}, " if strengths else ""
     yield f"{edit}at {', '.join(sizes)} pixels"
     if list(preserved) == ["auto"]:
-        yield "keeps as it is what lies near: found when training begins; check --model shows it"
+        yield f"keeps as it is what lies near: found when training begins{shown}"
     elif preserved:
         yield f"keeps as they are: {', '.join(map(quote, preserved))}"
 

@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from leco_plugin.streams import write_lines
 
+if TYPE_CHECKING:
+    from leco_plugin.observers.console.pages import Page
+
 Rows = Sequence[Sequence[str]]
-
-
-class Teller(Protocol):
-    """What tells it: ``Plain``, or a page on a terminal."""
-
-    def section(self, title: str, rows: Rows = ()) -> None:
-        """A title, and rows of cells below it."""
-
-    def prose(self, lines: Iterable[str]) -> None:
-        """Each line as soon as it is there."""
-
-    def working(self, what: str) -> AbstractContextManager[object]:
-        """Block during which ``what`` is under way."""
+Teller: TypeAlias = "Plain | Page"
+"""The second draws on a terminal, and is imported where there is one."""
 
 
 class Plain:

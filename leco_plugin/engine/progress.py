@@ -13,6 +13,7 @@ from torch import Tensor
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import effect_in_words
 from leco_plugin.core.state import StateTree
+from leco_plugin.engine.figures import Effect, breaks
 from leco_plugin.engine.step import Measured
 
 MEMORY = 0.97
@@ -21,17 +22,17 @@ _LONGER, _PATIENCE = 0.99, 10**2
 """The same for a line through them, and how little a slope is believed: as if so many, squared, spoke against one."""
 ENOUGH = 20
 """Measurements before a figure is worth acting on."""
-LITTLE, GONE, BEYOND = 0.1, 1.0, 1.2
-"""Effects: below the first nothing is to be seen, below the second an erased concept is still drawn, above the third
-pictures break. By benchmarks/effect.py, whose README has all of them, a slider of 0.1 makes shapes 1.4 times as large
-at +1 as at -1; erasings of red leave it in 87 % of the pictures at 0.88, in 60 % at 0.97, in 37 % at 1.04 and in none
-at 1.26, with every fourth shape broken; on the flow model in 37 % at 1.15 and in 23 % at 1.20."""
+LITTLE, GONE, SURE = 0.1, 1.0, 1.3
+"""Effects: below the first nothing is to be seen, below the second an erased concept is still drawn, and from the third
+on it was in no picture. By benchmarks/effect.py, whose README has them all, a slider of 0.1 makes shapes 1.4 times as
+large at +1 as at -1; erasings of red leave it in 87 % of the pictures at 0.88, in 37 % at 1.04 and in none at 1.26; on
+the flow model in 37 % at 1.15, in 23 % at 1.20 and in none from 1.23 on."""
 NOTHING = 1e-6
 """Squared size of a concept, relative to that of the prediction, at which the model does not see it at all."""
 MOST_NAMED = 3
 """Pairs that are complained of one by one."""
 
-_FIGURES = ("now", "before", "size", "concept", "along", "change", "moved")
+FIGURES = ("now", "before", "size", "concept", "along", "change", "moved")
 Readings = list[tuple[int, list[float]]]
 """Measurements as numbers: the pair, and its figures; nan stands for what was not measured."""
 
@@ -184,17 +185,18 @@ class Progress:
         return [*self.unseen(), *(self._odd(overall) if known else ()), *_lazy(self.pairs, seen, overall)]
 
     def _odd(self, overall: Sums) -> Iterator[str]:
-        effect = overall.effect
-        if effect is None:
+        effect, beside = overall.effect, overall.side_effect
+        if effect is None or beside is None:
             return
         erases = all(_erases(pair) for pair in self.pairs if not pair.keeps)
         means = effect_in_words(self.pairs, effect)
         if effect < LITTLE:
             yield f"this LoRA will show little: {means}; raise lr (three times as much is a start) or steps"
         elif erases and effect < GONE:
-            yield f"what is to be erased will still be drawn: {means}, and it takes 1 to {BEYOND}; raise lr or steps"
-        elif effect > BEYOND:
-            yield f"this LoRA goes beyond what the model draws well: {means}; leco calibrate finds a lower strength"
+            yield f"what is to be erased will still be drawn: {means}, and it takes 1 to {SURE}; raise lr or steps"
+        elif breaks(Effect(effect, beside), erases=erases):
+            cure = "leco calibrate finds a lower strength" if effect > SURE else "a lower lr with more steps keeps more"
+            yield f"this LoRA goes beyond what the model draws well: {means}, and by {beside:.2f} besides; {cure}"
 
     def state(self) -> StateTree:
         """All that was measured."""
@@ -208,22 +210,27 @@ class Progress:
         self._each = {int(number): _restored(sums) for number, sums in stored["each"].items()}
         self._blind = {number for number, sums in self._each.items() if sums.sees_nothing}
 
-    def pending(self) -> Readings:
-        """What is not taken in yet, which it then is not any more; from the device in one go."""
+    def gather(self) -> tuple[list[int], Tensor]:
+        """What is not taken in yet, which it then is not any more: pairs, and each one's figures on the device."""
         pending, self._pending = self._pending, []
         if not pending:
-            return []
+            return [], torch.empty(0, len(FIGURES))
         absent = torch.full((), math.nan, device=_device(pending))
-        values = [
-            torch.stack([absent if (v := getattr(one, name)) is None else v.float() for name in _FIGURES])
+        rows = [
+            torch.stack([absent if (v := getattr(one, name)) is None else v.float() for name in FIGURES])
             for one in pending
         ]
-        return [(one.pair, row) for one, row in zip(pending, torch.stack(values).tolist(), strict=True)]
+        return [one.pair for one in pending], torch.stack(rows)
+
+    def pending(self) -> Readings:
+        """The same as numbers: waits for the device, once."""
+        pairs, rows = self.gather()
+        return list(zip(pairs, rows.tolist(), strict=True))
 
     def take(self, readings: Readings) -> None:
-        """Take in what ``pending`` gave, here or in another process."""
+        """Take in what ``pending`` or ``gather`` gave, here or in another process."""
         for pair, row in readings:
-            figures = dict(zip(_FIGURES, row, strict=True))
+            figures = dict(zip(FIGURES, row, strict=True))
             self._all.add(figures)
             sums = self._each.setdefault(pair, Sums())
             sums.add(figures)
@@ -235,7 +242,7 @@ class Progress:
 
 
 def _device(measured: Sequence[Measured]) -> torch.device:
-    tensors: Iterator[Tensor | None] = (getattr(one, name) for one in measured for name in _FIGURES)
+    tensors: Iterator[Tensor | None] = (getattr(one, name) for one in measured for name in FIGURES)
     return next(tensor.device for tensor in tensors if tensor is not None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -88,39 +89,39 @@ def check_job(job: JobConfig) -> None:
         refuse_job(job, source)
 
 
-def open_model(model: ModelConfig) -> Source | FlowSource:
-    """Where the parts of the model that a job names come from: a folder, one file, or the hub."""
+def open_model(model: ModelConfig, *, download: bool = True) -> Source | FlowSource:
+    """Where the parts of the model that a job names come from: a folder, one file, or the hub or its cache alone."""
     name = model.name_or_path
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     expect(path, Kind.MODEL)
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
         if model.extras is None:
             refuse_transformer(path)
             return FileSource(path)
-        folder = model_folder(model.extras, parts=[part for part in _PARTS if part != "transformer"])
+        folder = model_folder(model.extras, [part for part in _PARTS if part != "transformer"], download=download)
         return cast(FlowSource, open_flow(folder, path, name))
     if model.extras is not None:
         raise ModelError(
             f"model.extras is for a transformer in one file, and {name} is no file", fix="leave extras out"
         )
-    folder = model_folder(name)
+    folder = model_folder(name, download=download)
     return open_flow(folder, None, name) or FolderSource(folder)
 
 
-def model_folder(name_or_path: str, parts: Sequence[str] = _PARTS) -> Path:
-    """The diffusers folder on disk; of a hub id, ``parts`` are downloaded where the hub's cache has none."""
+def model_folder(name_or_path: str, parts: Sequence[str] = _PARTS, *, download: bool = True) -> Path:
+    """The diffusers folder on disk; of a hub id, ``parts`` are brought where the hub's cache has none."""
     if name_or_path in BUILTIN:
         return BUILTIN[name_or_path]
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name_or_path))
+    if os.path.isdir(path):
         return path
-    if path.exists() or path.suffix.lower() in SUFFIXES:
-        what = "nor the weights of a model" if path.exists() else "and there is no such file"
+    if os.path.exists(path) or path.suffix.lower() in SUFFIXES:
+        what = "nor the weights of a model" if os.path.exists(path) else "and there is no such file"
         raise ModelError(
             f"{name_or_path} is not a diffusers folder, {what}",
             fix="name a folder that holds model_index.json, a .safetensors or .ckpt file, or a hub id",
         )
-    return _from_hub(name_or_path, parts)
+    return _from_hub(name_or_path, parts, download)
 
 
 def confirm_family(source: Source | FlowSource, model: ModelConfig) -> None:
@@ -168,14 +169,24 @@ def scheduler_config(source: Source, model: ModelConfig) -> dict[str, Any]:
     return config
 
 
-def _from_hub(name: str, parts: Sequence[str]) -> Path:
+def _from_hub(name: str, parts: Sequence[str], download: bool) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         wanted = [*_HUB_FILES, *(f"{part}/*.safetensors" for part in parts)]
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+        return Path(
+            snapshot_download(
+                name,
+                allow_patterns=wanted,
+                ignore_patterns=["*.fp16.*", "*.non_ema.*"],
+                local_files_only=not download,
+            )
+        )
     # whatever the hub's client raises, the user needs one sentence: there is no such model within reach
     except Exception as error:
+        if isinstance(error, LocalEntryNotFoundError) and not download:
+            raise ModelError(f"{name} is not in the hub's cache here; it is downloaded when a run starts") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"there is no folder {name!r} here, and the hub has no model of that name within reach ({reason})",

@@ -27,7 +27,6 @@ from leco_plugin.families.placement import Placement
 from leco_plugin.families.single_file import Source
 from leco_plugin.families.source import CLASSES
 from leco_plugin.families.text import TensorTable
-from leco_plugin.tiny import BUILTIN
 
 _TOKENS_PER_CHUNK, _CHUNK = 77, 75
 _NF4_BYTES = 0.5 + 4 / 64
@@ -59,8 +58,10 @@ class MetaModel:
 
 def meta_model(model: ModelConfig, dtype: str, memory: MemoryConfig) -> MetaModel:
     """The model that a job names; ModelError where its configs are not on this disk, or it is of no known family."""
-    extras = model.extras and _on_disk(model.extras)
-    source = open_model(model.model_copy(update={"name_or_path": _on_disk(model.name_or_path), "extras": extras}))
+    path = Path(model.name_or_path).expanduser()
+    if path.is_file() and path.suffix.lower() != ".safetensors":
+        raise ModelError("only a .safetensors file tells what it holds before it is loaded")
+    source = open_model(model, download=False)
     if isinstance(source, FlowSource):
         return _flow(source, model, DTYPES[dtype], memory)
     return _stable_diffusion(source, model, DTYPES[dtype], memory)
@@ -124,24 +125,3 @@ def _numbers(name: str, config: Mapping[str, Any]) -> int:
     with _META:
         encoder: nn.Module = kind(kind.config_class.from_dict(dict(config)))
     return sum(parameter.numel() for parameter in encoder.parameters())
-
-
-def _on_disk(name: str) -> str:
-    """Where the model is; of a hub id, the folder in the hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix.lower() != ".safetensors":
-        raise ModelError("only a .safetensors file tells what it holds before it is loaded")
-    if name in BUILTIN or path.exists():
-        return name
-    if path.suffix or path.is_absolute():
-        raise ModelError(f"there is no {path}")
-    try:
-        return str(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        where = "is not in the hub's cache on this machine; it is downloaded when a run starts"
-        raise ModelError(f"{name} {where}") from error
-    except ValueError as error:  # no name that the hub could have
-        raise ModelError(f"there is no folder {name!r}") from error

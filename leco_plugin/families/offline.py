@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from leco_plugin.families.source import Family
 
@@ -43,13 +44,7 @@ def clip_tokenizer(pad: str) -> CLIPTokenizer:
 
 def _vocabulary(merges: list[str]) -> dict[str, int]:
     """Bytes, bytes at the end of a word, merged pairs, then start and end, numbered from 0."""
-    letters = _byte_letters()
+    # a letter for each byte, as GPT-2 writes them
+    letters = [*bytes_to_unicode().values()]
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair.split()) for pair in merges)]
     return {word: number for number, word in enumerate([*words, _START, _END])}
-
-
-def _byte_letters() -> list[str]:
-    """The letter that stands for each byte, printable bytes first. Source: GPT-2's tokenizer."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = 256 - len(printable)
-    return [*map(chr, printable), *(chr(256 + number) for number in range(others))]

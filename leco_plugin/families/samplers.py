@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import diffusers
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -23,24 +24,10 @@ _CLASSES: Mapping[str, tuple[str, Mapping[str, object]]] = {
 }
 
 
-class _Scheduler(Protocol):
-    timesteps: Tensor
-    init_noise_sigma: float
-    alphas_cumprod: Tensor
-
-    def set_timesteps(self, num_inference_steps: int) -> None: ...
-
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
-
-    def step(
-        self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool, **extra: object
-    ) -> tuple[Tensor, ...]: ...
-
-
 class DiffusersSampler:
     """One walk's scheduler; its tables stay on the CPU, where indexing them waits for no device."""
 
-    def __init__(self, scheduler: _Scheduler, device: torch.device, timesteps: Tensor | None = None) -> None:
+    def __init__(self, scheduler: Any, device: torch.device, timesteps: Tensor | None = None) -> None:
         self._scheduler = scheduler
         self._device = device
         self.timesteps = scheduler.timesteps.to(device) if timesteps is None else timesteps
@@ -59,12 +46,13 @@ class DiffusersSampler:
 
     def model_input(self, latents: Tensor, index: int) -> Tensor:
         """Latents as the scheduler scales them for the model, (B, C, h, w)."""
-        return self._scheduler.scale_model_input(latents, self._scheduler.timesteps[index])
+        return cast(Tensor, self._scheduler.scale_model_input(latents, self._scheduler.timesteps[index]))
 
     def step(self, prediction: Tensor, index: int, latents: Tensor, generator: Generator) -> Tensor:
         """Latents (B, C, h, w) after one more step."""
         timestep = self._scheduler.timesteps[index]
-        return self._scheduler.step(prediction, timestep, latents, return_dict=False, generator=generator)[0]
+        stepped = self._scheduler.step(prediction, timestep, latents, return_dict=False, generator=generator)
+        return cast(Tensor, stepped[0])
 
     def state(self) -> StateTree:
         """What the steps taken have changed in the scheduler; the rest follows from how it is made."""
@@ -133,7 +121,7 @@ def make_sampler(name: str, config: Mapping[str, object], steps: int, device: to
     if name not in _CLASSES:
         raise ModelError(f"no sampler is called {name!r}", fix=f"choose one of {', '.join(_CLASSES)}")
     class_name, overrides = _CLASSES[name]
-    scheduler = cast(_Scheduler, getattr(diffusers, class_name).from_config(dict(config), **overrides))
+    scheduler = getattr(diffusers, class_name).from_config(dict(config), **overrides)
     if not _cuts(scheduler, steps):
         raise ModelError(f"sampler {name!r} cannot take {steps} different steps", fix="use fewer steps")
     return DiffusersSampler(scheduler, device)
@@ -156,14 +144,14 @@ def set_sigmas(scheduler: Any, steps: int, options: Mapping[str, Any]) -> Tensor
     Where they leave them to Euler's scheduler, 1..1/N before the shift: its own go on to stops beside the picture.
     """
     if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
-        options = {"sigmas": torch.linspace(1.0, 1 / steps, steps).tolist(), **options}
-        scheduler.set_timesteps(**options)
+        # an array: older versions of diffusers take no list
+        scheduler.set_timesteps(**{"sigmas": np.linspace(1.0, 1 / steps, steps), **options})
     else:
         scheduler.set_timesteps(steps, **options)
     return cast(Tensor, scheduler.sigmas).float()
 
 
-def size_shift(config: Mapping[str, Any], tokens: int) -> float:
+def size_shift(config: Mapping[str, Any], tokens: int, steps: int = 0) -> float:
     """The line that a scheduler's config draws through two sizes. Source: ``calculate_shift`` in diffusers."""
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
@@ -171,13 +159,13 @@ def size_shift(config: Mapping[str, Any], tokens: int) -> float:
     return float(tokens * slope + (least - slope * low))
 
 
-def flux2_shift(tokens: int, steps: int) -> float:
-    """FLUX.2's own formula, which depends on the steps, too."""
+def flux2_shift(config: Mapping[str, Any], tokens: int, steps: int) -> float:
+    """FLUX.2's own formula, which depends on the steps, and not on the ``config``."""
     pipeline: Any = import_module("diffusers.pipelines.flux2.pipeline_flux2")
     return float(pipeline.compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
 
 
-def _cuts(scheduler: _Scheduler, steps: int) -> bool:
+def _cuts(scheduler: Any, steps: int) -> bool:
     """Set ``steps`` timesteps; whether they are all different, and none beyond those of the training."""
     trained = len(scheduler.alphas_cumprod)
     if steps > trained:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from leco_plugin.config.families import Distilled
@@ -15,6 +15,7 @@ from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
+from leco_plugin.families.base import BaseDenoiser
 from leco_plugin.families.embeddings import used_embeddings
 from leco_plugin.families.encode import Encoded, Layer, PromptOptions, encode_prompts
 from leco_plugin.families.placement import Placement, free
@@ -27,13 +28,14 @@ from leco_plugin.families.tokens import similar_words
 PIXELS_PER_LATENT = 8
 
 
-class SDDenoiser:
+class SDDenoiser(BaseDenoiser):
     """A UNet2DConditionModel behind the Denoiser contract.
 
     ``scheduler`` is the config that decides the noise schedule and the prediction type. The parts besides the
     UNet come from ``source`` when they are needed.
     """
 
+    _source: Source
     family: Family = "sd1"
     uses_size_conditioning: ClassVar[bool] = False
     guide = staticmethod(guided)
@@ -78,14 +80,6 @@ class SDDenoiser:
         self._cut.update(encoded.cut)
         return encoded
 
-    def truncated(self, prompts: Sequence[str]) -> list[str]:
-        """Which of ``prompts`` are longer than the text encoder reads; known after ``encode``."""
-        return [prompt for prompt in prompts if prompt in self._cut]
-
-    def cut(self, prompt: str) -> str:
-        """The end of a truncated prompt that the text encoder does not see, as its tokenizer writes it."""
-        return self._cut[prompt]
-
     def pieces(self, words: Sequence[str]) -> dict[str, list[str]]:
         """The tokens that each word becomes, but for those that stand for a learned embedding."""
         tokenizer = self._source.tokenizer(0)
@@ -127,39 +121,11 @@ class SDDenoiser:
         """Signal-to-noise ratio (R,) at ``timesteps`` (R,)."""
         return diffusion_snr(self._alphas_cumprod, timesteps)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in -1..1 of ``latents`` (B, C, h, w).
-
-        The VAE is loaded when first asked, and is on the device only meanwhile: a run needs the memory.
-        """
-        vae = self._vae().to(self.device)
-        scaled = latents.float() / vae.config.scaling_factor
-        try:
-            return _decoded(vae, scaled)
-        except torch.cuda.OutOfMemoryError:
-            # tile by tile from now on: slower, with seams that are hardly to be seen
-            vae.enable_tiling()
-            vae.enable_slicing()
-            return _decoded(vae, scaled)
-        finally:
-            vae.to("cpu")
-
-    def _vae(self) -> AutoencoderKL:
-        if not hasattr(self, "_loaded_vae"):
-            # float32: SD's VAE overflows in fp16
-            self._loaded_vae = self._source.vae().eval().requires_grad_(False)
-        return self._loaded_vae
-
 
 class SD2Denoiser(SDDenoiser):
     """Stable Diffusion 2.x: OpenCLIP's text encoder, of which diffusers keeps the 23 layers that are read."""
 
     family: Family = "sd2"
-
-
-@torch.no_grad()
-def _decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    return cast(Tensor, vae.decode(latents, return_dict=False)[0])
 
 
 def compute_dtype(unet: nn.Module) -> torch.dtype:

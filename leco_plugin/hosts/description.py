@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leco_plugin.config.run import Option, short_name
+from leco_plugin.config.run import Option, RunDescription, short_name
 from leco_plugin.config.schema import LecoConfig, PromptPair
 
 
@@ -18,6 +18,10 @@ def facts(
     yield from host.items()
     yield "targets", ", ".join(targets)
     yield "pairs", str(len(pairs))
+    # the family's where nobody says them
+    sizes = dict.fromkeys(f"{pair.resolution[0]} x {pair.resolution[1]}" for pair in pairs)
+    strengths = dict.fromkeys(f"{pair.guidance_scale:g}" for pair in pairs if not pair.keeps)
+    yield "edit", f"strength {', '.join(strengths)}, at {', '.join(sizes)} pixels"
     if leco.preserve:
         yield "preserved", ", ".join(map(repr, leco.preserve))
     steps = f"{leco.max_denoising_steps} {walk} steps".replace("  ", " ")
@@ -25,10 +29,14 @@ def facts(
     yield "seed", str(seed)
 
 
-def options(pairs: Sequence[PromptPair], leco: LecoConfig, host: Mapping[str, Any]) -> dict[str, Option]:
-    """What a run was started with, by dotted names: LECO's options, and those of the ``host``."""
+def describe(pairs: Sequence[PromptPair], leco: LecoConfig, said: Mapping[str, Any], **run: Any) -> RunDescription:
+    """The run of a host that draws bars of its own; ``said`` are its options, and ``run`` what else is known of it.
+
+    It was started with LECO's options, by dotted names, and those of the host.
+    """
     own = {f"leco.{name}": value for name, value in leco.model_dump(mode="json").items()}
-    return {"pairs": len(pairs), **{name: _plain(value) for name, value in {**host, **own}.items()}}
+    options = {"pairs": len(pairs), **{name: _plain(value) for name, value in {**said, **own}.items()}}
+    return RunDescription(pairs=tuple(pairs), preserve=leco.preserve, options=options, own_console=True, **run)
 
 
 def _plain(value: object) -> Option:

@@ -11,9 +11,8 @@ from statistics import fmean
 from leco_plugin.atomic import write_atomically
 from leco_plugin.config.schema import PromptPair
 from leco_plugin.config.words import effect_in_words
-from leco_plugin.engine.figures import Effect, Measured
+from leco_plugin.engine.figures import FAR_OFF, Effect, Measured
 from leco_plugin.engine.measure import Bench, asks, unit
-from leco_plugin.engine.progress import BEYOND
 from leco_plugin.errors import ConfigError, NetworkError
 from leco_plugin.lora.file import Lora, with_pairs
 from leco_plugin.lora.scale import scaled, scaled_metadata
@@ -29,6 +28,8 @@ DRIFT_LIMIT = 1.0
 """How far pictures of untouched prompts may move where nobody says it, in units of the concept."""
 _GRID = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 """Multiples of the useful strength among which the range ends."""
+_FURTHEST = 1.2
+"""How much of what is wanted the range of an erase reaches; beyond, shapes broke on the built-in model."""
 _ROUNDS, _CLOSE, _MOST_CHANGE, _STRONGEST = 10, 0.03, 4.0, 64.0
 
 
@@ -83,7 +84,7 @@ def calibrate(
             write_atomically(target.with_suffix(".json"), sidecar(metadata))
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}", fix="choose another --output") from None
-    page.lines(_report(found, subject.pairs, target, drift_limit))
+    page.prose(_report(found, subject.pairs, target, drift_limit))
 
 
 def find_calibration(
@@ -95,7 +96,7 @@ def find_calibration(
     before, strength = _search(path, bench, sides, unit(asking), effect)
     measured = _measure(bench, sides, [strength * multiple for multiple in _GRID], strength, drift=True)
     # a slider that goes too far stops growing; what is taken away can be taken further than there is any of it
-    most = BEYOND * (effect or measured.whole) if len(sides) == 1 else math.inf
+    most = _FURTHEST * (effect or measured.whole) if len(sides) == 1 else math.inf
     ends = {side: end_of(measured, side, strength, drift_limit, most) for side in sides}
     return Calibration(
         before=before,
@@ -146,20 +147,23 @@ def _measure(
 def end_of(measured: Measured, side: float, strength: float, drift_limit: float, most: float = math.inf) -> float:
     """How many times the useful strength the LoRA can be used at.
 
-    Drift is bounded, the effect by ``most``, and every step goes further.
+    Drift is bounded, the effect by ``most`` and then how far off pictures are, and every step goes further.
     """
-    last, last_drift, before = 0.0, 0.0, 0.0
+    limits = drift_limit, most, FAR_OFF if most < math.inf else math.inf
+    last, before = 0.0, (0.0, 0.0, 0.0)
     for multiple in _GRID:
         here = side * strength * multiple
-        effect = side * measured.effect(here).along
-        if effect <= before:
+        found = measured.effect(here)
+        ahead = Effect(side * found.along, found.beside)
+        now = measured.drift(here) or 0.0, ahead.along, ahead.off
+        if now[1] <= before[1]:
             return last
-        drift = measured.drift(here) or 0.0
-        if drift > drift_limit or effect > most:
-            by_drift = (drift_limit - last_drift) / (drift - last_drift) if drift > drift_limit else 1.0
-            by_effect = (most - before) / (effect - before) if effect > most else 1.0
-            return int(10 * (last + min(by_drift, by_effect) * (multiple - last))) / 10
-        last, last_drift, before = multiple, drift, effect
+        crossed = [
+            (limit - was) / (is_ - was) for limit, was, is_ in zip(limits, before, now, strict=True) if is_ > limit
+        ]
+        if crossed:
+            return int(10 * (last + min(crossed) * (multiple - last))) / 10
+        last, before = multiple, now
     return last
 
 

@@ -1,6 +1,7 @@
-"""What the commands of this package share: plain lines, whole numbers within bounds, mistakes in one sentence."""
+"""What the commands of this package share: plain lines, numbers within bounds, mistakes in one sentence."""
 
 import argparse
+import math
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -11,19 +12,21 @@ def say(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class WholeNumber:
-    """An argparse type: a whole number of at least ``low``."""
+class Number:
+    """An argparse type: a number of ``kind`` within bounds."""
 
-    low: int
+    kind: type[int] | type[float]
+    low: float
+    high: float = math.inf
 
-    def __call__(self, text: str) -> int:
+    def __call__(self, text: str) -> int | float:
         """Return the number that ``text`` writes."""
         try:
-            number = int(text)
+            number = self.kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if number < self.low:
-            raise argparse.ArgumentTypeError(f"{number} is too small, at least {self.low} is needed")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (self.kind is int)}number") from None
+        if not self.low <= number <= self.high:
+            raise argparse.ArgumentTypeError(f"{text} is out of range, which is {self.low:g} to {self.high:g}")
         return number
 
 

@@ -3,7 +3,6 @@
 Full prompts ("a small red star on a white background") over all combinations evenly, each from fresh noise.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from leco_plugin.errors import LecoError, ModelError
 from leco_plugin.tiny import BUILTIN, MODEL_FOLDER, WEIGHTS
-from leco_plugin.tiny.arguments import Parser, WholeNumber, say
+from leco_plugin.tiny.arguments import Number, Parser, say
 from leco_plugin.tiny.pictures import (
     BACKGROUNDS,
     COLOURS,
@@ -158,27 +157,17 @@ def _folder(text: str) -> Path:
     return BUILTIN.get(text, Path(text))
 
 
-def _guidance(text: str) -> float:
-    try:
-        guidance = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0.0 <= guidance <= 100.0:
-        raise argparse.ArgumentTypeError(f"{text} is out of range, which is 0 to 100")
-    return guidance
-
-
 def _parser() -> Parser:
     about = "Count how often the model draws its prompt."
     parser = Parser(prog="python -m leco_plugin.tiny.measure", description=about)
     parser.add_argument(
         "--model", type=_folder, default=MODEL_FOLDER, help="builtin:NAME or diffusers folder [builtin:tiny]"
     )
-    parser.add_argument("--prompts", type=WholeNumber(1), default=540, help="[%(default)s, each combination twice]")
-    parser.add_argument("--guidance", type=_guidance, default=3.5, help="[%(default)s]")
-    parser.add_argument("--steps", type=WholeNumber(1), default=20, help="sampler steps [%(default)s]")
-    parser.add_argument("--seed", type=WholeNumber(0), default=0, help="[%(default)s]")
-    parser.add_argument("--threads", type=WholeNumber(1), default=2, help="CPU threads of torch [%(default)s]")
+    parser.add_argument("--prompts", type=Number(int, 1), default=540, help="[%(default)s, each combination twice]")
+    parser.add_argument("--guidance", type=Number(float, 0, 100), default=3.5, help="[%(default)s]")
+    parser.add_argument("--steps", type=Number(int, 1), default=20, help="sampler steps [%(default)s]")
+    parser.add_argument("--seed", type=Number(int, 0), default=0, help="[%(default)s]")
+    parser.add_argument("--threads", type=Number(int, 1), default=2, help="CPU threads of torch [%(default)s]")
     parser.add_argument("--picture", type=Path, help="write all pictures to this PNG")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     return parser

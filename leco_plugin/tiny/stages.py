@@ -1,31 +1,26 @@
 """The stages of the making, each a loss for ``fit``: VAE, its decoder alone, UNet or flow model with text encoder."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from leco_plugin.tiny.architecture import (
-    SCALING_FACTOR,
-    TOKENS,
-    new_scheduler,
-    post_quant_conv,
-    scale_latents,
-    to_tensor,
-)
+from leco_plugin.tiny import MODEL_FOLDER
+from leco_plugin.tiny.architecture import SCALING_FACTOR, scale_latents, to_tensor
 from leco_plugin.tiny.fit import Dice, Score, Stage, fit
-from leco_plugin.tiny.flow_architecture import predict
 from leco_plugin.tiny.pictures import Attributes, caption, picture, random_attributes
 
 if TYPE_CHECKING:
     from diffusers import ZImagePipeline
 
+TEXT_TOKENS = 32
+"""What Z-Image's prompts are padded to: a multiple of 32, and no prompt of the little world is longer."""
 SNR_CAP = 5.0
 """Min-SNR weighting (arXiv:2303.09556): steps with less noise than this count no more than it."""
 
@@ -58,7 +53,7 @@ def train_vae(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path) ->
 def train_decoder(vae: AutoencoderKL, stage: Stage, pixels: Tensor, folder: Path) -> None:
     """Sharpen the decoder alone on latents with a little noise, such as a UNet leaves in them."""
     mean, std = encode(vae, pixels)
-    trained = [*vae.decoder.parameters(), *post_quant_conv(vae).parameters()]
+    trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
 
     def score(_step: int, dice: Dice) -> Score:
         chosen = _choice(len(pixels), stage.batch, dice)
@@ -89,11 +84,14 @@ def train_unet(
 ) -> None:
     """Teach both to predict the noise in ``latents`` (mean and std, (N, 4, 8, 8) each) from captions of ``shown``."""
     mean, std = (part * SCALING_FACTOR for part in latents)
-    alphas = new_scheduler().alphas_cumprod
+    alphas = DDIMScheduler.from_pretrained(MODEL_FOLDER, subfolder="scheduler").alphas_cumprod
     ratio = alphas / (1.0 - alphas)
     weights = ratio.clamp(max=SNR_CAP) / ratio
     weights = weights / weights.mean()
-    token_ids = _token_ids(tokenizer)
+
+    @cache
+    def token_ids(words: str) -> list[int]:
+        return list(tokenizer(words, padding="max_length").input_ids)
 
     def score(_step: int, dice: Dice) -> Score:
         clean, captions, rows = _batch(mean, std, shown, stage.batch, dice)
@@ -136,6 +134,22 @@ def train_flow(
     fit(stage, both, score, folder)
 
 
+def predict(
+    pipeline: "ZImagePipeline", latents: Tensor, times: Tensor, captions: Sequence[str], rows: Tensor
+) -> Tensor:
+    """Picture - noise (R, 4, 8, 8) for ``latents`` of that shape at ``times`` (R,): 0 is noise, 1 the picture.
+
+    ``rows`` (R,) tells which of ``captions`` each has.
+    """
+    # a list of its own: the pipeline writes into it
+    texts, _ = pipeline.encode_prompt(
+        list(captions), do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS
+    )
+    each = [texts[row] for row in rows.tolist()]
+    said = pipeline.transformer([one[:, None] for one in latents], times, each, return_dict=False)[0]
+    return torch.stack([one.squeeze(1) for one in said])
+
+
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and std of the latents of ``pixels`` uint8 (N, 64, 64, 3): (N, 4, 8, 8) each, unscaled."""
@@ -175,15 +189,3 @@ def _errors(decoded: Tensor, images: Tensor, stress: float) -> tuple[Tensor, Ten
     weight = weight / weight.mean()
     difference = decoded - images
     return (weight * difference.pow(2)).mean(), (weight * difference.abs()).mean()
-
-
-def _token_ids(tokenizer: CLIPTokenizer) -> Callable[[str], list[int]]:
-    """A function from caption to 77 token ids that remembers what it was asked."""
-    known: dict[str, list[int]] = {}
-
-    def token_ids(text: str) -> list[int]:
-        if text not in known:
-            known[text] = list(tokenizer(text, padding="max_length", max_length=TOKENS).input_ids)
-        return known[text]
-
-    return token_ids

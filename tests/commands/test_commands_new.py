@@ -57,11 +57,16 @@ def test_little_memory_is_spared(
 
 
 def test_a_job_for_ai_toolkit_says_what_that_needs(capsys: pytest.CaptureFixture[str]):
-    """A device, a sampler and the family, in the host's words."""
+    """A device, a sampler and the family, in the host's words, and what the pages of its web UI look for."""
     assert cli.main(["new", *SLIDER, "--model", XL, "--memory", "24", "--host", "ai-toolkit", "--name", "s"]) == 0
     job = load_job(Path("output/s/s.yaml")).job
+    process = yaml.safe_load(Path("output/s/s.yaml").read_text("utf-8"))["config"]["process"][0]
+    assert (process["datasets"], process["sample"]) == ([], {"samples": []})
+    assert process["logging"] == {"log_every": 1, "use_ui_logger": True}
     assert (job.device, job.model.is_xl, job.train.noise_scheduler) == ("cuda:0", True, "ddim")
     assert "leco host submit ai-toolkit output/s/s.yaml" in capsys.readouterr().out
+    # the host runs in its own folder
+    assert job.output_folder == Path("output/s").absolute()
 
 
 @pytest.mark.parametrize(

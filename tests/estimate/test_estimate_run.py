@@ -149,8 +149,9 @@ def test_numbers_beyond_all_bounds_are_answered(tmp_path, section, values):
     ("name", "reason"),
     [
         ("someone/not-in-the-cache", "is not in the hub's cache"),
+        ("someone/FLUX.1-dev", "is not in the hub's cache"),
         ("no/such/folder/", "there is no"),
-        ("/no/such/file.safetensors", "there is no /no/such/file.safetensors"),
+        ("/no/such/file.safetensors", "/no/such/file.safetensors is not a diffusers folder, and there is no such file"),
     ],
 )
 def test_what_is_not_at_hand_is_said_and_nothing_is_downloaded(name, reason, tmp_path):

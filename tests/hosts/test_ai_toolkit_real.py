@@ -44,7 +44,15 @@ TINY = PACKAGE / "tiny" / "model"
 RUNNER = Path(__file__).parent / "ai_toolkit_stand_in.py"
 LECO: dict[str, Any] = {
     "max_denoising_steps": 6,
-    "targets": [{"target_class": "", "positive": "a big shape", "negative": "a small shape", "resolution": 64}],
+    "targets": [
+        {
+            "target_class": "",
+            "positive": "a big shape",
+            "negative": "a small shape",
+            "resolution": 64,
+            "guidance_scale": 1.0,
+        },
+    ],
 }
 TRAIN = {
     "steps": 3,
@@ -251,6 +259,16 @@ def test_a_goal_that_is_reached_ends_the_training(host: Host, output: str) -> No
     assert reached[max(reached)] >= 0.05
     losses = host.figures("enough", "loss/loss")
     assert len({losses[step] for step in range(int(told[1]), 200)}) == 1
+    tensors = load_file(host.file("enough"))
+    longer = {"steps": 203}
+    text = host.run(
+        host.job("enough", {"name_or_path": str(TINY)}, train=longer, save={"save_every": 1000}, leco=ENOUGH)
+    )
+    assert "Found step 200 in metadata" in text
+    assert "anew" not in text
+    assert host.metadata(host.file("enough"))["ss_steps"] == told[1], "a goal that was reached stays so"
+    again = load_file(host.file("enough"))
+    assert all(torch.equal(tensors[key], again[key]) for key in tensors)
 
 
 def test_the_host_draws_its_samples(host: Host, output: str) -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from small_models import model_folder
 from tiny_flow import z_image_folder
 
 from leco_plugin.config.build import load_prompts
-from leco_plugin.events import StepDone
+from leco_plugin.events import RunEnded, StepDone
 from leco_plugin.hookspecs import hookimpl
 from leco_plugin.network.lora_file import write_tensors
+from leco_plugin.observers.history import history_path, read_history
 from leco_plugin.plugins import plugin_manager, run_job
 from leco_plugin.tiny import MODEL_FOLDER
 
@@ -49,6 +52,7 @@ positive = "red"
 unconditional = "blue"
 neutral = "a circle"
 action = "enhance"
+guidance_scale = 1.0
 multiplier = -1.5
 batch_size = 2
 resolution = 64
@@ -94,12 +98,15 @@ class Workplace:
         return done.stdout + done.stderr
 
     def start(self, config: dict[str, Any], *flags: str, prompts: str = PROMPTS) -> subprocess.CompletedProcess[str]:
+        return self.python(*self.command(config, *flags, prompts=prompts))
+
+    def command(self, config: dict[str, Any], *flags: str, prompts: str = PROMPTS) -> list[str]:
+        """Write what a run needs; gives the arguments of Python that start it."""
         self.folder.mkdir(exist_ok=True)
         self.write(self.folder / "config.json", config)
         (self.folder / "prompts.toml").write_text(prompts)
         command = ["-m", "leco_plugin", "host", "run", "onetrainer", "--root", str(ROOT), "--seed", "5"]
-        given = ["--config-path", "config.json", "--prompts", "prompts.toml", *flags]
-        return self.python(*command, *given)
+        return [*command, "--config-path", "config.json", "--prompts", "prompts.toml", *flags]
 
     def write(self, path: Path, config: dict[str, Any]) -> None:
         """A config of the host whose files are in this folder."""
@@ -112,12 +119,16 @@ class Workplace:
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the host's Python, with LECO in it."""
-        source = Path(__file__).parents[2]
-        places = {"PYTHONPATH": f"{source}{os.pathsep}{source / 'converters'}", "HF_HUB_OFFLINE": "1"}
         return subprocess.run(
-            [str(PYTHON), *arguments], cwd=self.folder, env={**os.environ, **places}, capture_output=True, text=True,
+            [str(PYTHON), *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        source = Path(__file__).parents[2]
+        places = {"PYTHONPATH": f"{source}{os.pathsep}{source / 'converters'}", "HF_HUB_OFFLINE": "1"}
+        return {**os.environ, **places}
 
     def losses(self) -> list[float]:
         """What the host wrote to TensorBoard, step by step."""
@@ -142,7 +153,7 @@ class Watching(Recorder):
 def builtin_losses(folder: Path, prompts: Path, **sections: Any) -> tuple[list[float], Path]:
     """Losses and file of the same run in the built-in host."""
     watching = Watching()
-    job = tiny_job(folder, pairs=load_prompts(prompts).pairs, save={"dtype": "float32"}, **sections)
+    job = tiny_job(folder, pairs=load_prompts(prompts).pairs, save={"dtype": "float32", "overwrite": True}, **sections)
     outcome = run_job(job, manager=plugin_manager([watching], installed=False))
     return [event.loss for event in watching.of(StepDone)], outcome.path
 
@@ -159,13 +170,15 @@ def start_file(folder: Path, prompts: Path, model: dict[str, str]) -> Path:
 
 
 POOL = {"walk": "pool", "preserve": ["blue"], "max_denoising_steps": 8}
+AUTO = {**POOL, "preserve": ["blue", "auto"]}
+"""What lies near red has to be the same words."""
 
 
 @pytest.mark.parametrize(
     ("family", "leco", "sampler"),
     [
         pytest.param(None, {"max_denoising_steps": 10}, "ddim", id="SD1, trained"),
-        pytest.param(None, POOL, "euler", id="SD1, trained, pool"),
+        pytest.param(None, AUTO, "euler", id="SD1, trained, pool, what lies near"),
         # the host drops what a model's own scheduler says of timestep_spacing, which ddim has a fixed default for
         pytest.param("sd2", POOL, "ddim", id="SD2 that predicts v"),
         pytest.param("sdxl", POOL, "ddim", id="SDXL"),
@@ -269,6 +282,25 @@ def test_a_run_samples_backs_up_and_resumes(place, tmp_path, family):
     assert "Continuing training from backup" in said
     again = load_file(place.lora)
     assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_ctrl_c_ends_a_run_after_the_step_and_saves(place):
+    """With a sentence, and the exit code of Ctrl-C."""
+    command = place.command({}, "--steps", "100000", "--leco", "max_denoising_steps=4")
+    running = subprocess.Popen(
+        [str(PYTHON), *command], cwd=place.folder, env=place.environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    history = history_path(place.folder / "workspace", "lora")
+    while running.poll() is None and not (history.is_file() and read_history(history).of(StepDone)):
+        time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate()[0]
+    assert running.returncode == 130, said[-3000:]
+    (ended,) = read_history(history).of(RunEnded)
+    assert ended.interrupted
+    assert f"stopped after {ended.steps} step" in said
+    assert loads("sd1", MODEL_FOLDER, place.lora)
 
 
 def test_its_window_trains_with_a_prompt_file(place, tmp_path):

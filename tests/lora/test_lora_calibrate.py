@@ -89,10 +89,11 @@ def test_the_input_is_overwritten_only_when_told(
     assert target_of(copy, None) == tmp_path / "copy-calibrated.safetensors"
 
 
-def measured(along: dict[float, float], drift: dict[float, float]) -> Measured:
-    """One pair whose concept is 1, and one prompt that shall stay."""
+def measured(along: dict[float, float], drift: dict[float, float], beside: float = 0.0) -> Measured:
+    """One pair whose concept is 1, with so much beside each effect, and one prompt that shall stay."""
     pair = PromptPair(target="a", positive="b")
-    figures = PairFigures(pair, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, {}, along, {at: x * x for at, x in along.items()})
+    change = {at: x * x * (1 + beside**2) for at, x in along.items()}
+    figures = PairFigures(pair, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, {}, along, change)
     return Measured((figures,), {"c": {at: x * x for at, x in drift.items()}}, states=1)
 
 
@@ -106,6 +107,14 @@ def test_the_range_ends_where_drift_or_the_way_back_begins() -> None:
     assert end_of(measured(on, quick), 1.0, 2.0, drift_limit=1.7) == 1.7
     assert end_of(measured(back, calm), 1.0, 2.0, drift_limit=2.0) == 1.5
     assert end_of(measured(on, calm), 1.0, 2.0, drift_limit=2.0, most=1.2) == 1.2
+
+
+def test_the_range_of_an_erase_ends_where_its_pictures_break() -> None:
+    """0.4 off at the useful strength and 0.78 at half as much again: 0.5 lies a fourth of the way between them."""
+    grid = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+    on, calm = {2 * at: at for at in grid}, dict.fromkeys((2 * at for at in grid), 0.0)
+    assert end_of(measured(on, calm, beside=0.4), 1.0, 2.0, drift_limit=2.0, most=2.0) == 1.1
+    assert end_of(measured(on, calm, beside=0.4), 1.0, 2.0, drift_limit=2.0) == 3.0
 
 
 def refused(capsys: pytest.CaptureFixture[str], path: Path, *more: object) -> str:

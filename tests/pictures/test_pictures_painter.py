@@ -137,7 +137,7 @@ def test_a_picture_that_does_not_fit_into_memory_is_decoded_in_tiles(parts, monk
     denoiser, _ = parts
     latents = randn(2, 4, 8, 8, seed=3)
     whole = denoiser.decode(latents)
-    vae, tiled = denoiser._vae(), []
+    vae, tiled = denoiser._loaded_vae, []
 
     class Full(type(vae.decoder)):
         """Takes tiles alone."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +12,13 @@ from leco_plugin.config.families import Distilled, takes_guidance
 from leco_plugin.contracts import PredictionType, TextRows
 from leco_plugin.core.walk import guided
 from leco_plugin.errors import ModelError
-from leco_plugin.families.flow.decode import decoded
+from leco_plugin.families.base import BaseDenoiser
 from leco_plugin.families.flow.layout import LAYOUTS
 from leco_plugin.families.flow.rows import FlowRows, FlowTable, Text
 from leco_plugin.families.flow.source import FlowSource
 from leco_plugin.families.flow.table import RECIPES
 from leco_plugin.families.placement import Placement
-from leco_plugin.families.samplers import FlowSampler
+from leco_plugin.families.samplers import FlowSampler, set_sigmas
 from leco_plugin.families.tokens import similar_words
 
 _TRAINED = 1000.0
@@ -27,13 +26,14 @@ _TRAINED = 1000.0
 _SCHNELL_LENGTH = 256
 
 
-class FlowDenoiser:
+class FlowDenoiser(BaseDenoiser):
     """A transformer of ``source``. Predicts noise - picture at times 0..1000, whatever the family's own conventions.
 
     ``embedding`` is the guidance that a guidance-distilled model is given as a number. The text encoders come from
     ``source`` when prompts are encoded, and are gone before the transformer is used.
     """
 
+    _source: FlowSource
     prediction_type: PredictionType = "flow"
     uses_size_conditioning: ClassVar[bool] = False
 
@@ -50,7 +50,7 @@ class FlowDenoiser:
     ) -> None:
         self._source, self._transformer, self.device, self._dtype = source, transformer, device, dtype
         self._recipe = RECIPES[source.family.name]
-        self._layout = LAYOUTS[self._recipe.layout]
+        self._layout, self._pixels = LAYOUTS[self._recipe.layout], self._recipe.pixels
         self._config = source.config("transformer")
         self._placement = placement or Placement(transformer, device)
         self.distilled = distilled
@@ -102,14 +102,6 @@ class FlowDenoiser:
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         ids = tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids
         return str(tokenizer.decode(ids[self.length :])) if len(ids) > self.length else ""
-
-    def truncated(self, prompts: Sequence[str]) -> list[str]:
-        """Which of ``prompts`` are longer than the model reads; known after ``encode``."""
-        return [prompt for prompt in prompts if prompt in self._cut]
-
-    def cut(self, prompt: str) -> str:
-        """The end of a truncated prompt."""
-        return self._cut[prompt]
 
     def similar(self, word: str, count: int) -> dict[str, float]:
         """The words whose embeddings are the most alike, and how alike; see ``tokens.similar_words``."""
@@ -174,27 +166,13 @@ class FlowDenoiser:
         if recipe.own_sigmas:
             scheduler.set_timesteps(steps, **options)
         else:
-            # an array: older versions of diffusers take no list
-            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **options)
+            set_sigmas(scheduler, steps, options)
         return FlowSampler(scheduler.sigmas, self.device)
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Signal-to-noise ratio (R,) at ``timesteps`` (R,): the latents are (1 - s) picture + s noise."""
         noise = timesteps.float() / _TRAINED
         return ((1 - noise) / noise).square()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in -1..1 of ``latents`` (B, C, h, w); the VAE is on the device only meanwhile."""
-        if not hasattr(self, "_loaded_vae"):
-            self._loaded_vae = self._source.vae().requires_grad_(False)
-        vae = self._loaded_vae.to(self.device)
-        try:
-            return decoded(vae, latents.float(), self._recipe.pixels)
-        except torch.cuda.OutOfMemoryError:
-            vae.enable_tiling()
-            return decoded(vae, latents.float(), self._recipe.pixels)
-        finally:
-            vae.to("cpu")
 
 
 _KREA2_TURBO_MU = 1.15

@@ -44,15 +44,7 @@ class Recipe:
     """What the pipeline scales a guided prediction back to: the norm of the conditional one per token or per row of
     latent pixels; empty where it leaves it."""
     pixels: str = "shifted"
-    """How latents are scaled for the VAE; see ``decode``."""
-
-
-def _line(config: Config, tokens: int, steps: int) -> float:
-    return size_shift(config, tokens)
-
-
-def _flux2_mu(config: Config, tokens: int, steps: int) -> float:
-    return flux2_shift(tokens, steps)
+    """How latents are scaled for the VAE; see ``base.decoded``."""
 
 
 def _grid(h: int, w: int, device: torch.device) -> Tensor:
@@ -67,31 +59,14 @@ def _image_ids(h: int, w: int, device: torch.device) -> Tensor:
 # --- text: always a list of its own, since some pipelines write into the one that they are given
 
 
-def _flux_text(pipe: Any, prompt: str, length: int) -> Text:
-    states, pooled, _ = pipe.encode_prompt([prompt], None, max_sequence_length=length)
-    return {"states": states[0], "pooled": pooled[0]}
+def _text(*names: str, **options: Any) -> Callable[[Any, str, int], Text]:
+    """What ``encode_prompt`` with these ``options`` answers, by name; answers without a name are left out."""
 
+    def text(pipe: Any, prompt: str, length: int) -> Text:
+        answers = pipe.encode_prompt([prompt], max_sequence_length=length, **options)
+        return {name: answer[0] for name, answer in zip(names, answers, strict=False) if name}
 
-def _sd3_text(pipe: Any, prompt: str, length: int) -> Text:
-    states, _, pooled, _ = pipe.encode_prompt(
-        [prompt], None, None, do_classifier_free_guidance=False, max_sequence_length=length
-    )
-    return {"states": states[0], "pooled": pooled[0]}
-
-
-def _plain_text(pipe: Any, prompt: str, length: int) -> Text:
-    states, *_ = pipe.encode_prompt([prompt], max_sequence_length=length)
-    return {"states": states[0]}
-
-
-def _unguided_text(pipe: Any, prompt: str, length: int) -> Text:
-    states, *_ = pipe.encode_prompt([prompt], do_classifier_free_guidance=False, max_sequence_length=length)
-    return {"states": states[0]}
-
-
-def _chroma_text(pipe: Any, prompt: str, length: int) -> Text:
-    states, _, mask, *_ = pipe.encode_prompt([prompt], do_classifier_free_guidance=False, max_sequence_length=length)
-    return {"states": states[0], "mask": mask[0]}
+    return text
 
 
 def _lumina2_text(pipe: Any, prompt: str, length: int) -> Text:
@@ -100,11 +75,6 @@ def _lumina2_text(pipe: Any, prompt: str, length: int) -> Text:
         states, mask, *_ = pipe.encode_prompt([prompt], False, max_sequence_length=length)
     else:
         states, mask = pipe._get_gemma_prompt_embeds([prompt], max_sequence_length=length)
-    return {"states": states[0], "mask": mask[0]}
-
-
-def _krea2_text(pipe: Any, prompt: str, length: int) -> Text:
-    states, mask = pipe.encode_prompt([prompt], max_sequence_length=length)
     return {"states": states[0], "mask": mask[0]}
 
 
@@ -178,26 +148,30 @@ def _auraflow_inputs(rows: FlowRows, h: int, w: int) -> dict[str, Any]:
     return {"encoder_hidden_states": rows.stacked("states")}
 
 
+_UNGUIDED = {"do_classifier_free_guidance": False}
+_FLUX2 = Recipe(
+    _text("states"), _flux2_inputs, layout="flat", mu=flux2_shift, tokens=lambda c, h, w: h * w, pixels="normalized"
+)
 RECIPES: Mapping[str, Recipe] = {
     "z_image": Recipe(
-        _unguided_text, _z_image_inputs, layout="listed", latents="x", time="t", inverted=True, mu=_line
+        _text("states", **_UNGUIDED), _z_image_inputs, layout="listed", latents="x", time="t", inverted=True,
+        mu=size_shift,
     ),
-    "flux": Recipe(_flux_text, _flux_inputs, mu=_line),
-    "flux2": Recipe(
-        _plain_text, _flux2_inputs, layout="flat", mu=_flux2_mu, tokens=lambda c, h, w: h * w, pixels="normalized"
+    "flux": Recipe(_text("states", "pooled", prompt_2=None), _flux_inputs, mu=size_shift),
+    "flux2": _FLUX2,
+    "flux2_klein": _FLUX2,
+    "qwen_image": Recipe(_text("states"), _qwen_inputs, 1024, mu=size_shift, norm="token", pixels="per channel"),
+    "krea2": Recipe(_text("states", "mask"), _krea2_inputs, mu=size_shift, pixels="per channel"),
+    "chroma": Recipe(_text("states", "", "mask", **_UNGUIDED), _chroma_inputs, mu=size_shift),
+    "sd3": Recipe(
+        _text("states", "", "pooled", prompt_2=None, prompt_3=None, **_UNGUIDED), _sd3_inputs, 256,
+        layout="plain", time_range=1000.0, mu=size_shift, own_sigmas=True,
     ),
-    "flux2_klein": Recipe(
-        _plain_text, _flux2_inputs, layout="flat", mu=_flux2_mu, tokens=lambda c, h, w: h * w, pixels="normalized"
-    ),
-    "qwen_image": Recipe(_plain_text, _qwen_inputs, 1024, mu=_line, norm="token", pixels="per channel"),
-    "krea2": Recipe(_krea2_text, _krea2_inputs, mu=_line, pixels="per channel"),
-    "chroma": Recipe(_chroma_text, _chroma_inputs, mu=_line),
-    "sd3": Recipe(_sd3_text, _sd3_inputs, 256, layout="plain", time_range=1000.0, mu=_line, own_sigmas=True),
     "lumina2": Recipe(
-        _lumina2_text, _masked_inputs, 256, layout="plain", inverted=True, mu=_line, norm="row",
+        _lumina2_text, _masked_inputs, 256, layout="plain", inverted=True, mu=size_shift, norm="row",
         # the pipeline takes the channels for the tokens: kept, since users see its pictures
         tokens=lambda c, h, w: c,
     ),
-    "auraflow": Recipe(_unguided_text, _auraflow_inputs, 256, layout="plain", own_sigmas=True),
+    "auraflow": Recipe(_text("states", **_UNGUIDED), _auraflow_inputs, 256, layout="plain", own_sigmas=True),
 }  # fmt: skip
 """By the names of ``config.families``. Source: the pipelines of diffusers 0.42.1, which tests compare with."""

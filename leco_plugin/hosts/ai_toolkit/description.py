@@ -17,16 +17,15 @@ _SECTIONS = ("model", "network", "train", "save")
 def describe(job: HostJob, process: Any) -> RunDescription:
     """The run of the host's ``process``; its options are those that the job sets."""
     set_there = {f"{above}.{name}": v for above in _SECTIONS for name, v in (process.config.get(above) or {}).items()}
-    return RunDescription(
+    return description.describe(
+        job.section.pairs,
+        job.section.leco,
+        set_there,
         name=str(process.job.name),
         # its user may be in another folder than the host
         folder=Path(process.save_root).absolute(),
         host="ai-toolkit",
         model=str(process.model_config.name_or_path_original),
-        pairs=job.section.pairs,
-        preserve=job.section.leco.preserve,
-        options=description.options(job.section.pairs, job.section.leco, set_there),
-        own_console=True,
         # the host's web UI shows it in a tab of the job
         page=Path(process.save_root, "plugin.html").absolute(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from leco_plugin.config.families import FLOW_FAMILIES
 from leco_plugin.config.fit import Fit
+from leco_plugin.config.window_keys import EMPTY
 from leco_plugin.errors import ConfigError
 from leco_plugin.families.flow.facts import read_config
 from leco_plugin.hosts.ai_toolkit.architectures import check_architecture
@@ -15,7 +16,7 @@ _UNETS = ("sd1", "sd2", "sdxl")
 
 def host_options(family: str | None, name: str, fit: Fit, *, on_cpu: bool) -> dict[str, object]:
     """By dotted option, for the model ``name`` of ``family``; ConfigError where the host does not train it."""
-    own: dict[str, object] = {"device": "cpu" if on_cpu else "cuda:0", "train.optimizer": "adamw"}
+    own: dict[str, object] = {"device": "cpu" if on_cpu else "cuda:0", **EMPTY, "train.optimizer": "adamw"}
     if family in _UNETS:
         own["train.noise_scheduler"] = "ddim"
         if family != "sd1":

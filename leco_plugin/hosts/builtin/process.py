@@ -34,6 +34,7 @@ from leco_plugin.engine.step import StepSettings
 from leco_plugin.engine.stop import stop_on_signal
 from leco_plugin.errors import ConfigError, NetworkError, reason
 from leco_plugin.events import RunEnded, RunStarted, Warned
+from leco_plugin.families.compiled import Compiled
 from leco_plugin.hosts.builtin.folder import Folder, named, new_run_id
 from leco_plugin.hosts.builtin.loop import Loop
 from leco_plugin.hosts.builtin.optim import check_optimizer
@@ -123,6 +124,8 @@ class LecoProcess:
                 if interrupted and loop.done == begun:
                     # a LoRA that learnt nothing would only be in the way of the next run
                     raise KeyboardInterrupt
+                if job.memory.torch_compile:
+                    self._compiled(denoiser).keep()
                 crew.refuse_apart(saving.network.parameters())
                 path = saving.end(loop.done, interrupted=interrupted)
             if loop.sampling and not interrupted:
@@ -146,6 +149,11 @@ class LecoProcess:
             message = "files of an earlier run are replaced where this one writes the same"
             self._report(Warned(f"{message}: {named(replaced)}"))
         self._warn(denoiser, saving.network)
+
+    def _compiled(self, denoiser: Denoiser) -> Compiled:
+        job = self._job
+        told = job.memory, job.network, job.train.dtype, job.train.gradient_checkpointing
+        return Compiled(denoiser.module, repr(told), kept=job.memory.dynamo_backend == "inductor")
 
     def _goes_on(self, folder: Folder, stored: Stored | None) -> bool:
         """Whether the files that are there already are of this same run."""
@@ -245,7 +253,7 @@ class LecoProcess:
             *((("processes", f"{count}, each with walks of its own; gradients are averaged"),) if count > 1 else ()),
             *((("distilled", denoiser.distilled.why),) if denoiser.distilled else ()),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
-            *((("compiled", "at its first calls: this takes minutes"),) if job.memory.torch_compile else ()),
+            *((("compiled", str(self._compiled(denoiser))),) if job.memory.torch_compile else ()),
             ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
             ("network", f"{job.network.type}, {sizes}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,16 +22,10 @@ Draw = Callable[[int, int, int], None]
 """Has the host draw a picture of this height and width in pixels, in so many steps."""
 
 
-class _Scheduled(Exception):  # noqa: N818 - the way out of the host's sampler once it has set its timesteps
-    def __init__(self, options: Mapping[str, Any]) -> None:
+class _Found(Exception):  # noqa: N818 - the way out of the host's call once it has what we asked for
+    def __init__(self, what: Any) -> None:
         super().__init__()
-        self.options = options
-
-
-class _Encoded(Exception):  # noqa: N818 - the way out of the host's predict once it has asked for the text
-    def __init__(self, output: Any) -> None:
-        super().__init__()
-        self.output = output
+        self.what = what
 
 
 class _Batch(dict[str, Any]):
@@ -165,8 +159,8 @@ class HostDenoiser(HostedDenoiser):
         ):
             try:
                 self._draw(shape[1] * pixels, shape[2] * pixels, steps)
-            except _Scheduled as scheduled:
-                options = scheduled.options
+            except _Found as found:
+                options = found.what
             else:
                 raise ValueError("it sets no timesteps")
         return set_sigmas(copy.deepcopy(scheduler), steps, options)
@@ -185,7 +179,7 @@ class HostDenoiser(HostedDenoiser):
         def encode(**given: Any) -> None:
             # what would come from the data loader is None, and captions are not dropped
             kept = {k: v for k, v in given.items() if v is not None and not k.endswith("dropout_probability")}
-            raise _Encoded(own(**{**kept, "text": prompt, "batch_size": 1}))
+            raise _Found(own(**{**kept, "text": prompt, "batch_size": 1}))
 
         shape = self.latent_shape(*self.resolution)
         latents = torch.zeros((1, *shape), device=self.device)
@@ -193,8 +187,8 @@ class HostDenoiser(HostedDenoiser):
         try:
             with shadowed(self.model, "encode_text", encode):
                 self._call(steering, _batch(latents, torch.zeros((1, 6))))
-        except _Encoded as encoded:
-            return encoded.output
+        except _Found as encoded:
+            return encoded.what
         raise ModelError(f"OneTrainer's {self.family} does not ask for text")
 
     def _call(self, steering: Steering, batch: _Batch) -> dict[str, Any]:
@@ -218,7 +212,7 @@ class HostDenoiser(HostedDenoiser):
 
 def _scheduled(num_inference_steps: int | None = None, **options: Any) -> None:
     """Stands for a scheduler's ``set_timesteps``."""
-    raise _Scheduled(options)
+    raise _Found(options)
 
 
 def _batch(latents: Tensor, sizes: Tensor) -> _Batch:

@@ -27,15 +27,14 @@ def describe(plan: Plan, config: Any) -> RunDescription:
         "epoch_steps": plan.epoch_steps,
         "seed": plan.seed,
     }
-    return RunDescription(
+    return description.describe(
+        plan.pairs,
+        plan.leco,
+        shown,
         name=Path(config.output_model_destination).stem or "lora",
         folder=Path(config.workspace_dir).absolute(),
         host="onetrainer",
         model=str(config.base_model_name),
-        pairs=plan.pairs,
-        preserve=plan.leco.preserve,
-        options=description.options(plan.pairs, plan.leco, shown),
-        own_console=True,
     )
 
 

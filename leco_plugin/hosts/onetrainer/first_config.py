@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from leco_plugin.config.defaults import title_of
@@ -21,17 +21,17 @@ class _Type:
     encoders: int = 1
     layers: str = "attn-mlp"
     """Its preset of the layers that get the LoRA."""
-    called: Mapping[str, str] | None = None
+    called: Mapping[str, str] = field(default_factory=dict)
     """Other types, by what is in the names of their models."""
 
     def of(self, model: str) -> str:
         """The host's type of this model."""
-        others = (kind for part, kind in (self.called or {}).items() if part in model.lower())
+        others = (kind for part, kind in self.called.items() if part in model.lower())
         return next(others, self.name)
 
 
 _SD2 = "STABLE_DIFFUSION_2"
-_TYPES: Mapping[str, _Type] = {
+TYPES: Mapping[str, _Type] = {
     "sd1": _Type("STABLE_DIFFUSION_15"),
     "sd2": _Type(f"{_SD2}1", called={"2-1-base": f"{_SD2}1_BASE", "2-base": f"{_SD2}0_BASE"}),
     "sdxl": _Type("STABLE_DIFFUSION_XL_10_BASE", 2),
@@ -52,7 +52,7 @@ _OFFLOADED = 0.6
 def host_config(job: JobConfig, family: str | None, fit: Fit, *, on_cpu: bool) -> str:
     """The config as JSON; ConfigError where the host does not train the family, or it is not known."""
     model = job.model.name_or_path
-    kind = _TYPES.get(family or "")
+    kind = TYPES.get(family or "")
     if kind is None:
         found = f"OneTrainer does not train {title_of(family)}" if family else f"it cannot be told what {model} is"
         raise ConfigError(found, fix="choose another trainer, or export a config from OneTrainer's window")

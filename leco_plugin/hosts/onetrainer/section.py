@@ -16,19 +16,13 @@ from leco_plugin.config.files import read_document
 from leco_plugin.config.schema import LecoConfig, PromptPair
 from leco_plugin.errors import ConfigError, Problem, Where
 from leco_plugin.families.known import settle_section
+from leco_plugin.hosts.onetrainer.first_config import TYPES
 
 _FAMILIES: Mapping[str, str] = {
-    "STABLE_DIFFUSION_15": "sd1",
-    **dict.fromkeys((f"STABLE_DIFFUSION_{number}" for number in ("20", "20_BASE", "21", "21_BASE")), "sd2"),
-    "STABLE_DIFFUSION_XL_10_BASE": "sdxl",
-    **dict.fromkeys(("STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35"), "sd3"),
+    # the first where two families have one type
+    **{name: family for family, kind in [*TYPES.items()][::-1] for name in (kind.name, *kind.called.values())},
+    "STABLE_DIFFUSION_20": "sd2",
     **dict.fromkeys(("PIXART_ALPHA", "PIXART_SIGMA"), "other_diffusion"),
-    "FLUX_DEV_1": "flux",
-    "FLUX_2": "flux2",
-    "CHROMA_1": "chroma",
-    "QWEN": "qwen_image",
-    "Z_IMAGE": "z_image",
-    "KREA_2": "krea2",
 }
 """Names in ``config.defaults.ROWS`` by model type; the others are flow models that this host alone has."""
 

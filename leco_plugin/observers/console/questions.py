@@ -20,7 +20,9 @@ def ask(question: str, choices: Sequence[str] = (), check: Callable[[str], objec
         try:
             answer = Prompt.ask(f"[bold]{question}", console=console, choices=list(choices) or None).strip()
             check(answer)
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            # what follows begins its own line
+            console.print()
             raise KeyboardInterrupt from None
         except ConfigError as error:
             console.print(f"[red]{error.problems[0].message}[/]; {error.problems[0].fix}", highlight=False)
