@@ -45,6 +45,8 @@ class HostedDenoiser(ABC):
     def __init__(self) -> None:
         self.separate = False
         """Whether rows are asked one by one, since this model mixes those of one call."""
+        self.mixes = False
+        """Whether its family is known to, by more or less: in 16 bits a small difference cannot be told."""
         self.remarks: list[str] = []
         """What a user has to know of how the model is asked."""
         self._prompts: Sequence[str] = ()
@@ -156,8 +158,10 @@ class HostedDenoiser(ABC):
         """
         order = sorted(range(len(self._prompts)), key=lambda number: len(self._prompts[number]))
         shapes = [self.latent_shape(*size) for size in sizes]
-        if problem := rows_differ(cast(Denoiser, self), table, [order[0], order[-1]], shapes[0], exact=exact):
+        problem = rows_differ(cast(Denoiser, self), table, [order[0], order[-1]], shapes[0], exact=exact)
+        if problem or self.mixes:
             self.separate = True
+            problem = problem or "they are known to differ"
             self.remarks.append(f"{self.family} takes one prompt a call: in one call for several {problem}")
         for shape in shapes:
             self.sampler(sampler, steps, shape)
