@@ -264,3 +264,14 @@ def test_a_reader_that_has_read_enough_is_no_error():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("package", ["peft", "rich"])
+def test_a_package_that_a_host_goes_without_is_named(package: str):
+    """Their environments need not have it; the command that does says so."""
+    script = f"import sys\nsys.modules[{package!r}] = None\nfrom leco_plugin.commands.main import main\n"
+    command = [sys.executable, "-c", f"{script}sys.exit(main(['report', 'nothing']))"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"this command needs the package {package}, which is not installed here" in done.stderr
+    assert f"pip install --no-deps {package}" in done.stderr
