@@ -37,6 +37,7 @@ from leco_plugin.engine.walks import make_walks
 from leco_plugin.errors import is_out_of_memory
 from leco_plugin.estimate.run import Estimator
 from leco_plugin.families import meta
+from leco_plugin.families.compiled import compile_blocks
 from leco_plugin.families.flow.memory import offload
 from leco_plugin.network.peft_lora import PeftLora
 from leco_plugin.tiny import FLOW_FOLDER
@@ -146,7 +147,7 @@ def build(job: JobConfig, variant: str, card: Card) -> tuple[LecoStep, Walks, Pe
         denoiser.module.to("cpu")
         offload(denoiser.module, job.memory, card.device)
     if job.memory.torch_compile:
-        denoiser.module.compile(backend="inductor" if card.cuda else "eager")
+        compile_blocks(denoiser.module, "inductor" if card.cuda else "eager")
     model.checkpoint()
     for tensor in vars(model.text).values() if hasattr(model.text, "text") else model.text.each[0].values():  # type: ignore[attr-defined]
         if isinstance(tensor, Tensor) and tensor.is_floating_point():
@@ -157,7 +158,7 @@ def build(job: JobConfig, variant: str, card: Card) -> tuple[LecoStep, Walks, Pe
     if variant.startswith("PEFT"):
         for layer in denoiser.module.modules():
             if isinstance(layer, LoraLayer):
-                del layer.forward
+                layer.__class__ = type(layer).__base__
     # one prompt stands for all: what is asked is what costs
     concept = Concept(job.pairs[0], target=0, positive=0, unconditional=0, neutral=0)
     step = LecoStep(

@@ -16,11 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from unittest import mock
 
 import torch
 from torch import Generator, Tensor
 
 from leco_plugin.config.schema import LecoConfig, PromptPair, TrainConfig
+from leco_plugin.core import walk
 from leco_plugin.core.walk import Walk, Walks, draw_stop
 from leco_plugin.demo.measure import Asked, erase_test, figures, read_all, slider_test
 from leco_plugin.engine.concepts import encode_concepts
@@ -46,7 +48,8 @@ class Trial:
 
     kind: str
     walk: str
-    """fresh, none, pool as a job has it, or with another number of walks in flight, as pool8."""
+    """fresh, none, pool as a job has it, or with another number of walks in flight, as pool8, or with first walks that
+    go step by step, as pool-slow."""
     seed: int
     steps: int
     batch: int
@@ -64,9 +67,9 @@ class NoWalk:
         self._step, self._pairs, self._steps, self._generator = step, pairs, steps, generator
 
     def draw(self) -> Sequence[Walk]:
-        walk = self._step.begin(int(torch.randint(self._pairs, (), generator=self._generator)), self._generator)
-        walk.position = draw_stop(self._steps, self._generator)
-        return [walk]
+        begun = self._step.begin(int(torch.randint(self._pairs, (), generator=self._generator)), self._generator)
+        begun.position = draw_stop(self._steps, self._generator)
+        return [begun]
 
     def behind(self) -> Sequence[Walk]:
         return ()
@@ -108,7 +111,8 @@ def walks_of(trial: Trial, step: LecoStep, pairs: Sequence[PromptPair], generato
         return NoWalk(step, len(pairs), STEPS, generator)
     leco = LecoConfig(max_denoising_steps=STEPS, walk="fresh")
     if trial.walk.startswith("pool"):
-        leco = LecoConfig(max_denoising_steps=STEPS, pool_size=int(trial.walk[4:]) if trial.walk[4:] else None)
+        size = trial.walk.removeprefix("pool").removesuffix("-slow")
+        leco = LecoConfig(max_denoising_steps=STEPS, pool_size=int(size) if size else None)
     return make_walks(leco, step, pairs, generator)
 
 
@@ -128,7 +132,8 @@ def run(trial: Trial) -> dict[str, float]:
     loop = Loop(
         step, walks, network, train, denoiser.device, Report([]), Progress(pairs), lambda done: None, lambda done: None
     )
-    loop.run(Stop())
+    with mock.patch.object(walk, "FIRST_STRIDES", STEPS if trial.walk.endswith("-slow") else walk.FIRST_STRIDES):
+        loop.run(Stop())
     found = {"seconds": time.process_time() - began, "rows": float(denoiser.rows)}
     course = Course(trial.sampler, STEPS, StepSettings().denoise_guidance_scale)
     measured = Bench(denoiser, network, pairs, [], course).measure([1.0, -1.0])
@@ -191,17 +196,17 @@ def main() -> None:
         lr, strength = (6e-4, 0.8) if kind == "erase" else (1e-3, 1.0)
         results: dict[str, list[dict[str, float]]] = {}
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            for walk in options.walks:
+            for way in options.walks:
                 trial = Trial(
-                    kind, walk, seed, options.steps, options.batch, options.sampler, lr, strength
+                    kind, way, seed, options.steps, options.batch, options.sampler, lr, strength
                 )  # fmt: skip
                 found = run(trial)
-                results.setdefault(walk, []).append(found)
-                print(kind, walk, seed, json.dumps({k: round(v, 4) for k, v in found.items()}), flush=True)
-                if options.equal_time and walk != "fresh" and "fresh" in results:
+                results.setdefault(way, []).append(found)
+                print(kind, way, seed, json.dumps({k: round(v, 4) for k, v in found.items()}), flush=True)
+                if options.equal_time and way != "fresh" and "fresh" in results:
                     factor = results["fresh"][-1]["seconds"] / found["seconds"]
                     longer = replace(trial, steps=round(trial.steps * factor))
-                    results.setdefault(f"{walk}, equal time", []).append(run(longer))
+                    results.setdefault(f"{way}, equal time", []).append(run(longer))
         print(f"\n{kind}, {options.steps} steps\n\n{summary(results)}\n", flush=True)
         everything[kind] = results
     if options.output:

@@ -34,7 +34,8 @@ def row(name: str, path: Path, overrides: dict[str, object], folder: Path, kind:
     found = Trials(subject_of(own), limit).measure(trained)
     growth = f"{slider_pictures('builtin:tiny', trained)['growth']:.2f}" if kind == "slider" else "-"
     cells = (name, found.effect / found.whole, found.side_effect, found.drift, found.score(limit))
-    return " | ".join(["|", *(f"{one:.2f}" if isinstance(one, float) else one for one in cells), growth, "|"])
+    shown = [*(f"{one:.2f}" if isinstance(one, float) else one for one in cells), growth]
+    return f"| {' | '.join(shown)} |"
 
 
 def main() -> None:

@@ -30,6 +30,9 @@ from leco_plugin.errors import LESS_MEMORY, LecoError, is_out_of_memory, reason
 from leco_plugin.launched import speaks_here
 from leco_plugin.streams import write_lines
 
+_LEFT_OUT = {"peft": "peft", "rich": "rich", "ruamel": "ruamel.yaml", "tomlkit": "tomlkit"}
+"""Packages by what is imported of them that a run in another trainer goes without."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 refused with a reason, 130 stopped by the user."""
@@ -57,6 +60,14 @@ def _guarded(command: Callable[[], int]) -> int:
         # what its machine's other processes find, too
         if speaks_here():
             write_lines(sys.stderr, map(str, error.problems))
+        return REFUSED
+    except ModuleNotFoundError as error:
+        # hosts are told which of them they can do without
+        package = _LEFT_OUT.get((error.name or "").partition(".")[0])
+        if package is None:
+            raise
+        missing = f"this command needs the package {package}, which is not installed here"
+        write_lines(sys.stderr, [missing, f"  fix: pip install --no-deps {package}"])
         return REFUSED
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -51,6 +51,7 @@ def _new(options: argparse.Namespace) -> int:
     _answer(options)
     options.jobs = []
     job, paths = _written(options, gigabytes(options.memory))
+    paths = [path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path for path in paths]
     shown = {"job": _quoted(paths[0]), "prompts": _quoted(paths[-1]), "steps": job.train.steps}
     lines = [f"wrote {path}" for path in paths] + ["next:"]
     write_lines(sys.stdout, [*lines, *(f"  {line.format(**shown)}" for line in _NEXT[options.host])])
@@ -117,7 +118,9 @@ def _written(options: argparse.Namespace, memory: int) -> tuple[JobConfig, list[
     family = find_family(ModelConfig(name_or_path=options.model))
     builtin = options.model in BUILTIN
     held = Fit() if builtin else fit(family, options.model, memory)
-    ours: dict[str, object] = {"training_folder": options.output}
+    # ai-toolkit runs in its own folder, which a relative one would be in
+    folder = Path(options.output).absolute() if options.host == "ai-toolkit" else options.output
+    ours: dict[str, object] = {"training_folder": str(folder)}
     if memory and not builtin:
         ours["train.dtype"] = "bf16"
     if held.checkpointing:

@@ -9,7 +9,7 @@ from pathlib import Path
 from leco_plugin.commands.arguments import Commands, real, whole
 from leco_plugin.commands.codes import INTERRUPTED, OK
 
-_TRY = "values to choose from, for one option; repeatable (default: ranges of rate, rank, steps, strength, guidance)"
+_TRY = "values to choose from, for one option; repeatable (default: ranges of rate, rank, steps, strength, ...)"
 _STORAGE = "database of the study, such as postgresql://...; workers on several machines may share it (default: SQLite)"
 _DRIFT = "drift beyond which no trial is the best, where 1 is the concept (default: %(default)s)"
 

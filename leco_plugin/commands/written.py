@@ -122,7 +122,8 @@ def job_text(job: JobConfig, said: Mapping[str, object], again: str = AGAIN) -> 
     where = "output_dir" if job.output_dir else "training_folder"
     folder = (job.output_dir or job.training_folder).as_posix()
     lines = ["job: extension", "config:", f"  name: {_scalar(job.name)}", "  process:", "    - type: leco"]
-    lines.append(f"      {where}: {_scalar(folder)}   # relative to where the command runs")
+    relative = "" if Path(folder).is_absolute() else "   # relative to where the command runs"
+    lines.append(f"      {where}: {_scalar(folder)}{relative}")
     lines += [f"      {name}: {_scalar(value)}" for name, value in sections.pop("", {}).items() if name not in _PLACE]
     for section, values in sections.items():
         lines.append(f"      {section}:")

@@ -169,7 +169,7 @@ class MemoryConfig(Frozen):
     offload: Literal["layers", "stream"] | None = None
     """Keep a flow model's weights in main memory, and bring each layer to the device when used; stream: ahead of it."""
     torch_compile: bool = False
-    """Compile the model at its first call: minutes at the start, faster steps."""
+    """Compile the model's blocks: minutes at the first start, less from then on; what it brings depends on the card."""
     dynamo_backend: str = Field("inductor", min_length=1)
     """What compiles it."""
     lowram: bool = False

@@ -31,6 +31,28 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+class Arriving:
+    """Numbers () or (n, ...) on their way to the CPU; a CUDA device is not waited for before they are read."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._numbers, self._event = tensor.detach(), None
+        if tensor.device.type == "cuda":
+            pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._numbers = pinned.copy_(self._numbers, non_blocking=True)
+            self._event = torch.cuda.current_stream(tensor.device).record_event()
+
+    @property
+    def there(self) -> bool:
+        """Whether reading them takes no time."""
+        return self._event is None or self._event.query()
+
+    def read(self) -> Tensor:
+        """On the CPU; waits where they are not there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._numbers.cpu()
+
+
 def draw_index(count: int, generator: Generator) -> int:
     """One of 0..``count`` - 1."""
     return int(torch.randint(count, (), generator=generator))

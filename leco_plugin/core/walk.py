@@ -15,8 +15,8 @@ from leco_plugin.core.objective import precise
 from leco_plugin.core.state import Stateful, StateTree
 from leco_plugin.errors import TrainingError
 
-FIRST_STRIDES = 8
-"""Strides in which the first walks of a pool would go all the way."""
+FIRST_STRIDES = 7
+"""Strides in which the first walks of a pool would go all the way: on average they need half of them."""
 
 
 @dataclass(eq=False)

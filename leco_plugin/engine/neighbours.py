@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -87,6 +87,12 @@ def preserved(
     found = [prompt for one in find_neighbours(denoiser, pairs, course, network) for prompt in one.prompts]
     named = (prompt for prompt in leco.preserve if prompt != AUTO)
     return leco.model_copy(update={"preserve": tuple(dict.fromkeys((*named, *found)))})
+
+
+def nothing_near(asked: LecoConfig, found: LecoConfig) -> Iterator[str]:
+    """A sentence for the user where ``auto`` stands for nothing, so that a run would keep nothing by it."""
+    if AUTO in asked.preserve and len(found.preserve) < len(asked.preserve):
+        yield "preserve: auto found no word near the concept that it could keep; name the prompts that shall stay"
 
 
 def _others(

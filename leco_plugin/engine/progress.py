@@ -32,7 +32,7 @@ NOTHING = 1e-6
 MOST_NAMED = 3
 """Pairs that are complained of one by one."""
 
-_FIGURES = ("now", "before", "size", "concept", "along", "change", "moved")
+FIGURES = ("now", "before", "size", "concept", "along", "change", "moved")
 Readings = list[tuple[int, list[float]]]
 """Measurements as numbers: the pair, and its figures; nan stands for what was not measured."""
 
@@ -210,22 +210,27 @@ class Progress:
         self._each = {int(number): _restored(sums) for number, sums in stored["each"].items()}
         self._blind = {number for number, sums in self._each.items() if sums.sees_nothing}
 
-    def pending(self) -> Readings:
-        """What is not taken in yet, which it then is not any more; from the device in one go."""
+    def gather(self) -> tuple[list[int], Tensor]:
+        """What is not taken in yet, which it then is not any more: pairs, and each one's figures on the device."""
         pending, self._pending = self._pending, []
         if not pending:
-            return []
+            return [], torch.empty(0, len(FIGURES))
         absent = torch.full((), math.nan, device=_device(pending))
-        values = [
-            torch.stack([absent if (v := getattr(one, name)) is None else v.float() for name in _FIGURES])
+        rows = [
+            torch.stack([absent if (v := getattr(one, name)) is None else v.float() for name in FIGURES])
             for one in pending
         ]
-        return [(one.pair, row) for one, row in zip(pending, torch.stack(values).tolist(), strict=True)]
+        return [one.pair for one in pending], torch.stack(rows)
+
+    def pending(self) -> Readings:
+        """The same as numbers: waits for the device, once."""
+        pairs, rows = self.gather()
+        return list(zip(pairs, rows.tolist(), strict=True))
 
     def take(self, readings: Readings) -> None:
-        """Take in what ``pending`` gave, here or in another process."""
+        """Take in what ``pending`` or ``gather`` gave, here or in another process."""
         for pair, row in readings:
-            figures = dict(zip(_FIGURES, row, strict=True))
+            figures = dict(zip(FIGURES, row, strict=True))
             self._all.add(figures)
             sums = self._each.setdefault(pair, Sums())
             sums.add(figures)
@@ -237,7 +242,7 @@ class Progress:
 
 
 def _device(measured: Sequence[Measured]) -> torch.device:
-    tensors: Iterator[Tensor | None] = (getattr(one, name) for one in measured for name in _FIGURES)
+    tensors: Iterator[Tensor | None] = (getattr(one, name) for one in measured for name in FIGURES)
     return next(tensor.device for tensor in tensors if tensor is not None)
 
 

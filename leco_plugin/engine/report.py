@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import psutil
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor
 
 from leco_plugin.contracts import Observer
+from leco_plugin.core.noise import Arriving
 from leco_plugin.core.state import StateTree
-from leco_plugin.engine.progress import Progress, Readings
+from leco_plugin.engine.progress import FIGURES, Progress, Readings
 from leco_plugin.engine.step import StepResult
 from leco_plugin.engine.stop import AtOnce
 from leco_plugin.errors import reason
@@ -47,6 +50,18 @@ class Report:
             self(Warned(f"{type(observer).__name__} failed and was switched off: {reason(raised)}"))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A report whose figures are on their way."""
+
+    event: StepDone
+    """All of it but the figures."""
+    pairs: list[int]
+    beside: int
+    figures: Arriving
+    """The loss, what was asked for beside it, and a row for each of the pairs."""
+
+
 class Meter:
     """Collects what steps measured, on the device, and sums it up now and then."""
 
@@ -55,6 +70,7 @@ class Meter:
         self._losses: list[Tensor] = []
         self._samples = 0
         self._since = time.perf_counter()
+        self._asked: list[_Asked] = []
 
     def start(self) -> None:
         """Time runs from now on."""
@@ -92,20 +108,41 @@ class Meter:
         self._samples = stored["samples"]
         self._progress.restore(stored["progress"])
 
-    def sum_up(self, step: int, learning_rate: float) -> StepDone:
-        """The event for everything since the last one; waits for the device."""
-        now = time.perf_counter()
+    def ask(self, step: int, learning_rate: float, *beside: Tensor) -> None:
+        """Send for the figures of everything since the last report, and for ``beside``, each (); nothing waits."""
+        now, (pairs, rows) = time.perf_counter(), self._progress.gather()
+        loss = torch.stack(self._losses).mean().float()
+        parts = [loss[None], *(one.float()[None] for one in beside), rows.flatten()]
         event = StepDone(
             step=step,
             steps=self._steps,
-            loss=float(torch.stack(self._losses).mean()),
+            loss=math.nan,
             learning_rate=learning_rate,
-            **self._progress.figures,
+            goal_reached=None,
             samples=self._samples,
             seconds=now - self._since,
             memory_bytes=_memory(self._device),
         )
+        self._asked.append(
+            _Asked(event, pairs, len(beside), Arriving(torch.cat([part.to(loss.device) for part in parts])))
+        )
         self._losses, self._samples, self._since = [], 0, now
+
+    def answers(self, *, wait: bool) -> Iterator[tuple[StepDone, list[float]]]:
+        """The reports whose figures are there, or that are waited for, and what was asked for beside them."""
+        while self._asked and (wait or self._asked[0].figures.there):
+            asked = self._asked.pop(0)
+            numbers, first = asked.figures.read(), 1 + asked.beside
+            rows = numbers[first:].reshape(len(asked.pairs), len(FIGURES)).tolist()
+            self._progress.take(list(zip(asked.pairs, rows, strict=True)))
+            loss, *beside = numbers[:first].tolist()
+            figures: dict[str, Any] = self._progress.figures
+            yield replace(asked.event, loss=loss, **figures), beside
+
+    def sum_up(self, step: int, learning_rate: float) -> StepDone:
+        """The event for everything since the last one; waits for the device."""
+        self.ask(step, learning_rate)
+        *_, (event, _) = self.answers(wait=True)
         return event
 
 

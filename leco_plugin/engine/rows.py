@@ -60,9 +60,10 @@ class Model:
         return self.denoiser.predict(latents, torch.cat(timesteps), text, torch.cat(sizes))
 
     def multipliers(self, walks: Sequence[Walk], rows: Sequence[Row]) -> float | list[float]:
-        """What to set the network to for ``rows``: one number where they agree, else one per row of the batch."""
-        values = [row.multiplier for row in rows for _ in range(walks[row.walk].samples)]
-        return values[0] if len(set(values)) == 1 else values
+        """What to set the network to for ``rows``: one number per row of the batch, or one for all where it must."""
+        if not self.network.takes_rows:
+            return rows[0].multiplier
+        return [row.multiplier for row in rows for _ in range(walks[row.walk].samples)]
 
     @torch.no_grad()
     def predict_distinct(self, walks: Sequence[Walk], rows: Iterable[Row]) -> dict[Row, Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from leco_plugin.errors import ModelError
+from leco_plugin.families.known import family_of_unet
 from leco_plugin.families.source import CLASSES, Family, loading, refuse
 
 _LONGEST = 2**16
@@ -84,12 +85,8 @@ class FolderSource(Folder):
             return "sdxl"
         if encoders != ("CLIPTextModel", None) or unet.get("addition_embed_type") is not None:
             raise refuse(f"{self} holds {self._what(unet)}")
-        width = unet.get("cross_attention_dim")
-        if width in (768, 1024):
-            return "sd2" if width == 1024 else "sd1"
-        # other widths have models made for tests: OpenCLIP's encoders have another activation than OpenAI's
         path = self.path / "text_encoder" / "config.json"
-        return "sd2" if path.is_file() and read_json(path).get("hidden_act") == "gelu" else "sd1"
+        return family_of_unet(unet, read_json(path) if path.is_file() else {})
 
     def _what(self, unet: Mapping[str, Any]) -> str:
         if unet.get("in_channels") == 9:

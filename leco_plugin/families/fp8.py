@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
+from leco_plugin.core.forward import give_forward
+
 STORAGE = torch.float8_e4m3fn
 _LARGEST = torch.finfo(STORAGE).max
 
@@ -49,11 +51,14 @@ def _narrow(layer: nn.Linear | nn.Conv2d, forward: Any) -> None:
     # as bytes: PEFT would make its own weights of the same floating type
     layer.weight = nn.Parameter(bits, requires_grad=False)
     layer.register_buffer("weight_scale", scale.to(weight.dtype))
-    # the class stays: PEFT makes its own layers of the same class
-    layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
+    if isinstance(layer, nn.Linear):
+        give_forward(layer, forward)
+    else:
+        # the class stays: PEFT makes its own convolutions of the same class
+        layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
 
 
-def _linear(layer: Any, input: Tensor) -> Tensor:
+def _linear(layer: Any, wide: Any, input: Tensor) -> Tensor:
     """(..., in) -> (..., out) in the precision of the scale."""
     output = cast(Any, _Linear).apply(input.to(layer.weight_scale.dtype), layer.weight, layer.weight_scale)
     return cast(Tensor, output) if layer.bias is None else cast(Tensor, output + layer.bias)

@@ -5,6 +5,7 @@ Without torch: asked before anything is loaded.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -79,7 +80,7 @@ def check_named(model: str) -> None:
     hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", model) and Path(model).suffix.lower() not in SUFFIXES
     # what a plugin loads may have a name of any kind before a colon; one letter is a disk
     of_plugin = re.match(r"(?!builtin:)\w\w+:", model)
-    if not (model in BUILTIN or hub or of_plugin or Path(model).expanduser().exists()):
+    if not (model in BUILTIN or hub or of_plugin or os.path.exists(os.path.expanduser(model))):
         fix = f"name a folder or file that is there, a hub id such as owner/name, or {' or '.join(BUILTIN)}"
         raise ConfigError(f"there is no model {model!r} here", fix=fix)
 
@@ -108,23 +109,25 @@ def _family(model: ModelConfig, flow: FlowFacts | None) -> str | None:
         return name.removeprefix("builtin:").replace("-", "_")
     if flow:
         return flow.family.name
-    path = Path(name).expanduser()
-    if path.is_file():
+    # os.path answers for any name, also for one that no file can have
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
         return _in_file(path)
     unet = read_config(name, "unet/config.json")
     if unet:
-        return _of_unet(name, unet)
+        return family_of_unet(unet, read_config(name, "text_encoder/config.json"))
     if model.is_xl or model.is_v2:
         return "sdxl" if model.is_xl else "sd2"
     return next((family for pattern, family in _CALLED if re.search(pattern, name.lower())), None)
 
 
-def _of_unet(name: str, unet: Mapping[str, object]) -> str:
+def family_of_unet(unet: Mapping[str, object], encoder: Mapping[str, object]) -> Family:
+    """The family of a model with a UNet and a first text encoder of these configs."""
     if unet.get("addition_embed_type") is not None:
         return "sdxl"
-    encoder = read_config(name, "text_encoder/config.json")
-    wide = unet.get("cross_attention_dim") == 1024
-    return "sd2" if wide or encoder.get("hidden_act") == "gelu" else "sd1"
+    # other widths have models made for tests: OpenCLIP's encoders have another activation than OpenAI's
+    told: dict[object, Family] = {768: "sd1", 1024: "sd2"}
+    return told.get(unet.get("cross_attention_dim")) or ("sd2" if encoder.get("hidden_act") == "gelu" else "sd1")
 
 
 def _in_file(path: Path) -> str | None:
@@ -137,7 +140,7 @@ def _in_file(path: Path) -> str | None:
 def _fetch(model: ModelConfig) -> None:
     """Have the configs of a hub model in the cache; what cannot be fetched fails where the model itself is loaded."""
     for name in filter(None, (model.name_or_path, model.extras)):
-        if name in BUILTIN or Path(name).expanduser().exists():
+        if name in BUILTIN or os.path.exists(os.path.expanduser(name)):
             continue
         from huggingface_hub import snapshot_download
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -91,9 +92,9 @@ def check_job(job: JobConfig) -> None:
 def open_model(model: ModelConfig, *, download: bool = True) -> Source | FlowSource:
     """Where the parts of the model that a job names come from: a folder, one file, or the hub or its cache alone."""
     name = model.name_or_path
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     expect(path, Kind.MODEL)
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
         if model.extras is None:
             refuse_transformer(path)
             return FileSource(path)
@@ -111,11 +112,11 @@ def model_folder(name_or_path: str, parts: Sequence[str] = _PARTS, *, download: 
     """The diffusers folder on disk; of a hub id, ``parts`` are brought where the hub's cache has none."""
     if name_or_path in BUILTIN:
         return BUILTIN[name_or_path]
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name_or_path))
+    if os.path.isdir(path):
         return path
-    if path.exists() or path.suffix.lower() in SUFFIXES:
-        what = "nor the weights of a model" if path.exists() else "and there is no such file"
+    if os.path.exists(path) or path.suffix.lower() in SUFFIXES:
+        what = "nor the weights of a model" if os.path.exists(path) else "and there is no such file"
         raise ModelError(
             f"{name_or_path} is not a diffusers folder, {what}",
             fix="name a folder that holds model_index.json, a .safetensors or .ckpt file, or a hub id",

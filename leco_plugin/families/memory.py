@@ -13,6 +13,7 @@ from torch import nn
 
 from leco_plugin.config.schema import MemoryConfig
 from leco_plugin.errors import ModelError
+from leco_plugin.families.compiled import compile_blocks
 from leco_plugin.families.fp8 import narrow
 
 _COMPILERS = ("g++", "clang++", "cl")
@@ -50,8 +51,7 @@ def apply_memory(unet: UNet2DConditionModel, memory: MemoryConfig) -> None:
     if memory.fp8_base:
         narrow(unet)
     if memory.torch_compile:
-        # traced at the first call, when the LoRA is on
-        cast(nn.Module, unet).compile(backend=memory.dynamo_backend)
+        compile_blocks(cast(nn.Module, unet), memory.dynamo_backend)
 
 
 class MemoryEfficientProcessor(AttnProcessor2_0):  # type: ignore[misc]

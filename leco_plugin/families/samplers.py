@@ -151,7 +151,7 @@ def set_sigmas(scheduler: Any, steps: int, options: Mapping[str, Any]) -> Tensor
     return cast(Tensor, scheduler.sigmas).float()
 
 
-def size_shift(config: Mapping[str, Any], tokens: int) -> float:
+def size_shift(config: Mapping[str, Any], tokens: int, steps: int = 0) -> float:
     """The line that a scheduler's config draws through two sizes. Source: ``calculate_shift`` in diffusers."""
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
@@ -159,8 +159,8 @@ def size_shift(config: Mapping[str, Any], tokens: int) -> float:
     return float(tokens * slope + (least - slope * low))
 
 
-def flux2_shift(tokens: int, steps: int) -> float:
-    """FLUX.2's own formula, which depends on the steps, too."""
+def flux2_shift(config: Mapping[str, Any], tokens: int, steps: int) -> float:
+    """FLUX.2's own formula, which depends on the steps, and not on the ``config``."""
     pipeline: Any = import_module("diffusers.pipelines.flux2.pipeline_flux2")
     return float(pipeline.compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
 

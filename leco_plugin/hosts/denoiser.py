@@ -17,7 +17,7 @@ from leco_plugin.contracts import Denoiser, Network, PredictionType, Sampler, Te
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
 from leco_plugin.engine.measure import Course
-from leco_plugin.engine.neighbours import preserved
+from leco_plugin.engine.neighbours import nothing_near, preserved
 from leco_plugin.engine.row_check import rows_differ
 from leco_plugin.errors import ConfigError
 from leco_plugin.families.samplers import FlowSampler, cumulative_alphas, make_sampler, shifted_sigmas, size_shift
@@ -45,6 +45,8 @@ class HostedDenoiser(ABC):
     def __init__(self) -> None:
         self.separate = False
         """Whether rows are asked one by one, since this model mixes those of one call."""
+        self.mixes = False
+        """Whether its family is known to, by more or less: in 16 bits a small difference cannot be told."""
         self.remarks: list[str] = []
         """What a user has to know of how the model is asked."""
         self._prompts: Sequence[str] = ()
@@ -119,6 +121,7 @@ class HostedDenoiser(ABC):
         self.separate = True
         found = preserved(leco, cast(Denoiser, self), pairs, course, network)
         self.separate = False
+        self.remarks += nothing_near(leco, found)
         return found
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:
@@ -155,8 +158,10 @@ class HostedDenoiser(ABC):
         """
         order = sorted(range(len(self._prompts)), key=lambda number: len(self._prompts[number]))
         shapes = [self.latent_shape(*size) for size in sizes]
-        if problem := rows_differ(cast(Denoiser, self), table, [order[0], order[-1]], shapes[0], exact=exact):
+        problem = rows_differ(cast(Denoiser, self), table, [order[0], order[-1]], shapes[0], exact=exact)
+        if problem or self.mixes:
             self.separate = True
+            problem = problem or "they are known to differ"
             self.remarks.append(f"{self.family} takes one prompt a call: in one call for several {problem}")
         for shape in shapes:
             self.sampler(sampler, steps, shape)

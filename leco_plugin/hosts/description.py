@@ -18,6 +18,10 @@ def facts(
     yield from host.items()
     yield "targets", ", ".join(targets)
     yield "pairs", str(len(pairs))
+    # the family's where nobody says them
+    sizes = dict.fromkeys(f"{pair.resolution[0]} x {pair.resolution[1]}" for pair in pairs)
+    strengths = dict.fromkeys(f"{pair.guidance_scale:g}" for pair in pairs if not pair.keeps)
+    yield "edit", f"strength {', '.join(strengths)}, at {', '.join(sizes)} pixels"
     if leco.preserve:
         yield "preserved", ", ".join(map(repr, leco.preserve))
     steps = f"{leco.max_denoising_steps} {walk} steps".replace("  ", " ")

@@ -84,7 +84,7 @@ def calibrate(
             write_atomically(target.with_suffix(".json"), sidecar(metadata))
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}", fix="choose another --output") from None
-    page.lines(_report(found, subject.pairs, target, drift_limit))
+    page.prose(_report(found, subject.pairs, target, drift_limit))
 
 
 def find_calibration(

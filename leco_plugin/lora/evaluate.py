@@ -84,10 +84,10 @@ def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: S
             rows.append([f"{strength:g}", *([str(number)] if several else []), *cells, reached])
     page.table("", head, rows)
     for name, one in zip(names, found, strict=True):
-        page.lines(f"{name}: {line}" if several else line for line in _remarks(one, strengths))
-    page.lines(
+        page.prose(f"{name}: {line}" if several else line for line in _remarks(one, strengths))
+    page.prose(
         [
-            "effect: how far pictures move, where 1 is what positive differs from unconditional; side effect: how far",
+            "effect: how far pictures move, where 1 is what positive differs from unconditional; side effect: how far "
             "they move besides; drift: how far those of prompts that shall stay move, in the same unit",
             "goal: 0 % as before, 100 % as asked, below 0 further from it than before",
         ]

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leco_plugin.core.forward import give_forward
 from leco_plugin.core.noise import sent
 from leco_plugin.network.dropout import Dropout
 
@@ -36,64 +38,66 @@ class Strength:
     """() or (rows,) float32, where rows differ or the model is compiled: a number would be part of what is compiled."""
     rows: tuple[int, int] | None = None
     """First row and the one after the last that the LoRA acts on; all where absent."""
-    ups: Sequence[Tensor] | None = None
-    """(rows, out, rank) of every layer: up weights times ``scales``, where that is worth its memory."""
+
+
+Weights = Sequence[Tensor]
+"""Down and up of every layer in turn; an up is (rows, out, rank) where it is multiplied by its rows' strengths."""
 
 
 class LeanLora:
-    """What the layers of one network share in a call: their strength, and their weights in the model's precision."""
+    """What gives the layers of one network their strength, and their weights in the model's precision."""
 
-    def __init__(self, module: nn.Module, layers: Mapping[str, Any], adapter: str) -> None:
-        """``layers`` are PEFT's, of ``adapter``; ``module`` is the model that they are in."""
+    def __init__(
+        self, module: nn.Module, layers: Mapping[str, Any], adapter: str, scales: Mapping[str, float], dropout: Dropout
+    ) -> None:
+        """Replace the forward pass of ``layers``, which are PEFT's in ``module``; ``scales`` are their alpha / rank."""
         self._module = module
-        self.strength: Strength | None = Strength()
-        """None where the base model alone is asked."""
-        self._wide = [p for layer in layers.values() for p in _weights(layer, adapter)]
+        self._wide: Weights = [p for layer in layers.values() for p in _weights(layer, adapter)]
         usual = usual_precision(module)
         self._dtypes = [dtype for layer in layers.values() for dtype in 2 * [precision(layer.get_base_layer(), usual)]]
-        self._narrowed: Sequence[Tensor] | None = None
         self._scales: dict[tuple[float, ...] | float, Tensor] = {}
-
-    def attach(self, layers: Mapping[str, Any], adapter: str, scales: Mapping[str, float], dropout: Dropout) -> None:
-        """Replace the forward pass of the layers; ``scales`` are their alpha / rank."""
-        for number, (name, layer) in enumerate(layers.items()):
+        self._layers: list[_LeanLayer] = []
+        for name, layer in layers.items():
             kind = _LeanConv if isinstance(layer.get_base_layer(), nn.Conv2d) else _LeanLinear
-            layer.forward = kind(self, number, layer.get_base_layer(), layer.lora_A[adapter], scales[name], dropout)
-
-    def weights(self, number: int) -> tuple[Tensor, Tensor]:
-        """Down and up of the layer with this number."""
-        held = self._wide if self._narrowed is None else self._narrowed
-        return held[2 * number], held[2 * number + 1]
+            layer.lean = kind(layer.get_base_layer(), layer.lora_A[adapter], scales[name], dropout)
+            self._layers.append(layer.lean)
+            give_forward(layer, _lean)
+        self._set(Strength(), self._wide)
 
     @contextmanager
     def at(self, value: float | Sequence[float]) -> Iterator[None]:
         """Block in which the LoRA has this strength, for the whole batch or per row; restores what it found."""
-        before = self.strength, self._narrowed
-        self.strength = self._strength(value)
-        if self.strength is not None:
-            self._narrowed = self._narrow()
-            self.strength = self._with_ups(self.strength)
+        before = self._now
+        strength = self._strength(value)
+        self._set(strength, self._wide if strength is None else self._multiplied(self._narrow(), strength.scales))
         try:
             yield
         finally:
-            self.strength, self._narrowed = before
+            self._set(*before)
 
-    def _narrow(self) -> Sequence[Tensor] | None:
+    def _set(self, strength: Strength | None, weights: Weights) -> None:
+        self._now = strength, weights
+        # each has its own: a block of a model that is compiled must not know which of its like it is
+        for layer, down, up in zip(self._layers, weights[::2], weights[1::2], strict=True):
+            layer.strength, layer.down, layer.up = strength, down, up
+
+    def _narrow(self) -> Weights:
         if all(wide.dtype == dtype for wide, dtype in zip(self._wide, self._dtypes, strict=True)):
-            return None
-        return cast(Sequence[Tensor], cast(Any, _Narrow).apply(self._dtypes, *self._wide))
+            return self._wide
+        return cast(Weights, cast(Any, _Narrow).apply(self._dtypes, *self._wide))
 
     def _strength(self, value: float | Sequence[float]) -> Strength | None:
-        compiled = self._compiled
         values = [float(value)] if isinstance(value, (int, float)) else [float(one) for one in value]
         recording = torch.is_grad_enabled()
         # what trains at 0 has a gradient of 0, and not none
         if not any(values) and not recording:
             return None
+        if self._compiled:
+            return Strength(scales=self._kept(values[0] if isinstance(value, (int, float)) else tuple(values)))
         if len(set(values)) == 1:
-            return Strength(scales=self._kept(values[0])) if compiled else Strength(values[0])
+            return Strength(values[0])
         # a gradient takes all rows in one piece: to put one together costs more than it saves
-        if compiled or recording:
+        if recording:
             return Strength(scales=self._kept(tuple(values)))
         acting = [row for row, one in enumerate(values) if one]
         rows, values = (acting[0], acting[-1] + 1), values[acting[0] : acting[-1] + 1]
@@ -101,23 +105,23 @@ class LeanLora:
             return Strength(values[0], rows=rows)
         return Strength(scales=self._kept(tuple(values)), rows=rows)
 
-    def _with_ups(self, strength: Strength) -> Strength:
-        ups = [self.weights(number)[1] for number in range(len(self._wide) // 2)]
-        scales, sizes = strength.scales, [up.numel() for up in ups]
+    def _multiplied(self, weights: Weights, scales: Tensor | None) -> Weights:
+        """The weights with ups times ``scales``, where those differ by row and that is worth its memory."""
+        ups = weights[1::2]
         if scales is None or not scales.ndim or self._compiled or len({up.dtype for up in ups}) != 1:
-            return strength
+            return weights
+        sizes = [up.numel() for up in ups]
         if scales.numel() * sum(sizes) * ups[0].element_size() > _MOST_ROW_BYTES:
-            return strength
+            return weights
         # in float32, and rounded once
         times = (scales[:, None] * torch.cat([up.flatten() for up in ups])).to(ups[0].dtype)
-        parts = torch.split(times, sizes, dim=1)
-        return replace(
-            strength, ups=[part.view(-1, len(up), up[0].numel()) for part, up in zip(parts, ups, strict=True)]
-        )
+        parts = zip(weights[::2], ups, torch.split(times, sizes, dim=1), strict=True)
+        return [one for down, up, part in parts for one in (down, part.view(-1, len(up), up[0].numel()))]
 
-    @property
+    @cached_property
     def _compiled(self) -> bool:
-        return getattr(self._module, "_compiled_call_impl", None) is not None
+        """Whether the model or its blocks are, as they are when it is asked first."""
+        return any(getattr(part, "_compiled_call_impl", None) is not None for part in self._module.modules())
 
     def _kept(self, values: tuple[float, ...] | float) -> Tensor:
         if values not in self._scales:
@@ -127,24 +131,27 @@ class LeanLora:
         return self._scales[values]
 
 
+def _lean(layer: Any, peft: Any, x: Tensor) -> Tensor:
+    return cast(Tensor, layer.lean(x))
+
+
 class _LeanLayer:
     """``base(x) + strength * scale * up(down(x))``."""
 
-    def __init__(
-        self, shared: LeanLora, number: int, base: nn.Module, down: nn.Module, scale: float, dropout: Dropout
-    ) -> None:
-        self._shared, self._number, self._base, self._down = shared, number, base, down
-        self._scale, self._dropout = scale, dropout
+    strength: Strength | None
+    """None where the base model alone is asked."""
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, base: nn.Module, how: nn.Module, scale: float, dropout: Dropout) -> None:
+        """``how`` is PEFT's own down layer: a convolution's stride and padding are there."""
+        self._base, self._how, self._scale, self._dropout = base, how, scale, dropout
 
     def __call__(self, x: Tensor) -> Tensor:
-        strength = self._shared.strength
-        if strength is None:
+        if self.strength is None:
             return cast(Tensor, self._base(x))
-        down, up = self._shared.weights(self._number)
-        if strength.ups is not None:
-            up = strength.ups[self._number]
         # the base layer would cast it, and the LoRA once more
-        return self._forward(x.to(down.dtype), down, up, strength)
+        return self._forward(x.to(self.down.dtype), self.down, self.up, self.strength)
 
     def _forward(self, x: Tensor, down: Tensor, up: Tensor, strength: Strength) -> Tensor:
         raise NotImplementedError
@@ -155,7 +162,7 @@ class _LeanLayer:
         if torch.is_grad_enabled():
             middle = self._dropout.apply(middle)
         scales = strength.scales
-        if scales is None or strength.ups is not None:
+        if scales is None or self.up.ndim == 3:
             return middle
         # in place: computed in float32, and rounded once
         return middle.mul_(scales.reshape(-1, *[1] * (middle.ndim - 1)) if scales.ndim else scales)
@@ -188,7 +195,7 @@ class _LeanConv(_LeanLayer):
     def _forward(self, x: Tensor, down: Tensor, up: Tensor, strength: Strength) -> Tensor:
         out = cast(Tensor, self._base(x))
         first, last = strength.rows or (0, x.shape[0])
-        how = cast(nn.Conv2d, self._down)
+        how = cast(nn.Conv2d, self._how)
         middle = functional.conv2d(x[first:last], down, None, how.stride, how.padding, how.dilation, how.groups)
         middle = self._scaled(middle, strength).flatten(2)
         up = up if up.ndim == 3 else up.flatten(1).expand(len(middle), -1, -1)

@@ -65,7 +65,8 @@ class LoadedLora:
     def multiplier(self, value: float | Sequence[float]) -> Iterator[None]:
         """Block in which the LoRA has this strength, for the whole batch or per row; restores what it found."""
         before = self._strength
-        self._strength = float(value) if isinstance(value, (int, float)) else tuple(value)
+        values = [value] if isinstance(value, (int, float)) else value
+        self._strength = float(values[0]) if len(set(values)) == 1 else tuple(values)
         try:
             yield
         finally:

@@ -53,9 +53,8 @@ class PeftLora:
         config = partial(LoraConfig, lora_alpha=alpha)
         self._layers: dict[str, Any] = inject(module, LoraLayer, config, self._plan, self._size, seed)
         self._parameters = self._prepare_parameters(dtype)
-        self._lean = LeanLora(module, self._layers, ADAPTER)
         scales = {name: own.scale for name, own in self._plan.items()}
-        self._lean.attach(self._layers, ADAPTER, scales, dropout or Dropout())
+        self._lean = LeanLora(module, self._layers, ADAPTER, scales, dropout or Dropout())
         self.notes: tuple[str, ...] = ()
         """What the user has to know of it."""
 

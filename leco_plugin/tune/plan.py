@@ -25,7 +25,7 @@ def planned(found: Defaulted, own: Settings, space: Space, limit: float) -> Plan
     The job as it is comes first, then with its family's rate, a higher rank, and with prompts kept. From then on, in
     turn, whatever promises most gets the rate that it lacks, and the sampler has its choice.
     """
-    # a user need not name the job's own value
+    # a user need not name the job's own value, and a rate of 0 is none to search around
     starts = [one for one in (own, *_with_usual_rate(found, own, space)) if _possible(one, space)]
     lever = next((key for key in (*RATES, STRENGTH) if isinstance(space.get(key), Range)), None)
 
@@ -72,7 +72,10 @@ def _with_usual_rate(found: Defaulted, own: Settings, space: Space) -> list[dict
 
 
 def _possible(settings: Settings, space: Space) -> bool:
-    return all(isinstance(values, Range) or settings[key] in values for key, values in space.items())
+    return all(
+        values.within(float(settings[key])) == settings[key] if isinstance(values, Range) else settings[key] in values
+        for key, values in space.items()
+    )
 
 
 def _is_new(aim: Settings, lever: str, tried: Sequence[Tried]) -> bool:

@@ -65,7 +65,7 @@ def tune(path: Path, overrides: Mapping[str, object], wanted: Wanted) -> bool:
     trials, page = Trials(subject_of(job), wanted.drift_limit), Page()
 
     def attempt(name: str, settings: Settings, enough: Enough) -> tuple[Path, Found] | None:
-        page.lines([f"{name}: {_words(settings, own)}"])
+        page.prose([f"{name}: {_words(settings, own)}"])
         return trials.run(_of_trial(job_with(path, overrides, settings), name, folder), enough)
 
     plan = planned(settled, own, space, wanted.drift_limit)
@@ -76,7 +76,7 @@ def tune(path: Path, overrides: Mapping[str, object], wanted: Wanted) -> bool:
         raise ConfigError("no trial came to its end", fix="see what they say; --trials N makes more")
     chosen = job_with(path, overrides, best.settings).model_copy(update={"name": f"{job.name}_tuned"})
     write_job(folder / "best.yaml", chosen)
-    page.lines([f"the best is trial {best.number}, {_words(best.settings, own)}: its job is {folder / 'best.yaml'}"])
+    page.prose([f"the best is trial {best.number}, {_words(best.settings, own)}: its job is {folder / 'best.yaml'}"])
     _draw(page, path, study.tried, best, wanted.drift_limit, folder / "tune.html")
     return not stopped
 
@@ -147,7 +147,7 @@ def _tell(page: Page, tried: Sequence[Tried], own: Settings, limit: float) -> No
         rows.append([f"{one.number}: {_words(one.settings, own)}", *(figures or ["-"] * 4), _state(one, limit)])
     page.table("", ["trial", "effect", "side effect", "drift", "score", ""], rows)
     whole = next((one.found.whole for one in tried if one.found), None)
-    page.lines([f"score: 1 is the whole effect, which is {amount(whole)} here, with no side effect and no drift"])
+    page.prose([f"score: 1 is the whole effect, which is {amount(whole)} here, with no side effect and no drift"])
 
 
 def _state(one: Tried, limit: float) -> str:

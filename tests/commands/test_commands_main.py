@@ -220,13 +220,14 @@ def test_check_refuses_what_train_refuses(job):
     "arguments", [["--help"], ["--version"], ["check", "JOB", "--no-estimate"], ["train", "--help"]], ids=str
 )
 def test_light_commands_leave_torch_out(job, arguments):
-    """They answer at once: torch and the model libraries are not even imported."""
+    """They answer at once: torch and the model libraries are not even imported; for help, nor what reads files."""
     arguments = [str(job) if word == "JOB" else word for word in arguments]
     script = (
         "import sys; from leco_plugin.commands.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy'} & set(sys.modules)\n"
+        "files = set() if 'check' in sys.argv else {'pydantic', 'yaml', 'toml', 'tomlkit'}\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy', *files} & set(sys.modules)\n"
         "raise SystemExit(str(sorted(heavy)) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
@@ -263,3 +264,14 @@ def test_a_reader_that_has_read_enough_is_no_error():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("package", ["peft", "rich"])
+def test_a_package_that_a_host_goes_without_is_named(package: str):
+    """Their environments need not have it; the command that does says so."""
+    script = f"import sys\nsys.modules[{package!r}] = None\nfrom leco_plugin.commands.main import main\n"
+    command = [sys.executable, "-c", f"{script}sys.exit(main(['report', 'nothing']))"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"this command needs the package {package}, which is not installed here" in done.stderr
+    assert f"pip install --no-deps {package}" in done.stderr

@@ -65,6 +65,8 @@ def test_a_job_for_ai_toolkit_says_what_that_needs(capsys: pytest.CaptureFixture
     assert process["logging"] == {"log_every": 1, "use_ui_logger": True}
     assert (job.device, job.model.is_xl, job.train.noise_scheduler) == ("cuda:0", True, "ddim")
     assert "leco host submit ai-toolkit output/s/s.yaml" in capsys.readouterr().out
+    # the host runs in its own folder
+    assert job.output_folder == Path("output/s").absolute()
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_the_multiplier_is_set_while_backward_runs():
     model = LineModel(lora=10.0)
     step, seen = line_step(model, pair(multiplier=-2.0)), []
     step.run(GivenWalks(begin(step)), lambda loss: seen.append(model.network.strength))
-    assert seen == [-2.0]
+    assert seen == [[-2.0]]
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -526,6 +526,26 @@ def test_a_step_of_a_pool_asks_the_model_twice(stride):
         model.calls.clear()
         step.run(walks, torch.autograd.backward)
         assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("steps", [8, 20, 28, 40, 50])
+def test_filling_a_pool_costs_at_most_four_steps(steps, batch):
+    """Of a plain erase; a row with gradient counts for three, for its backward pass."""
+    model, pairs = LineModel(steps=steps), [pair(5, 5, batch_size=batch)]
+    step = line_step(model, *pairs)
+    walks = make_walks(LecoConfig(max_denoising_steps=steps), step, pairs, seeded(0))
+
+    def cost() -> int:
+        rows = sum(len(call.latents) * (3 if call.gradient else 1) for call in model.calls)
+        model.calls.clear()
+        return rows
+
+    walks.draw()
+    filling = cost()
+    for _ in range(50):
+        step.run(walks, torch.autograd.backward)
+    assert filling <= 4 * cost() / 50
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -73,3 +73,11 @@ def test_no_torch_is_needed_for_it():
         "import sys, leco_plugin.families.known; assert not {'torch', 'diffusers', 'transformers'} & sys.modules.keys()"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x/" * 3000, "~nobody-of-this-name/x", "a\0b"], ids=["long", "deep", "home", "nul"]
+)
+def test_a_name_that_no_file_can_have_is_of_no_family(name: str):
+    """Nothing but an answer, on every system."""
+    assert find_family(ModelConfig.model_construct(name_or_path=name)) is None

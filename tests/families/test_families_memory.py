@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import shutil
 import weakref
 from pathlib import Path
@@ -18,12 +19,15 @@ from torch import Tensor, nn
 from leco_plugin.config.schema import MemoryConfig, NetworkConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families import memory
+from leco_plugin.families.compiled import Compiled, compile_blocks
 from leco_plugin.families.fp8 import is_narrow, narrow, widened
 from leco_plugin.families.load import load_model
 from leco_plugin.families.memory import apply_memory, check_platform
 from leco_plugin.network.create import create_network
 
 CUDA = torch.device("cuda")
+HIDDEN_BY_TORCH = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+"""It asks for one where a block's input is not a leaf, and hides that warning, which is an error here."""
 
 
 def learn(unet: Any, *, checkpointing: bool = False, strength: Any = 1.0) -> tuple[Tensor, list[Tensor]]:
@@ -148,46 +152,87 @@ def test_lowram_loads_the_same_weights(tmp_path: Path):
     assert all(torch.equal(loaded[name], weight) for name, weight in pipeline.unet.state_dict().items())
 
 
+@HIDDEN_BY_TORCH
 def test_a_compiled_model_computes_the_same():
     """With the LoRA on, per row and in training; the compiler is called with what the LoRA added."""
-    graphs: list[int] = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
-        graphs.append(len(inputs))
-        return graph.forward
-
-    torch._dynamo.reset()
-    unet, plain = small_unet(), small_unet()
-    options = MemoryConfig(torch_compile=True)
+    graphs, backend = counting()
+    unet, plain = (small_unet(block_out_channels=(8, 8)) for _ in range(2))
     apply_memory(plain, MemoryConfig())
-    object.__setattr__(options, "dynamo_backend", backend)
+    object.__setattr__(options := MemoryConfig(torch_compile=True), "dynamo_backend", backend)
     apply_memory(unet, options)
     assert_same(learn(unet, strength=[1.0, -0.5]), learn(plain, strength=[1.0, -0.5]))
     assert graphs
 
 
-def test_a_new_strength_compiles_nothing_again():
-    """One graph for every number, one for the base model alone, one for numbers by row; they predict the same."""
+def test_a_new_strength_and_another_number_of_rows_compile_nothing_again():
+    """One graph for strengths by row, one for one number, one for the base model alone; they predict the same."""
+    graphs, backend = counting()
+    unet, plain = (small_unet(block_out_channels=(8, 8)) for _ in range(2))
+    networks = [create_network(NetworkConfig(linear=2), model, seed=0) for model in (unet, plain)]
+    for network in networks:
+        randomize(network.parameters())
+    object.__setattr__(options := MemoryConfig(torch_compile=True), "dynamo_backend", backend)
+    apply_memory(unet, options)
+    counts = []
+    for strength in ([1.0, 0.0], [0.5, -1.0, 1.0], [3.0] * 7, [1.0] * 16, 0.0, 1.0, -1.0, 2):
+        rows = len(strength) if isinstance(strength, list) else 5
+        inputs = randn(rows, 4, 8, 8), torch.linspace(900, 20, rows).long(), randn(rows, 5, 8)
+        with torch.no_grad(), networks[0].multiplier(strength), networks[1].multiplier(strength):
+            torch.testing.assert_close(unet(*inputs).sample, plain(*inputs).sample)
+        counts.append(len(graphs))
+    assert counts == [1] * 4 + [2] + [3] * 3
+
+
+def counting() -> tuple[list[torch.fx.GraphModule], Any]:
+    """A backend that compiles nothing, and the graphs that it was given since."""
+    torch._dynamo.reset()
     graphs: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         graphs.append(graph)
         return graph.forward
 
-    torch._dynamo.reset()
-    unet, plain = small_unet(), small_unet()
-    networks = [create_network(NetworkConfig(linear=2), model, seed=0) for model in (unet, plain)]
-    for network in networks:
-        randomize(network.parameters())
-    object.__setattr__(options := MemoryConfig(torch_compile=True), "dynamo_backend", backend)
+    return graphs, backend
+
+
+@HIDDEN_BY_TORCH
+def test_blocks_that_are_alike_are_compiled_once():
+    """With a LoRA on them, in eight bits, checkpointed: the number of blocks makes no difference."""
+    graphs, backend = counting()
+    unet = small_unet(transformer_layers_per_block=3, block_out_channels=(8, 8))
+    unet.train().enable_gradient_checkpointing()
+    object.__setattr__(options := MemoryConfig(torch_compile=True, fp8_base=True), "dynamo_backend", backend)
     apply_memory(unet, options)
-    inputs = randn(2, 4, 8, 8), torch.tensor([300, 20]), randn(2, 5, 8)
-    counts = []
-    for strength in (1.0, 0.0, -1.0, 0.5, 2, [1.0, 0.0], [0.5, -1.0], [3.0, 2.0]):
-        with torch.no_grad(), networks[0].multiplier(strength), networks[1].multiplier(strength):
-            torch.testing.assert_close(unet(*inputs).sample, plain(*inputs).sample)
-        counts.append(len(graphs))
-    assert counts == [1] + [2] * 4 + [3] * 3
+    network = create_network(NetworkConfig(linear=2), unet, seed=0)
+    with network.multiplier([1.0, 0.5]):
+        unet(randn(2, 4, 8, 8), torch.tensor([300, 20]), randn(2, 5, 8)).sample.sum().backward()
+    compiled = Compiled(unet, "")
+    assert (len(compiled.blocks), len(compiled.kinds)) == (12, 1)
+    # the first of a row of blocks is handed its input in another order of memory
+    assert len(graphs) == 2
+
+
+def test_what_was_compiled_is_kept_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A second start of the same says so; another network, or another model, is compiled anew."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    unets = small_unet(), small_unet(), small_unet(cross_attention_dim=4)
+    for unet in unets:
+        compile_blocks(unet, "eager")
+    first, same, wider = (Compiled(unet, "rank 4") for unet in unets)
+    assert "4 blocks of 2 kinds at their first calls" in str(first)
+    first.keep()
+    assert f"from {tmp_path}, where an earlier run left them" in str(same)
+    for other in (wider, Compiled(unets[1], "rank 8"), Compiled(unets[1], "rank 4", kept=False)):
+        assert "at their first calls, which takes about 1 min" in str(other)
+    assert "nothing" in str(Compiled(small_unet(), "rank 4"))
+
+
+def test_without_a_folder_of_the_users_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch):
+    """Not the temporary one that torch takes by itself, and puts into the environment when it is first used."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_somebody")
+    monkeypatch.setenv("TORCH_HOME", "/home/of/torch")
+    compile_blocks(small_unet(), "eager")
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == Path("/home/of/torch/inductor")
 
 
 @pytest.mark.parametrize(

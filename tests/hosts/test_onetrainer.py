@@ -390,6 +390,7 @@ def test_a_run_speaks_in_events(tmp_path):
     trainer.end()
     started, drawn, *steps, saved, ended = [e for e in trainer.heard.events if not isinstance(e, Warned)]
     assert (started.steps, started.done, dict(started.facts)["targets"]) == (6, 0, "'cat', 'dog'")
+    assert dict(started.facts)["edit"] == "strength 1.5, 1, at 64 x 64 pixels"
     assert (drawn.path, drawn.seeds, drawn.multipliers) == (tmp_path / "cat.png", (7,), (1.0,))
     assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
     assert [step.loss for step in steps] == pytest.approx(trainer.losses)

@@ -153,7 +153,7 @@ class Watching(Recorder):
 def builtin_losses(folder: Path, prompts: Path, **sections: Any) -> tuple[list[float], Path]:
     """Losses and file of the same run in the built-in host."""
     watching = Watching()
-    job = tiny_job(folder, pairs=load_prompts(prompts).pairs, save={"dtype": "float32"}, **sections)
+    job = tiny_job(folder, pairs=load_prompts(prompts).pairs, save={"dtype": "float32", "overwrite": True}, **sections)
     outcome = run_job(job, manager=plugin_manager([watching], installed=False))
     return [event.loss for event in watching.of(StepDone)], outcome.path
 

@@ -49,6 +49,12 @@ def test_without_ray_it_is_said_what_to_install(jobs, monkeypatch, capsys):
     assert "--ray needs the package ray" in capsys.readouterr().err
 
 
+def test_a_job_is_no_address(jobs, capsys):
+    """What stands behind --ray is its address."""
+    assert cli.main(["train", "--ray", *map(str, jobs)]) == 2
+    assert f"--ray {jobs[0]}: that is a file, not an address\n  fix: put --ray after" in capsys.readouterr().err
+
+
 def test_a_cluster_that_is_not_there_is_one_sentence():
     """With its address."""
     pytest.importorskip("ray")

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from models import randn, randomize, small_unet
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from leco_plugin.families.fp8 import narrow
 from leco_plugin.network.layers import Size, plan_layers
 from leco_plugin.network.peft_lora import ADAPTER, PeftLora
 
@@ -33,7 +34,7 @@ def use_peft(unet: nn.Module, strengths: Sequence[float]) -> None:
     """Give every layer PEFT's own forward pass back, at these strengths."""
     for layer in unet.modules():
         if isinstance(layer, LoraLayer):
-            del layer.forward
+            layer.__class__ = type(layer).__base__
             times = torch.tensor(strengths, dtype=torch.float64) * layer.scaling[ADAPTER]
             given = 4 if isinstance(layer.get_base_layer(), nn.Conv2d) else 3
             layer.register_forward_pre_hook(
@@ -94,6 +95,63 @@ def test_float32_weights_train_a_bf16_model():
         assert {gradient.dtype for gradient in gradients} == {torch.float32}
         found.append(torch.cat([gradient.flatten() for gradient in gradients]))
     assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
+
+
+class Integers(nn.Linear):
+    """A linear layer that holds eight bits a number and widens them when it is asked."""
+
+    def __init__(self, wide: nn.Linear) -> None:
+        super().__init__(wide.in_features, wide.out_features, device="meta")
+        self.scale = wide.weight.abs().amax(1, keepdim=True) / 127
+        self.weight = nn.Parameter((wide.weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.bias = wide.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight * self.scale, self.bias)
+
+
+def in_four_bits(wide: nn.Linear) -> nn.Module:
+    """As bitsandbytes holds it."""
+    package = pytest.importorskip("bitsandbytes")
+    held = package.nn.Linear4bit(wide.in_features, wide.out_features, wide.bias is not None, quant_type="nf4")
+    held.load_state_dict(wide.state_dict())
+    return cast(nn.Module, held.to("cpu").requires_grad_(False))
+
+
+def quantized(unet: nn.Module, how: str) -> None:
+    """Hold the linear layers in fewer bits; skip where that takes a package that is not there."""
+    if how == "fp8_base":
+        narrow(unet)
+    elif how == "torchao":
+        package = pytest.importorskip("torchao.quantization")
+        package.quantize_(unet, package.Int8WeightOnlyConfig())
+    else:
+        make = Integers if how == "stand-in" else in_four_bits
+        for name, layer in list(unet.named_modules()):
+            if type(layer) is nn.Linear:
+                parent, _, own = name.rpartition(".")
+                setattr(unet.get_submodule(parent), own, make(layer))
+
+
+@pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without")
+@pytest.mark.parametrize("how", ["stand-in", "fp8_base", "torchao", "bitsandbytes"])
+def test_a_base_in_fewer_bits_takes_it_as_it_takes_pefts(how):
+    """Predictions and gradients; the LoRA computes in the precision of what is around."""
+    unet = small_unet()
+    quantized(unet, how)
+    network = PeftLora(unet, rank=4, alpha=2.0, seed=0)
+    randomize(network.parameters(), std=0.1)
+
+    def run() -> list[Tensor]:
+        with network.multiplier([1.0, 0.5, -1.0, 0.0]):
+            predicted = asked(unet)
+        gradients = torch.autograd.grad(predicted.square().sum(), network.parameters())
+        return [predicted.detach(), *gradients]
+
+    ours = run()
+    use_peft(unet, [1.0, 0.5, -1.0, 0.0])
+    for one, other in zip(ours, run(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
 def test_at_strength_0_the_model_is_the_bare_one_bit_for_bit():

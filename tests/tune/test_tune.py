@@ -158,6 +158,8 @@ def test_the_job_comes_first_then_its_family_s_rate_then_a_higher_rank(job):
     tried = [Tried(1, usual, "complete", Found(0.2, 0.4, 0.1, 0.2)), Tried(0, own, "fail")]
     assert plan(2, tried) == {**usual, "network.linear": 16, "train.lr": pytest.approx(1e-3 * (2 / 1.3) ** 1.7)}
     assert plan(2, tried[1:]) is None
+    idle, plan = planned_for(job, **{"train.lr": 0})
+    assert plan(0, []) == {**idle, "train.lr": 1e-3}
 
 
 def test_what_promises_most_gets_the_rate_that_it_lacks_in_turn_with_the_sampler(job):

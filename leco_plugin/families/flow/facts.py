@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def find_flow(model: ModelConfig) -> FlowFacts | None:
 
 def read_config(name: str, file: str) -> dict[str, Any]:
     """One of a model's config files, from its folder or the hub's cache; empty where there is none to be read."""
-    path = BUILTIN[name] / file if name in BUILTIN else Path(name).expanduser() / file
+    path = BUILTIN[name] / file if name in BUILTIN else Path(os.path.expanduser(name), file)
     try:
         if not path.is_file():
             found = _in_hub_cache(name, file)

@@ -13,6 +13,7 @@ from leco_plugin.config.families import takes_guidance
 from leco_plugin.config.flow_rules import refusals
 from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
+from leco_plugin.families.compiled import compile_blocks
 from leco_plugin.families.flow.denoiser import FlowDenoiser
 from leco_plugin.families.flow.memory import check_memory, checkpoint_blocks, offload, quantization
 from leco_plugin.families.flow.one_file import family_in_file
@@ -86,7 +87,7 @@ def load_flow(
     if checkpointing:
         checkpoint_blocks(transformer)
     if memory.torch_compile:
-        transformer.compile(backend=memory.dynamo_backend)
+        compile_blocks(transformer, memory.dynamo_backend)
     return flow_denoiser(source, transformer, model, dtype, Placement(transformer, device, stays=bool(memory.offload)))
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib import import_module
-from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -14,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from leco_plugin.config.schema import MemoryConfig
+from leco_plugin.core.forward import give_forward
 from leco_plugin.errors import ModelError
 
 _PACKAGES = {"fp8": "torchao", "int8": "torchao", "nf4": "bitsandbytes"}
@@ -84,10 +83,10 @@ def checkpoint_blocks(transformer: nn.Module) -> None:
     Around the block as a whole, with everything that it is given: diffusers' own leaves out the mask of Chroma's.
     """
     for block in blocks_of(transformer):
-        block.forward = MethodType(partial(_again, block.forward), block)
+        give_forward(block, _again)
 
 
-def _again(forward: Callable[..., Any], block: nn.Module, *inputs: Any, **more: Any) -> Any:
+def _again(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs, **more)
-    return checkpoint(forward, *inputs, use_reentrant=False, **more)
+        return forward(block, *inputs, **more)
+    return checkpoint(forward, block, *inputs, use_reentrant=False, **more)

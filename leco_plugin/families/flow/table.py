@@ -47,14 +47,6 @@ class Recipe:
     """How latents are scaled for the VAE; see ``base.decoded``."""
 
 
-def _line(config: Config, tokens: int, steps: int) -> float:
-    return size_shift(config, tokens)
-
-
-def _flux2_mu(config: Config, tokens: int, steps: int) -> float:
-    return flux2_shift(tokens, steps)
-
-
 def _grid(h: int, w: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(torch.arange(h, device=device), torch.arange(w, device=device)).float()
 
@@ -158,24 +150,25 @@ def _auraflow_inputs(rows: FlowRows, h: int, w: int) -> dict[str, Any]:
 
 _UNGUIDED = {"do_classifier_free_guidance": False}
 _FLUX2 = Recipe(
-    _text("states"), _flux2_inputs, layout="flat", mu=_flux2_mu, tokens=lambda c, h, w: h * w, pixels="normalized"
+    _text("states"), _flux2_inputs, layout="flat", mu=flux2_shift, tokens=lambda c, h, w: h * w, pixels="normalized"
 )
 RECIPES: Mapping[str, Recipe] = {
     "z_image": Recipe(
-        _text("states", **_UNGUIDED), _z_image_inputs, layout="listed", latents="x", time="t", inverted=True, mu=_line
+        _text("states", **_UNGUIDED), _z_image_inputs, layout="listed", latents="x", time="t", inverted=True,
+        mu=size_shift,
     ),
-    "flux": Recipe(_text("states", "pooled", prompt_2=None), _flux_inputs, mu=_line),
+    "flux": Recipe(_text("states", "pooled", prompt_2=None), _flux_inputs, mu=size_shift),
     "flux2": _FLUX2,
     "flux2_klein": _FLUX2,
-    "qwen_image": Recipe(_text("states"), _qwen_inputs, 1024, mu=_line, norm="token", pixels="per channel"),
-    "krea2": Recipe(_text("states", "mask"), _krea2_inputs, mu=_line, pixels="per channel"),
-    "chroma": Recipe(_text("states", "", "mask", **_UNGUIDED), _chroma_inputs, mu=_line),
+    "qwen_image": Recipe(_text("states"), _qwen_inputs, 1024, mu=size_shift, norm="token", pixels="per channel"),
+    "krea2": Recipe(_text("states", "mask"), _krea2_inputs, mu=size_shift, pixels="per channel"),
+    "chroma": Recipe(_text("states", "", "mask", **_UNGUIDED), _chroma_inputs, mu=size_shift),
     "sd3": Recipe(
         _text("states", "", "pooled", prompt_2=None, prompt_3=None, **_UNGUIDED), _sd3_inputs, 256,
-        layout="plain", time_range=1000.0, mu=_line, own_sigmas=True,
+        layout="plain", time_range=1000.0, mu=size_shift, own_sigmas=True,
     ),
     "lumina2": Recipe(
-        _lumina2_text, _masked_inputs, 256, layout="plain", inverted=True, mu=_line, norm="row",
+        _lumina2_text, _masked_inputs, 256, layout="plain", inverted=True, mu=size_shift, norm="row",
         # the pipeline takes the channels for the tokens: kept, since users see its pictures
         tokens=lambda c, h, w: c,
     ),

@@ -46,7 +46,9 @@ _FAMILIES: Mapping[str, str] = {"wan": _MOVES, "ltx": _MOVES, "minimax": _MOVES,
 ROWS = frozenset({"sd1", "sd2", "sdxl", "flux"})
 """Families in which every layer sees the rows of a batch apart, so that each can have a LoRA strength of its own."""
 
-
+MIXED = frozenset({"chroma", "hidream", "mageflow", "nucleus_image"})
+"""Families of which the host asks for several prompts in one call as if they were one: by a padding mask or a length
+that all share, or by the place that a row has (mageflow)."""
 FLOWMATCH = frozenset({"flux", "sd3", "lumina2"})
 """Flow models that the host itself gives the scheduler which the job names."""
 

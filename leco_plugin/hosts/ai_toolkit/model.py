@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leco_plugin.contracts import PredictionType
 from leco_plugin.errors import ModelError
+from leco_plugin.hosts.ai_toolkit.architectures import MIXED
 from leco_plugin.hosts.ai_toolkit.schedule import Nothing, recorded
 from leco_plugin.hosts.denoiser import HostedDenoiser, Texts
 
@@ -39,6 +40,7 @@ class HostDenoiser(HostedDenoiser):
         self._sd, self._of_many, self._encoding = sd, join, encoding
         self._more = {"bypass_guidance_embedding": bypass_guidance_embedding}
         self._template: Tensor | None = None
+        self.mixes = self.family in MIXED
 
     @property
     def prediction_type(self) -> PredictionType:

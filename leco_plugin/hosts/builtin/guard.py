@@ -44,9 +44,9 @@ class Guard:
         return weights + [value for weight, value in beside if getattr(value, "shape", None) == weight.shape]
 
     @property
-    def tripped(self) -> bool:
-        """Whether a gradient was not finite; waits for the device."""
-        return bool(self._bad)
+    def bad(self) -> Tensor:
+        """() 1 where a gradient was not finite, else 0; on the device."""
+        return self._bad
 
     @property
     def left_out(self) -> int:

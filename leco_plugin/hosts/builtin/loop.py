@@ -28,7 +28,7 @@ from leco_plugin.hosts.builtin.parallel import Alone
 from leco_plugin.hosts.builtin.sampling import Sampling
 
 REPORT_EVERY = 10
-"""Optimizer steps between two reports on an accelerator, where each has to wait for the device."""
+"""Optimizer steps between two reports on an accelerator; their figures are read when they are there."""
 
 
 class Scaler(torch.amp.GradScaler):
@@ -94,6 +94,7 @@ class Loop:
                     self._save()
                 if not last and not stop.asked:
                     self._draw()
+            self._tell(wait=True)
             self.crew.share(self._meter)
         except _Broken as broken:
             fix = broken.fix or self._advice(broken.good)
@@ -110,11 +111,10 @@ class Loop:
         """One optimizer step, and what is said of it; figures are due more often than asked where they cost nothing."""
         scheduled = float(self._schedule.get_last_lr()[0])
         self._accumulate()
-        event = None
-        if figures_due or (self.done + 1) % (1 if self.device.type == "cpu" else REPORT_EVERY) == 0:
+        due = figures_due or (self.done + 1) % (1 if self.device.type == "cpu" else REPORT_EVERY) == 0
+        if due:
             self.crew.share(self._meter)
-            event = self._meter.sum_up(self.done + 1, actual_rate(self._optimizer, scheduled))
-            self._refuse_unless(math.isfinite(event.loss), f"the loss is {event.loss}", taken=self.done)
+        rate = actual_rate(self._optimizer, scheduled)
         try:
             self._update()
         except RuntimeError as error:
@@ -122,13 +122,21 @@ class Loop:
                 raise
             problem = f"a change of the weights is too large for their precision at step {self.done + 1}"
             raise _Broken(problem, self.done, "try a lower lr") from error
-        if event:
-            self._refuse_unless(not self._guard.tripped, "the gradient is not finite", taken=self.done + 1)
+        self._schedule.step()
+        self.done += 1
+        if due:
+            self._meter.ask(self.done, rate, self._guard.bad)
+        # where a figure ends the run, it must be known at once, or it would end elsewhere when it is resumed
+        self._tell(wait=figures_due or self.stop_at is not None)
+
+    def _tell(self, *, wait: bool) -> None:
+        """Report what is known, or with ``wait`` all that was asked for."""
+        for event, (bad,) in self._meter.answers(wait=wait):
+            self._refuse_unless(math.isfinite(event.loss), f"the loss is {event.loss}", event.step)
+            self._refuse_unless(not bad, "the gradient is not finite", event.step)
             self.report(event)
             self._warn_at_once()
             self._goal_is_reached = self.stop_at is not None and self.progress.reached(self.stop_at)
-        self._schedule.step()
-        self.done += 1
 
     def averaged(self) -> AbstractContextManager[None]:
         """Block in which the network has the weights to be saved; see ``optim.averaged``."""
@@ -215,10 +223,11 @@ class Loop:
         if path:
             self._kept_at, self._kept = self.done, f"the LoRA after {self.done} steps is kept in {path}"
 
-    def _refuse_unless(self, fine: bool, problem: str, *, taken: int) -> None:
-        """Break off; ``taken`` steps were asked of the optimizer, of which the guard left out some."""
+    def _refuse_unless(self, fine: bool, problem: str, step: int) -> None:
+        """Break off for what ``step`` had; of the steps that were asked since, the guard left out all."""
         if not fine:
-            raise _Broken(f"{problem} at step {self.done + 1}", taken - self._guard.left_out)
+            left_out = 1 if self._scaler.is_enabled() else self._guard.left_out
+            raise _Broken(f"{problem} at step {step}", self.done - left_out)
 
     def _rescue(self, good: int) -> str:
         """Save the LoRA as it is after ``good`` steps if there is no file of it yet; says where it is."""

@@ -18,7 +18,7 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
 from leco_plugin.engine.measure import Course
-from leco_plugin.engine.neighbours import preserved
+from leco_plugin.engine.neighbours import nothing_near, preserved
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
@@ -34,6 +34,7 @@ from leco_plugin.engine.step import StepSettings
 from leco_plugin.engine.stop import stop_on_signal
 from leco_plugin.errors import ConfigError, NetworkError, reason
 from leco_plugin.events import RunEnded, RunStarted, Warned
+from leco_plugin.families.compiled import Compiled
 from leco_plugin.hosts.builtin.folder import Folder, named, new_run_id
 from leco_plugin.hosts.builtin.loop import Loop
 from leco_plugin.hosts.builtin.optim import check_optimizer
@@ -108,7 +109,10 @@ class LecoProcess:
         # as the job has it: what the model leaves open to itself is not known when the next run asks for a state
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
         crew.refuse_unequal("the job or the base model", described)
-        job = self._job = _completed(job, denoiser)
+        asked, job = job, _completed(job, denoiser)
+        self._job = job
+        for problem in nothing_near(asked.leco, job.leco):
+            self._report(Warned(problem))
         output = Output(job, self._seed, self._report)
         states_of_run = States(job, self._run, described)
         saving = self._saving(crew, denoiser, self._create_network(denoiser), output, states_of_run)
@@ -123,6 +127,8 @@ class LecoProcess:
                 if interrupted and loop.done == begun:
                     # a LoRA that learnt nothing would only be in the way of the next run
                     raise KeyboardInterrupt
+                if job.memory.torch_compile:
+                    self._compiled(denoiser).keep()
                 crew.refuse_apart(saving.network.parameters())
                 path = saving.end(loop.done, interrupted=interrupted)
             if loop.sampling and not interrupted:
@@ -146,6 +152,11 @@ class LecoProcess:
             message = "files of an earlier run are replaced where this one writes the same"
             self._report(Warned(f"{message}: {named(replaced)}"))
         self._warn(denoiser, saving.network)
+
+    def _compiled(self, denoiser: Denoiser) -> Compiled:
+        job = self._job
+        told = job.memory, job.network, job.train.dtype, job.train.gradient_checkpointing
+        return Compiled(denoiser.module, repr(told), kept=job.memory.dynamo_backend == "inductor")
 
     def _goes_on(self, folder: Folder, stored: Stored | None) -> bool:
         """Whether the files that are there already are of this same run."""
@@ -245,7 +256,7 @@ class LecoProcess:
             *((("processes", f"{count}, each with walks of its own; gradients are averaged"),) if count > 1 else ()),
             *((("distilled", denoiser.distilled.why),) if denoiser.distilled else ()),
             ("device", f"{denoiser.device}, {job.train.dtype}"),
-            *((("compiled", "at its first calls: this takes minutes"),) if job.memory.torch_compile else ()),
+            *((("compiled", str(self._compiled(denoiser))),) if job.memory.torch_compile else ()),
             ("targets", _some([repr(pair.target) for pair in job.pairs if not pair.keeps])),
             ("pairs", f"{len(job.pairs)} ({_count_actions(job)})"),
             ("network", f"{job.network.type}, {sizes}"),

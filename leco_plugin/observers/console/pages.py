@@ -63,8 +63,9 @@ class Page:
         self._console.print(table)
 
     def prose(self, lines: Iterable[str]) -> None:
-        """Each line as soon as it is there, broken between words where it is too long."""
-        self.lines(folded(line, self._console.width) for line in lines)
+        """Each line as soon as it is there, on a terminal broken between words where it is too long."""
+        shown = self._console.is_terminal
+        self.lines(folded(line, self._console.width) if shown else line for line in lines)
 
     def lines(self, lines: Iterable[str]) -> None:
         """Plain lines, never broken, so that paths and commands can be copied."""

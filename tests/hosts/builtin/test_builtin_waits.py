@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from models import LineNetwork, SmallDenoiser, pair, small_unet
-from torch import nn
+from models import LineNetwork, Recorder, SmallDenoiser, pair, small_unet
+from torch import Tensor, nn
 
 from leco_plugin.config.optimizers import OPTIMIZERS
 from leco_plugin.config.schema import LecoConfig, PromptPair, TrainConfig
@@ -76,12 +76,45 @@ def test_no_optimizer_waits_for_the_device(name):
             loop._take_step(figures_due=False)
 
 
-def test_a_report_waits():
-    """It tells numbers, every tenth step."""
-    loop = make_line_loop()
+class Late:
+    """Stands for figures that are never there unless they are waited for."""
+
+    there = False
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def read(self) -> Tensor:
+        return torch.zeros(self.tensor.shape)
+
+
+def test_a_report_waits_only_where_it_is_due(monkeypatch):
+    """Every tenth step sends for figures; they are told when they are there, at the latest with those of the end."""
+    monkeypatch.setattr("leco_plugin.engine.report.Arriving", Late)
+    loop, recorder = make_line_loop(), Recorder()
+    loop.report = Report([recorder])
     loop.done = REPORT_EVERY - 1
-    with pytest.raises(RuntimeError, match="meta"):
+    for _ in range(REPORT_EVERY):
         loop._take_step(figures_due=False)
+    assert recorder.events == []
+    loop._take_step(figures_due=True)
+    assert [event.step for event in recorder.events] == [REPORT_EVERY, 2 * REPORT_EVERY]
+
+
+def test_figures_that_are_there_are_told_in_the_next_step(monkeypatch):
+    """And those that end a run are waited for: it ends at the same step when it is resumed."""
+    monkeypatch.setattr("leco_plugin.engine.report.Arriving", Late)
+    loop, recorder = make_line_loop(), Recorder()
+    loop.report = Report([recorder])
+    loop.done = REPORT_EVERY - 1
+    loop._take_step(figures_due=False)
+    monkeypatch.setattr(Late, "there", True)
+    loop._take_step(figures_due=False)
+    assert [event.step for event in recorder.events] == [REPORT_EVERY]
+    monkeypatch.setattr(Late, "there", False)
+    loop.done, loop.stop_at = 2 * REPORT_EVERY - 1, 0.5
+    loop._take_step(figures_due=False)
+    assert [event.step for event in recorder.events] == [REPORT_EVERY, 2 * REPORT_EVERY]
 
 
 def test_no_step_waits_for_the_device(monkeypatch):
