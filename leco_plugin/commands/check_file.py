@@ -23,7 +23,7 @@ from leco_plugin.config.idle import idle_settings, refuse_nothing
 from leco_plugin.config.schema import JobConfig, PromptPair
 from leco_plugin.config.words import equation, in_words, quote, settings
 from leco_plugin.errors import ConfigError, PluginError, Problem, Where, harmless
-from leco_plugin.families.known import Settled, check_named, settle
+from leco_plugin.families.known import Settled, check_named, lacking_parts, settle
 from leco_plugin.streams import problem_fields, write_json, write_lines
 
 _OF_PAIRS = "pair."
@@ -115,7 +115,7 @@ def _for_its_model(loaded: Loaded, settled: Settled) -> tuple[tuple[Problem, ...
     job, flow = settled.job, settled.flow
     said = (*loaded.warnings, *idle_settings(job), *_not_here(loaded))
     if flow is None:
-        return said, []
+        return said, lacking_parts(job.model)
     said += (*remarks(job, flow.distilled), *without_effect(job.pairs, flow.family.title))
     return said, list(refusals(loaded.job, flow.family, takes_guidance=flow.takes_guidance))
 

@@ -87,8 +87,8 @@ def _near(job: JobConfig, near: Sequence[Neighbour]) -> Iterator[str]:
 def _line(one: PairFigures) -> str:
     pair = one.pair
     return (
-        f"{quote(pair.positive)} against {quote(pair.unconditional)}: contrast {one.contrast:.3%} of the prediction, "
-        f"neutral {quote(pair.neutral)} pulls {pull(one):.0%}"
+        f"{quote(pair.positive)} against {quote(pair.unconditional)} at {pair.multiplier:+g}: "
+        f"contrast {one.contrast:.3%} of the prediction, neutral {quote(pair.neutral)} pulls {pull(one):.0%}"
     )
 
 

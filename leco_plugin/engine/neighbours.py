@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +15,8 @@ from leco_plugin.engine.measure import Bench, Course, NoNetwork, asks
 from leco_plugin.errors import ConfigError
 
 SAME = 0.9
-"""Share of the concept in a word's own pictures from which on it is the concept by another name, and not kept."""
+"""Share of the concept in a word's own pictures from which on it is the concept by another name, and not kept, unless
+there is more beside it: on the flow model, a square has .91 of what a circle adds to a shape, and 1.34 beside it."""
 NOTHING = 0.3
 """What a word has to add to pictures, in units of the concept, to be more than a word like "the"."""
 _LIKE_THE_NEAREST, _MOST_WORDS = 0.5, 4
@@ -88,6 +89,12 @@ def preserved(
     return leco.model_copy(update={"preserve": tuple(dict.fromkeys((*named, *found)))})
 
 
+def nothing_near(asked: LecoConfig, found: LecoConfig) -> Iterator[str]:
+    """A sentence for the user where ``auto`` stands for nothing, so that a run would keep nothing by it."""
+    if AUTO in asked.preserve and len(found.preserve) < len(asked.preserve):
+        yield "preserve: auto found no word near the concept that it could keep; name the prompts that shall stay"
+
+
 def _others(
     denoiser: Denoiser, concept: str, pair: PromptPair, words: Sequence[str], course: Course, network: Network
 ) -> list[str]:
@@ -97,7 +104,11 @@ def _others(
     bench = Bench(denoiser, network, [pair], prompts, enough)
     shares = bench.shares() if prompts else {}
     found = {word: shares[prompt] for word, prompt in zip(words, prompts, strict=True)}
-    return [word for word, one in found.items() if one.along < SAME and math.hypot(one.along, one.beside) > NOTHING]
+    return [
+        word
+        for word, one in found.items()
+        if one.along < max(SAME, one.beside) and math.hypot(one.along, one.beside) > NOTHING
+    ]
 
 
 def _places(pairs: Sequence[PromptPair], concept: str, word: str) -> tuple[str, ...]:

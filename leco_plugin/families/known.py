@@ -20,8 +20,8 @@ from leco_plugin.config.flow_rules import fitted
 from leco_plugin.config.names import SUFFIXES
 from leco_plugin.config.recognise import names_in
 from leco_plugin.config.schema import JobConfig, ModelConfig
-from leco_plugin.errors import ConfigError
-from leco_plugin.families.flow.facts import FlowFacts, find_flow, read_config
+from leco_plugin.errors import ConfigError, Problem
+from leco_plugin.families.flow.facts import FlowFacts, family_of_names, find_flow, read_config, transformer_alone
 from leco_plugin.tiny import BUILTIN
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -96,6 +96,16 @@ def _by_name(family: str, name: str) -> Distilled | None:
     schnell = "schnell" in name.lower()
     index = {"is_distilled": re.search("klein-?[49]b", name.lower()) is not None}
     return distilled(FLOW_FAMILIES[family], index, {"guidance_embeds": not schnell}, {}, name)
+
+
+def lacking_parts(model: ModelConfig) -> list[Problem]:
+    """What a model in one file needs besides, where it is a flow model's transformer alone."""
+    path = Path(os.path.expanduser(model.name_or_path))
+    if model.extras is None and path.suffix.lower() in SUFFIXES and os.path.isfile(path):
+        with suppress(OSError, ValueError):
+            family = family_of_names(names_in(path).splitlines())
+            return [transformer_alone(path, family)] if family else []
+    return []
 
 
 def find_family(model: ModelConfig) -> str | None:

@@ -17,7 +17,7 @@ from leco_plugin.contracts import Denoiser, Network, PredictionType, Sampler, Te
 from leco_plugin.core.noise import diffusion_snr
 from leco_plugin.core.walk import guided
 from leco_plugin.engine.measure import Course
-from leco_plugin.engine.neighbours import preserved
+from leco_plugin.engine.neighbours import nothing_near, preserved
 from leco_plugin.engine.row_check import rows_differ
 from leco_plugin.errors import ConfigError
 from leco_plugin.families.samplers import FlowSampler, cumulative_alphas, make_sampler, shifted_sigmas, size_shift
@@ -121,6 +121,7 @@ class HostedDenoiser(ABC):
         self.separate = True
         found = preserved(leco, cast(Denoiser, self), pairs, course, network)
         self.separate = False
+        self.remarks += nothing_near(leco, found)
         return found
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextRows, sizes: Tensor) -> Tensor:

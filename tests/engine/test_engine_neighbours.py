@@ -115,8 +115,8 @@ def test_a_language_models_words_are_known_too():
     assert list(flow.similar("red", 3)) == ["orange", "purple", "picture"]
     found = find_neighbours(flow, [erase("a red shape", "a shape")], COURSE)
     assert [near.word for near in found] == ["orange", "purple", "triangle"]
-    assert next(iter(flow.similar("red", 3))) == "orange"
-    assert next(iter(flow.similar("circle", 3))) == "square"
+    # a square has nine tenths of what a circle adds to a shape, and more beside it: no other name for it
+    assert [near.word for near in find_neighbours(flow, [erase("a circle", "a shape")], COURSE)] == ["square"]
 
 
 @pytest.mark.skipif("LECO_DEMOS" not in os.environ, reason="minutes each: set LECO_DEMOS")

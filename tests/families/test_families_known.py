@@ -13,7 +13,7 @@ from small_models import build_pipeline
 
 from leco_plugin.config.schema import JobConfig, ModelConfig, PromptPair
 from leco_plugin.families.folder import FolderSource
-from leco_plugin.families.known import find_family, settle
+from leco_plugin.families.known import find_family, lacking_parts, settle
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
@@ -81,3 +81,13 @@ def test_no_torch_is_needed_for_it():
 def test_a_name_that_no_file_can_have_is_of_no_family(name: str):
     """Nothing but an answer, on every system."""
     assert find_family(ModelConfig.model_construct(name_or_path=name)) is None
+
+
+def test_a_transformer_alone_is_told_before_anything_is_loaded(flow_folder: Callable[[str], Path]):
+    """Not where the other parts are named, and not a file that holds a whole model or does not exist."""
+    file = flow_folder("z_image") / "transformer" / "diffusion_pytorch_model.safetensors"
+    (problem,) = lacking_parts(ModelConfig(name_or_path=str(file)))
+    assert "holds the transformer of Z-Image, and the text encoders and the VAE are missing" in problem.message
+    assert lacking_parts(ModelConfig(name_or_path=str(file), extras=str(flow_folder("z_image")))) == []
+    assert lacking_parts(ModelConfig(name_or_path="none.safetensors")) == []
+    assert lacking_parts(ModelConfig(name_or_path=str(flow_folder("z_image") / "vae" / file.name))) == []

@@ -93,10 +93,20 @@ def test_what_lies_near_is_what_the_built_in_host_finds(monkeypatch):
     assert not hosted.separate
 
 
+def test_a_user_is_told_where_nothing_lies_near(monkeypatch):
+    """Nothing would be kept, without a word."""
+    hosted = Hosted()
+    monkeypatch.setattr(hosted, "similar", lambda word, count: {})
+    assert hosted.with_neighbours(AUTO, [ERASE], "ddim", hosted.network).preserve == ("a star",)
+    assert [one for one in hosted.remarks if one.startswith("preserve: auto found no word near the concept")]
+
+
 def test_without_auto_nothing_is_searched_for():
     """The text encoder is not asked."""
     leco = LecoConfig(preserve=("a star",))
-    assert Hosted().with_neighbours(leco, [ERASE], "ddim", Spoiling()) == leco
+    hosted = Hosted()
+    assert hosted.with_neighbours(leco, [ERASE], "ddim", Spoiling()) == leco
+    assert not hosted.remarks
 
 
 def parts(tokenizer: object, encoder: object, suffix: str = "") -> Any:

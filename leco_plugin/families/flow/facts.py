@@ -1,18 +1,41 @@
-"""What the config files of a flow model tell, where they are at hand: its family, and whether it is distilled."""
+"""What the files of a flow model tell without torch: its family, and whether it is distilled."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leco_plugin.config.families import Distilled, FlowFamily, distilled, family_of_pipeline, takes_guidance
+from leco_plugin.config.families import (
+    FLOW_FAMILIES,
+    Distilled,
+    FlowFamily,
+    distilled,
+    family_of_pipeline,
+    takes_guidance,
+)
 from leco_plugin.config.schema import ModelConfig
+from leco_plugin.errors import Problem
 from leco_plugin.tiny import BUILTIN
 
 _FILES = ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json")
+COMFY = "model.diffusion_model."
+"""What stands before all names in ComfyUI's files, and in those that hold text encoders and VAE as well."""
+_MARKS = (
+    ("flux2", "single_stream_modulation.lin.weight", "single_stream_modulation.linear.weight"),
+    ("chroma", "distilled_guidance_layer.in_proj.weight"),
+    ("flux", "double_blocks.0.img_attn.norm.key_norm.scale", "single_transformer_blocks.0.proj_mlp.weight"),
+    ("z_image", "layers.0.adaLN_modulation.0.weight"),
+    ("sd3", "joint_blocks.0.x_block.adaLN_modulation.1.weight", "transformer_blocks.0.norm1_context.linear.weight"),
+    ("lumina2", "cap_embedder.0.weight", "time_caption_embed.caption_embedder.0.weight"),
+    ("auraflow", "double_layers.0.attn.w2q.weight", "joint_transformer_blocks.0.attn.to_q.weight"),
+    ("krea2", "txtfusion.projector.weight", "text_fusion.projector.weight"),
+    ("qwen_image", "transformer_blocks.0.img_mod.1.weight"),
+)
+"""A weight of each family by its authors' name, and by diffusers' where that is another; the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,18 @@ def find_flow(model: ModelConfig) -> FlowFacts | None:
     name = Path(model.name_or_path).name
     found = distilled(family, index, transformer, scheduler, name, model.distilled)
     return FlowFacts(family, found, takes_guidance(family, transformer))
+
+
+def family_of_names(names: Iterable[str]) -> FlowFamily | None:
+    """The family whose transformer has weights of these names; None where it is none of these."""
+    found = {name.removeprefix(COMFY) for name in names}
+    return next((FLOW_FAMILIES[family] for family, *marks in _MARKS if not found.isdisjoint(marks)), None)
+
+
+def transformer_alone(path: Path, family: FlowFamily) -> Problem:
+    """What is wrong with a job that names nothing but the transformer."""
+    message = f"{path} holds the transformer of {family.title}, and the text encoders and the VAE are missing"
+    return Problem(None, message, "name a diffusers folder or hub id that has them in model.extras")
 
 
 def read_config(name: str, file: str) -> dict[str, Any]:

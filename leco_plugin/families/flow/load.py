@@ -15,6 +15,7 @@ from leco_plugin.config.schema import JobConfig, MemoryConfig, ModelConfig
 from leco_plugin.errors import ModelError
 from leco_plugin.families.compiled import compile_blocks
 from leco_plugin.families.flow.denoiser import FlowDenoiser
+from leco_plugin.families.flow.facts import transformer_alone
 from leco_plugin.families.flow.memory import check_memory, checkpoint_blocks, offload, quantization
 from leco_plugin.families.flow.one_file import family_in_file
 from leco_plugin.families.flow.source import FlowSource, find_family
@@ -49,10 +50,7 @@ def refuse_transformer(path: Path) -> None:
     """Raise ModelError where a file holds a flow model's transformer, which needs the other parts, too."""
     found = family_in_file(path)
     if found is not None:
-        raise ModelError(
-            f"{path} holds the transformer of {found.title}, and the text encoders and the VAE are missing",
-            fix="name a diffusers folder or hub id that has them in model.extras",
-        )
+        raise ModelError([transformer_alone(path, found)])
 
 
 def refuse_job(job: JobConfig, source: FlowSource) -> None:

@@ -9,24 +9,11 @@ import torch
 from torch import nn
 
 from leco_plugin.checkpoint import Checkpoint
-from leco_plugin.config.families import FLOW_FAMILIES, FlowFamily
+from leco_plugin.config.families import FlowFamily
 from leco_plugin.errors import ModelError
+from leco_plugin.families.flow.facts import COMFY, family_of_names
 from leco_plugin.families.source import loading
 
-_COMFY = "model.diffusion_model."
-"""What stands before all names in ComfyUI's files, and in those that hold text encoders and VAE as well."""
-_MARKS = (
-    ("flux2", "single_stream_modulation.lin.weight", "single_stream_modulation.linear.weight"),
-    ("chroma", "distilled_guidance_layer.in_proj.weight"),
-    ("flux", "double_blocks.0.img_attn.norm.key_norm.scale", "single_transformer_blocks.0.proj_mlp.weight"),
-    ("z_image", "layers.0.adaLN_modulation.0.weight"),
-    ("sd3", "joint_blocks.0.x_block.adaLN_modulation.1.weight", "transformer_blocks.0.norm1_context.linear.weight"),
-    ("lumina2", "cap_embedder.0.weight", "time_caption_embed.caption_embedder.0.weight"),
-    ("auraflow", "double_layers.0.attn.w2q.weight", "joint_transformer_blocks.0.attn.to_q.weight"),
-    ("krea2", "txtfusion.projector.weight", "text_fusion.projector.weight"),
-    ("qwen_image", "transformer_blocks.0.img_mod.1.weight"),
-)
-"""A weight of each family by its authors' name, and by diffusers' where that is another; the first that is there."""
 _NARROW = ("scale_weight", "weight_scale", "weight_scale_2", "comfy_quant", "scaled_fp8", "absmax", "wscales")
 """How keys end that files in eight or four bits have besides the weights."""
 _UNREAD = 1e-4
@@ -44,8 +31,7 @@ def family_in_file(path: Path) -> FlowFamily | None:
             f"{path} holds weights with scales beside them, which diffusers would leave out",
             fix="use the file in bf16, and memory.fp8_base to hold it in eight bits",
         )
-    names = {key.removeprefix(_COMFY) for key in keys}
-    return next((FLOW_FAMILIES[family] for family, *marks in _MARKS if not names.isdisjoint(marks)), None)
+    return family_of_names(keys)
 
 
 def transformer_in_file(kind: Any, path: Path, folder: Path, bare: nn.Module, **options: Any) -> nn.Module:
@@ -56,7 +42,7 @@ def transformer_in_file(kind: Any, path: Path, folder: Path, bare: nn.Module, **
     """
     file = Checkpoint(path)
     # diffusers knows this prefix for some of the families only
-    tensors = dict(file.under(_COMFY if file.has(_COMFY) else ""))
+    tensors = dict(file.under(COMFY if file.has(COMFY) else ""))
     held, taken = (sum(map(torch.numel, each.values())) for each in (tensors, bare.state_dict()))
     with loading(path):
         try:

@@ -33,7 +33,8 @@ class HostNetwork(HostedNetwork):
         network = self._network
         before = network.is_active, network.multiplier
         network.is_active = True
-        network.multiplier = float(value) if isinstance(value, (int, float)) else [float(each) for each in value]
+        values = [float(each) for each in ([value] if isinstance(value, (int, float)) else value)]
+        network.multiplier = values[0] if len(set(values)) == 1 else values
         if self._drops:
             # only what is trained: teacher and walk see the LoRA as it is
             network.train(torch.is_grad_enabled())

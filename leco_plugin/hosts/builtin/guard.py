@@ -49,11 +49,6 @@ class Guard:
         return self._bad
 
     @property
-    def tripped(self) -> bool:
-        """Whether a gradient was not finite; waits for the device."""
-        return bool(self._bad)
-
-    @property
     def left_out(self) -> int:
         """Steps that were not taken; waits for the device."""
         return int(self._left_out)

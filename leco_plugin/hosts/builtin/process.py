@@ -18,7 +18,7 @@ from leco_plugin.config.schema import JobConfig
 from leco_plugin.contracts import Denoiser, Hooks, Network
 from leco_plugin.engine.assemble import assemble
 from leco_plugin.engine.measure import Course
-from leco_plugin.engine.neighbours import preserved
+from leco_plugin.engine.neighbours import nothing_near, preserved
 from leco_plugin.engine.pool_size import walks_in_flight, walks_per_step
 from leco_plugin.engine.progress import Progress
 from leco_plugin.engine.report import Report
@@ -109,7 +109,10 @@ class LecoProcess:
         # as the job has it: what the model leaves open to itself is not known when the next run asks for a state
         described = {**describe_run(job, self._seed), MODEL_WEIGHTS: model_weights_hash(denoiser.module)}
         crew.refuse_unequal("the job or the base model", described)
-        job = self._job = _completed(job, denoiser)
+        asked, job = job, _completed(job, denoiser)
+        self._job = job
+        for problem in nothing_near(asked.leco, job.leco):
+            self._report(Warned(problem))
         output = Output(job, self._seed, self._report)
         states_of_run = States(job, self._run, described)
         saving = self._saving(crew, denoiser, self._create_network(denoiser), output, states_of_run)
