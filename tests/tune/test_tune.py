@@ -283,7 +283,9 @@ def test_two_workers_share_a_study_in_postgresql(job, tmp_path):
         study = optuna.load_study(study_name="tuned", storage=storage)
         assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
         assert 6 <= len(study.trials) <= 7
-        found = {trial.params["train.lr"]: Found(**trial.user_attrs["found"]) for trial in study.trials}
+        # one that was cut early has found nothing
+        done = [trial for trial in study.trials if "found" in trial.user_attrs]
+        found = {trial.params["train.lr"]: Found(**trial.user_attrs["found"]) for trial in done}
         best = max(found, key=lambda rate: found[rate].score(1.0))
         storage.remove_session()
         storage.engine.dispose()
