@@ -170,6 +170,12 @@ class _Builder:
             return None
         config, process = frame
         self._override(config, process, overrides)
+        model = process.get("model")
+        if isinstance(model, dict) and "arch" in model:
+            # what else is that host's would be called unknown, key by key
+            fix = "leco check --host ai-toolkit JOB, and then leco host run ai-toolkit JOB"
+            self.findings.error((*_PROCESS, "model", "arch"), "is a key of ai-toolkit, which this job is for", fix)
+            return None
         check_texts(root, (), self.findings)
         drop_window_keys(process, _PROCESS, self.findings)
         self._check_keys(process, _PROCESS, _OF_PROCESS | {"type"})

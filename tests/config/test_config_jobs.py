@@ -269,3 +269,13 @@ def test_prompts_and_samples_may_say_the_same(tmp_path: Path):
     """As jobs of ai-toolkit's web UI do."""
     path = write(tmp_path, with_line("sample: {prompts: [a --m 2], samples: [{prompt: a --m 2}]}"))
     assert [one.network_multiplier for one in load_job(path).job.sample.asked] == [2.0]
+
+
+def test_a_job_for_ai_toolkit_is_told_from_one_with_a_wrong_key(tmp_path: Path):
+    """Its other keys would be called unknown, and taken out."""
+    model = "model: {name_or_path: a/b, arch: zimage, quantize: true}"
+    text = JOB.replace("model: {name_or_path: builtin:tiny}", model)
+    (problem,) = problems(write(tmp_path, text))
+    assert problem.message == "is a key of ai-toolkit, which this job is for"
+    assert problem.fix is not None
+    assert problem.fix.startswith("leco check --host ai-toolkit JOB")

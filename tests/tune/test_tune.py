@@ -279,11 +279,14 @@ def test_two_workers_share_a_study_in_postgresql(job, tmp_path):
             assert worker.returncode == 0, err
         import optuna
 
-        study = optuna.load_study(study_name="tuned", storage=url.replace("postgresql", "postgresql+psycopg"))
+        storage = optuna.storages.RDBStorage(url.replace("postgresql", "postgresql+psycopg"))
+        study = optuna.load_study(study_name="tuned", storage=storage)
         assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
         assert 6 <= len(study.trials) <= 7
         found = {trial.params["train.lr"]: Found(**trial.user_attrs["found"]) for trial in study.trials}
         best = max(found, key=lambda rate: found[rate].score(1.0))
+        storage.remove_session()
+        storage.engine.dispose()
     finally:
         subprocess.run([*started, "-m", "immediate", "stop"], check=False)
         shutil.rmtree(data, ignore_errors=True)
