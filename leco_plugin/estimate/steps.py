@@ -128,7 +128,8 @@ class _Steps(NoNetwork):
         return SimpleNamespace(rows=lambda prompts: None)
 
     def multiplier(self, value: float | Sequence[float]) -> AbstractContextManager[None]:
-        self._strength = value if isinstance(value, (int, float)) else tuple(value)
+        values = (value,) if isinstance(value, (int, float)) else tuple(value)
+        self._strength = values[0] if len(set(values)) == 1 else values
         return super().multiplier(value)
 
     def latent_shape(self, height: int, width: int) -> Shape:
