@@ -11,6 +11,7 @@ import pytest
 from leco_plugin.commands import main as cli
 from leco_plugin.config.build import load_job
 from leco_plugin.errors import ConfigError
+from leco_plugin.families.known import settle
 from leco_plugin.hosts import ray_cluster
 from leco_plugin.plugins import run_job
 
@@ -68,7 +69,7 @@ def test_a_lost_node_costs_no_lora(jobs, tmp_path, monkeypatch, capsys):
     from ray.cluster_utils import Cluster
 
     for path in jobs:
-        run_job(load_job(path, {"training_folder": str(tmp_path / "alone")}).job)
+        run_job(settle(load_job(path, {"training_folder": str(tmp_path / "alone")}).job).job)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     # Ray's workers leave a busy machine to all others
     monkeypatch.setenv("RAY_worker_niceness", "0")
