@@ -110,7 +110,7 @@ def test_without_auto_nothing_is_searched_for():
 
 
 def parts(tokenizer: object, encoder: object, suffix: str = "") -> Any:
-    return SimpleNamespace(**{f"tokenizer{suffix}": tokenizer, f"text_encoder{suffix}": encoder})
+    return SimpleNamespace(arch="sdxl", **{f"tokenizer{suffix}": tokenizer, f"text_encoder{suffix}": encoder})
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -19,14 +19,13 @@ def ask(question: str, choices: Sequence[str] = (), check: Callable[[str], objec
     while True:
         try:
             answer = Prompt.ask(f"[bold]{question}", console=console, choices=list(choices) or None).strip()
-            check(answer)
+            if answer:
+                check(answer)
+                return answer
+            console.print("[red]an answer is needed[/]; Ctrl-C ends this, and nothing is written")
         except (EOFError, KeyboardInterrupt):
             # what follows begins its own line
             console.print()
             raise KeyboardInterrupt from None
         except ConfigError as error:
             console.print(f"[red]{error.problems[0].message}[/]; {error.problems[0].fix}", highlight=False)
-        else:
-            if answer:
-                return answer
-            console.print("[red]an answer is needed[/]; Ctrl-C ends this, and nothing is written")
