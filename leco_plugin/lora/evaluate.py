@@ -92,6 +92,10 @@ def _show(page: Page, subject: Subject, found: Sequence[Evaluated], strengths: S
             "goal: 0 % as before, 100 % as asked, below 0 further from it than before",
         ]
     )
+    if len({pair.multiplier > 0 for pair in subject.pairs if asks(pair)}) > 1:
+        page.prose(
+            ["the table has the effect on all pairs at a strength, the sentence on each pair at its own end alone"]
+        )
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -49,6 +49,7 @@ def test_files_are_measured_side_by_side(slider: Path, tmp_path: Path, capsys: p
     assert re.search(
         r"at strength 1 it moves pictures by 0\.\d\d of what 'a big shape' differs from 'a small shape'", out
     )
+    assert "the sentence on each pair at its own end alone" in " ".join(out.split())
 
 
 def test_the_key_format_makes_no_difference(slider: Path, tmp_path: Path) -> None:
