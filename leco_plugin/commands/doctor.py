@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from leco_plugin import __version__
+from leco_plugin.cards import ask_nvidia
 from leco_plugin.commands.arguments import Commands
 from leco_plugin.commands.codes import OK
 from leco_plugin.errors import LecoError, reason
@@ -179,15 +178,7 @@ def _card(torch: Any, number: int) -> str:
 
 def _nvidia() -> str:
     """Name and driver of the first card that NVIDIA's own program sees, or nothing."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    name, _, driver = (done.stdout.splitlines() or [""])[0].partition(", ")
+    name, _, driver = (ask_nvidia("name,driver_version", seconds=20) or [""])[0].partition(", ")
     return f"{name}, driver {driver}" if driver else ""
 
 

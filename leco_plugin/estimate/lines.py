@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 
+from leco_plugin.cards import ask_nvidia
 from leco_plugin.config.schema import JobConfig
 from leco_plugin.estimate.run import Estimate, Estimator, UnknownModelError
 
@@ -113,13 +112,10 @@ def _fitting(found: Estimate) -> list[int]:
 
 def _cards_here() -> list[tuple[str, int, int]]:
     """The NVIDIA cards of this machine, with all and free bytes; none where their driver does not answer."""
-    query = "--query-gpu=name,memory.total,memory.free"
+    cards = (line.rsplit(",", 2) for line in ask_nvidia("name,memory.total,memory.free", seconds=10))
     try:
-        command = [shutil.which("nvidia-smi") or "", query, "--format=csv,noheader,nounits"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603
-        cards = (line.rsplit(",", 2) for line in answer.splitlines() if line.strip())
         return [(name.strip(), int(total) * 2**20, int(free) * 2**20) for name, total, free in cards]
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except ValueError:
         return []
 
 
